@@ -1,0 +1,83 @@
+"""Every error that Farthing raises on purpose, as one tree; each message says what, which value, and what to do.
+
+    FarthingError
+    ├── SettingsError        a setting is unknown or cannot be read; stops the start
+    ├── DocumentError        a policy document is refused, as a whole
+    ├── PriceError           a price override cannot be read
+    ├── WarehouseError       the store cannot be opened, is in use, or refused a statement
+    ├── IngestError          an OTLP body is refused; `.status` is the HTTP status
+    ├── SpoolFullError       the spool cannot take a record now; ask the sender to retry
+    ├── LedgerError          the ledger cannot be reached or refused an operation
+    │   └── OverBudgetError  a reservation does not fit into a budget
+    ├── UpstreamError        a deployment did not answer as it should
+    ├── EngineError          the engine cannot run a request, or a weight package is missing
+    ├── TraceFileError       a serving trace given to `farthing replay` cannot be read
+    └── ServeError           a port is in use, or a part did not come up
+"""
+from __future__ import annotations
+
+
+class FarthingError(Exception):
+    """The root: catch this to catch all that Farthing raises on purpose."""
+
+
+class SettingsError(FarthingError):
+    """A setting is unknown or cannot be read."""
+
+
+class DocumentError(FarthingError):
+    """A policy document is refused, as a whole."""
+
+
+class PriceError(FarthingError):
+    """A price override cannot be read."""
+
+
+class WarehouseError(FarthingError):
+    """The store cannot be opened, is in use by another process, or refused a statement."""
+
+
+class IngestError(FarthingError):
+    """An OTLP body is refused; nothing of it is stored."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status  # HTTP status for the sender: 400, 413 or 415
+
+
+class SpoolFullError(FarthingError):
+    """The spool cannot take a record now; the sender should retry."""
+
+
+class LedgerError(FarthingError):
+    """The ledger cannot be reached, or refused an operation."""
+
+
+class OverBudgetError(LedgerError):
+    """A reservation does not fit into a budget; nothing was reserved."""
+
+    def __init__(self, budget: str, limit_nusd: int, free_nusd: int, asked_nusd: int) -> None:
+        self.budget = budget
+        self.limit_nusd = limit_nusd
+        self.free_nusd = free_nusd
+        self.asked_nusd = asked_nusd
+        super().__init__(
+            f"budget {budget!r}: this request may cost up to {asked_nusd / 1e9:.9f} USD, "
+            f"{free_nusd / 1e9:.9f} of {limit_nusd / 1e9:.9f} USD are free"
+        )
+
+
+class UpstreamError(FarthingError):
+    """A deployment did not answer as it should."""
+
+
+class EngineError(FarthingError):
+    """The engine cannot run a request, or a weight package is missing."""
+
+
+class TraceFileError(FarthingError):
+    """A serving trace cannot be read."""
+
+
+class ServeError(FarthingError):
+    """A port is in use, or a part did not come up."""

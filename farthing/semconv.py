@@ -1,0 +1,119 @@
+"""Every attribute, header and unit name that Farthing reads or writes, once.
+
+Instrumentations name the same fact differently, and the convention is still in development, so each canonical fact has
+an ordered list of aliases; the warehouse view is generated from `ALIASES` and must be regenerated when
+`ALIASES_VERSION` moves.
+"""
+from __future__ import annotations
+
+# OpenTelemetry GenAI attributes that Farthing itself writes
+OPERATION_NAME = "gen_ai.operation.name"
+PROVIDER_NAME = "gen_ai.provider.name"
+REQUEST_MODEL = "gen_ai.request.model"
+REQUEST_STREAM = "gen_ai.request.stream"
+REQUEST_MAX_TOKENS = "gen_ai.request.max_tokens"
+RESPONSE_MODEL = "gen_ai.response.model"
+RESPONSE_ID = "gen_ai.response.id"
+RESPONSE_FINISH_REASONS = "gen_ai.response.finish_reasons"
+RESPONSE_TTFC = "gen_ai.response.time_to_first_chunk"  # seconds, double
+USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"  # total, cached ones included
+USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"  # total, reasoning included
+USAGE_CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+USAGE_CACHE_WRITE_TOKENS = "gen_ai.usage.cache_write.input_tokens"
+USAGE_REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
+ERROR_TYPE = "error.type"
+HTTP_STATUS_CODE = "http.response.status_code"
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
+
+# Farthing's own attributes
+TEAM = "farthing.team"
+USER = "farthing.user"
+FEATURE = "farthing.feature"
+SESSION = "farthing.session"
+TAG_PREFIX = "farthing.tag."  # any further tag: farthing.tag.<name>
+BILLED = "farthing.billed"  # bool; false = another span of the same call carries the money
+UNBILLED_REASON = "farthing.unbilled_reason"  # proxy | nested
+REQUEST_ID = "farthing.request.id"
+REQUEST_HASH = "farthing.request.hash"  # keyed hash of the canonical request, hex
+PREFIX_HASHES = "farthing.prefix.hashes"  # hashes of the message prefixes, oldest first
+DEPLOYMENT = "farthing.deployment"
+ROUTED_FROM = "farthing.routed_from"  # the model that the client asked for, where a policy sent it elsewhere
+CACHE_HIT = "farthing.cache.hit"  # exact; absent on a miss
+USAGE_SOURCE = "farthing.usage.source"  # provider | proxy | tokenizer | estimate | missing
+SETTLED_NUSD = "farthing.settled_nusd"  # what the ledger was charged, nano-dollars
+HELD_NUSD = "farthing.held_nusd"  # what was reserved before the call, nano-dollars
+POLICIES = "farthing.policies"  # names of the policies that acted
+POLICY_VERSION = "farthing.policy.version"
+OUTCOME = "farthing.outcome"  # ok | error | aborted | refused
+ENGINE_SECONDS = "farthing.engine.seconds"  # seconds of the engine's steps that this request is charged with
+ENGINE_QUEUE_SECONDS = "farthing.engine.queue_seconds"
+PROXY_SECONDS = "farthing.proxy.seconds"  # seconds spent in the proxy itself, upstream excluded
+REPLAYED = "farthing.replayed"  # bool; booked from a trace file, not served
+
+PROXY_SCOPE = "farthing.proxy"  # instrumentation scope of the proxy's own spans
+REPLAY_SCOPE = "farthing.replay"
+SELF_HOSTED_PROVIDER = "farthing"  # provider name of models that the bundled engine serves
+
+# HTTP headers between the SDK and the proxy
+HEADER_TAGS = "x-farthing-tags"  # team=search,user=ann,tier=batch; values percent-encoded
+HEADER_REQUEST_ID = "x-farthing-request-id"
+HEADER_POLICY = "x-farthing-policy"  # response: version and names of the policies that acted
+HEADER_CACHE = "x-farthing-cache"  # response: hit | miss
+HEADER_TENANT_KEY = "x-farthing-key"  # ingest key of a tenant, to the collector
+
+CORE_TAGS = {"team": TEAM, "user": USER, "feature": FEATURE, "session": SESSION}
+
+
+def tag_attribute(name: str) -> str:
+    """Return the span attribute that carries the tag `name`."""
+    return CORE_TAGS.get(name, TAG_PREFIX + name)
+
+
+# Operations whose spans are one model call each; all others (agents, workflows, tools) carry no money.
+INFERENCE_OPERATIONS = ("chat", "text_completion", "generate_content", "embeddings", "responses")
+
+ALIASES_VERSION = 1
+
+# canonical fact -> span attributes that carry it, the most trusted first
+ALIASES: dict[str, tuple[str, ...]] = {
+    "operation": (OPERATION_NAME, "llm.request.type", "openinference.span.kind"),
+    "provider": (PROVIDER_NAME, "gen_ai.system", "llm.provider", "llm.system"),
+    "request_model": (REQUEST_MODEL, "llm.request.model"),
+    "response_model": (RESPONSE_MODEL, "llm.model_name", "llm.response.model", "embedding.model_name"),
+    "response_id": (RESPONSE_ID,),
+    "input_tokens": (USAGE_INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
+    "output_tokens": (USAGE_OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion"),
+    "cache_read_tokens": (
+        USAGE_CACHE_READ_TOKENS,
+        "gen_ai.usage.cache_read_input_tokens",
+        "llm.token_count.prompt_details.cache_read",
+    ),
+    "cache_write_tokens": (
+        USAGE_CACHE_WRITE_TOKENS,
+        "gen_ai.usage.cache_creation.input_tokens",
+        "gen_ai.usage.cache_creation_input_tokens",
+        "llm.token_count.prompt_details.cache_write",
+    ),
+    "reasoning_tokens": (
+        USAGE_REASONING_TOKENS,
+        "gen_ai.usage.reasoning_tokens",
+        "llm.token_count.completion_details.reasoning",
+    ),
+    "ttft_s": (RESPONSE_TTFC,),
+    "stream": (REQUEST_STREAM, "gen_ai.is_streaming", "llm.is_streaming"),
+    "finish_reason": (RESPONSE_FINISH_REASONS, "llm.finish_reason"),
+    "error_type": (ERROR_TYPE,),
+    "team": (TEAM,),
+    "user": (USER, "user.id", "enduser.id"),
+    "feature": (FEATURE,),
+    "session": (SESSION, "session.id", "gen_ai.conversation.id"),
+}
+
+# other names for the same operation
+OPERATION_ALIASES: dict[str, str] = {
+    "LLM": "chat",
+    "EMBEDDING": "embeddings",
+    "completion": "text_completion",
+    "embedding": "embeddings",
+}

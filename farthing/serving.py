@@ -1,0 +1,95 @@
+"""Runs ASGI applications of one process until it is told to stop; a busy port is one clear line, not a traceback."""
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from farthing.errors import ServeError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One ASGI application and the address it listens on."""
+
+    name: str  # what to call it in messages
+    app: Asgi
+    host: str
+    port: int
+    reuse_port: bool = False  # several processes may share the port (SO_REUSEPORT)
+
+
+def bind(site: Site) -> socket.socket:
+    """Return a listening socket for `site`.
+
+    Raises:
+        ServeError: the port is in use, or the address is not ours.
+    """
+    family = socket.AF_INET6 if ":" in site.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if site.reuse_port:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        sock.bind((site.host, site.port))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        setting = f"FARTHING_{site.name.upper()}_PORT"
+        raise ServeError(
+            f"{site.name}: cannot listen on {site.host}:{site.port} ({error.strerror}); "
+            f"stop the program that uses it, or set {setting} to a free port"
+        ) from None
+    return sock
+
+
+async def run(sites: list[Site], on_ready: Callable[[], None] | None = None) -> None:
+    """Serve all `sites` on this event loop until SIGINT or SIGTERM, then shut each down in order."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def install_signal_handlers(self) -> None:  # ours below stop all sites together
+            return
+
+        def capture_signals(self) -> Any:
+            import contextlib
+
+            return contextlib.nullcontext()
+
+    sockets = [bind(site) for site in sites]
+    servers = [
+        Server(uvicorn.Config(site.app, log_level="warning", lifespan="on", access_log=False, timeout_graceful_shutdown=10))
+        for site in sites
+    ]
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    running = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in zip(servers, sockets, strict=True)]
+    try:
+        await _until_started(sites, servers, running)
+        if on_ready is not None:
+            on_ready()
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for server in servers:
+            server.should_exit = True
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _until_started(sites: list[Site], servers: list[Any], running: list[asyncio.Task[None]]) -> None:
+    while not all(server.started for server in servers):
+        for site, task in zip(sites, running, strict=True):
+            if task.done():
+                error = task.exception()
+                raise ServeError(f"{site.name}: did not start: {error or 'see the message above'}")
+        await asyncio.sleep(0.02)

@@ -1,0 +1,270 @@
+"""Every setting of the platform: one table, read once at the start, passed down.
+
+A value comes from the environment (`FARTHING_PROXY_PORT=7402`), else from the TOML file that `FARTHING_CONFIG` names
+(default `farthing.toml` in the working folder, where it exists), else from the default here. A name or a value that
+cannot be understood stops the start. `os.environ` is read in this module alone.
+"""
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from farthing.errors import SettingsError
+
+PREFIX = "FARTHING_"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One place where a model is served; a model name may have several."""
+
+    model: str  # the name that clients ask for
+    url: str  # OpenAI-compatible base URL, such as http://127.0.0.1:7303/v1
+    provider: str = "farthing"  # who bills: `farthing` for the bundled engine, `openai`, `anthropic`, …
+    upstream_model: str = ""  # the name that the upstream knows; default: `model`
+    api_key_env: str = ""  # environment variable that holds the upstream's key
+    context_tokens: int = 8192  # the longest prompt plus answer, tokens; bounds a hold where max_tokens is missing
+    engine: str = ""  # weights that the bundled engine serves under this name: smollm2-135m
+    dtype: str = ""  # float32 | bfloat16, for the bundled engine
+    metered: bool = False  # a third party bills started work: drain an answer that the client no longer waits for
+
+
+@dataclass(frozen=True)
+class PriceOverride:
+    """A price of the user's own; money in USD per million tokens, as text so that it stays exact."""
+
+    provider: str
+    model: str
+    input: str
+    output: str
+    cache_read: str = ""  # default: as input
+    cache_write: str = ""  # default: as input
+    valid_from: str = "1970-01-01"  # ISO date, UTC, inclusive
+
+
+@dataclass(frozen=True)
+class IngestKey:
+    """A key that an emitter sends, and the tenant that its rows belong to."""
+
+    key: str
+    tenant: str
+
+
+# The two tiers of the bundled engine. The prices are this project's own: what a 2-core machine of about
+# 0.08 USD/h costs per token at the throughput that `make bench NAME=engine` prints for each dtype.
+DEFAULT_DEPLOYMENTS = (
+    Deployment("smollm2-135m", "http://127.0.0.1:7303/v1", engine="smollm2-135m", dtype="float32"),
+    Deployment("smollm2-135m-bf16", "http://127.0.0.1:7303/v1", engine="smollm2-135m", dtype="bfloat16"),
+)
+DEFAULT_PRICES = (
+    PriceOverride("farthing", "smollm2-135m", input="0.20", output="0.80"),
+    PriceOverride("farthing", "smollm2-135m-bf16", input="0.10", output="0.40"),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole configuration; see each field for its meaning and unit."""
+
+    data_dir: Path = Path("~/.farthing")  # everything that is kept lies below it
+    host: str = "127.0.0.1"  # address that every part binds
+    warehouse: str = ""  # clickhouse_connect DSN; default chdb://<data_dir>/warehouse
+    control_db: str = ""  # SQLAlchemy URL; default sqlite:///<data_dir>/control.db
+    collector_port: int = 4318  # OTLP/HTTP
+    dashboard_port: int = 7300
+    policies_port: int = 7301
+    proxy_port: int = 7302
+    engine_port: int = 7303
+    analyzer_port: int = 7304
+    collector_url: str = ""  # default: http://<host>:<collector_port>
+    policies_url: str = ""  # default: http://<host>:<policies_port>
+    proxy_url: str = ""  # default: http://<host>:<proxy_port>
+    analyzer_url: str = ""  # default: http://<host>:<analyzer_port>
+    proxy_workers: int = 1
+    tenant: str = "default"  # rows of emitters without an ingest key, and of the proxy
+    require_ingest_key: bool = False
+    max_body_bytes: int = 20 * 1024 * 1024  # an OTLP body, after decompression
+    max_request_spans: int = 200_000  # spans in one OTLP body
+    spool_max_bytes: int = 2 * 1024**3  # bytes of the spool past which senders get 503
+    flush_interval_s: float = 1.0  # seconds between inserts into the warehouse
+    max_request_bytes: int = 4 * 1024 * 1024  # a request to the proxy
+    max_output_tokens: int = 1024  # cap set and forwarded where a request names none
+    request_timeout_s: float = 120.0  # seconds a call to a deployment may take in all
+    hold_ttl_s: float = 600.0  # seconds after which an unsettled hold is charged in full
+    analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
+    report_dir: Path = Path("")  # default: <data_dir>/reports
+    engine_slots: int = 8  # requests that share one decode step
+    engine_threads: int = 1  # torch threads
+    engine_max_tokens: int = 2048  # the longest prompt plus answer, tokens
+    cache_dir: Path = Path("~/.cache/farthing")  # converted weights
+    hash_key: str = ""  # key of the request hashes; default: made once, kept in data_dir
+    deployments: tuple[Deployment, ...] = field(default=DEFAULT_DEPLOYMENTS)
+    prices: tuple[PriceOverride, ...] = field(default=DEFAULT_PRICES)
+    ingest_keys: tuple[IngestKey, ...] = ()
+
+    @property
+    def warehouse_dsn(self) -> str:
+        return self.warehouse or f"chdb://{self.data_dir / 'warehouse'}"
+
+    @property
+    def control_db_url(self) -> str:
+        return self.control_db or f"sqlite:///{self.data_dir / 'control.db'}"
+
+    @property
+    def reports(self) -> Path:
+        return self.report_dir if self.report_dir != Path("") else self.data_dir / "reports"
+
+    def url(self, part: str) -> str:
+        """Return the base URL of `part`: collector, policies, proxy, analyzer, dashboard or engine."""
+        configured = getattr(self, f"{part}_url", "")
+        return (configured or f"http://{self.host}:{getattr(self, f'{part}_port')}").rstrip("/")
+
+
+_TABLES: dict[str, type] = {"deployments": Deployment, "prices": PriceOverride, "ingest_keys": IngestKey}
+_PATHS = ("data_dir", "report_dir", "cache_dir")
+
+
+def read_settings(
+    environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Read the settings; `overrides` (the command line's) win over the environment and the file.
+
+    Raises:
+        SettingsError: a name is unknown, or a value cannot be read; the message names the key and what is allowed.
+    """
+    env = dict(os.environ if environ is None else environ)
+    values = _from_file(env) | _from_environ(env) | dict(overrides or {})
+    for name in _PATHS:
+        if name in values:
+            values[name] = Path(values[name]).expanduser()
+    made = Settings(**values)
+    expanded = {name: getattr(made, name).expanduser() for name in _PATHS}
+    return Settings(**(values | {k: v.absolute() if str(v) != "." else v for k, v in expanded.items()}))
+
+
+def secret(name: str, environ: Mapping[str, str] | None = None) -> str:
+    """Return the secret that a setting names by its environment variable.
+
+    Raises:
+        SettingsError: the variable is not set.
+    """
+    env = os.environ if environ is None else environ
+    if not env.get(name):
+        raise SettingsError(f"the environment variable {name} is not set; a deployment takes its key from it")
+    return env[name]
+
+
+def child_environ(extra: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with `extra`, for a child process."""
+    return {**os.environ, **extra}
+
+
+def _from_environ(env: Mapping[str, str]) -> dict[str, Any]:
+    known = {PREFIX + f.name.upper(): f for f in fields(Settings) if f.name not in _TABLES}
+    values: dict[str, Any] = {}
+    for key, text in env.items():
+        if not key.startswith(PREFIX) or key in _SDK_KEYS:
+            continue
+        if key not in known:
+            raise SettingsError(f"unknown setting {key}={text!r}; known: {', '.join(sorted(known))}")
+        values[known[key].name] = _parse(key, text, known[key])
+    return values
+
+
+# read by farthing.auto, in the instrumented application
+_SDK_KEYS = {PREFIX + name for name in ("CONFIG", "SERVICE", "API_KEY", "DISABLED", "INGEST_KEY")}
+
+
+@dataclass(frozen=True)
+class SdkSettings:
+    """What an instrumented application reads; `farthing.configure` takes the same names."""
+
+    collector_url: str = "http://127.0.0.1:4318"
+    proxy_url: str = "http://127.0.0.1:7302"
+    service: str = ""  # service.name of the application
+    ingest_key: str = ""
+    disabled: bool = False
+
+
+def read_sdk_settings(environ: Mapping[str, str] | None = None) -> SdkSettings:
+    """Read the SDK's settings from the environment; a bad value falls back to the default, never raises."""
+    env = os.environ if environ is None else environ
+    base = SdkSettings()
+    return SdkSettings(
+        collector_url=_http_url(env.get(PREFIX + "COLLECTOR_URL", ""), base.collector_url),
+        proxy_url=_http_url(env.get(PREFIX + "PROXY_URL", ""), base.proxy_url),
+        service=env.get(PREFIX + "SERVICE", "") or env.get("OTEL_SERVICE_NAME", ""),
+        ingest_key=env.get(PREFIX + "INGEST_KEY", ""),
+        disabled=env.get(PREFIX + "DISABLED", "").lower() in ("1", "true", "yes"),
+    )
+
+
+def _http_url(text: str, default: str) -> str:
+    parts = urlsplit(text)
+    return text.rstrip("/") if parts.scheme in ("http", "https") and parts.hostname else default
+
+
+def _from_file(env: Mapping[str, str]) -> dict[str, Any]:
+    named = env.get(PREFIX + "CONFIG", "")
+    path = Path(named or "farthing.toml").expanduser()
+    if not path.exists():
+        if named:
+            raise SettingsError(f"FARTHING_CONFIG={named!r}: there is no such file")
+        return {}
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from None
+    known = {f.name: f for f in fields(Settings)}
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if key not in known:
+            raise SettingsError(f"{path}: unknown setting {key} = {value!r}; known: {', '.join(sorted(known))}")
+        if key in _TABLES:
+            values[key] = _records(f"{path}: {key}", value, _TABLES[key])
+        else:
+            values[key] = _parse(f"{path}: {key}", value, known[key])
+    return values
+
+
+def _records(where: str, value: object, kind: type) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise SettingsError(f"{where}: write it as [[{where.rsplit(' ', 1)[-1]}]] tables, not {value!r}")
+    known = {f.name: f for f in fields(kind)}
+    records: list[Any] = []
+    for entry in value:
+        if not isinstance(entry, dict):
+            raise SettingsError(f"{where}: {entry!r} is not a table")
+        for key in entry:
+            if key not in known:
+                raise SettingsError(f"{where}: unknown key {key} = {entry[key]!r}; known: {', '.join(known)}")
+        missing = [n for n, f in known.items() if f.default is MISSING and n not in entry]
+        if missing:
+            raise SettingsError(f"{where}: {entry!r} lacks {', '.join(missing)}")
+        records.append(kind(**{k: _parse(f"{where}.{k}", v, known[k]) for k, v in entry.items()}))
+    return tuple(records)
+
+
+def _parse(key: str, value: Any, setting: Field[Any]) -> Any:
+    kind = setting.type
+    text = str(value).strip()
+    if kind == "bool":
+        if text.lower() in ("1", "true", "yes", "0", "false", "no"):
+            return text.lower() in ("1", "true", "yes")
+        raise SettingsError(f"{key}={value!r}: allowed are true and false")
+    if kind not in ("int", "float"):
+        return Path(text) if kind == "Path" else text
+    try:
+        number = int(text) if kind == "int" else float(text)
+    except ValueError:
+        what = "a whole number" if kind == "int" else "a number"
+        raise SettingsError(f"{key}={value!r}: allowed is {what}, such as {setting.default}") from None
+    if number < 0 or (setting.name.endswith("_port") and number > 65535):
+        limit = "a port from 0 to 65535" if setting.name.endswith("_port") else "0 or more"
+        raise SettingsError(f"{key}={value!r}: allowed is {limit}")
+    return number

@@ -1,0 +1,292 @@
+"""One client of the warehouse, embedded chDB or a ClickHouse server, always through `clickhouse_connect`.
+
+A chDB folder belongs to one process. Clients hold a lock, so each thread gets its own. Every question is a `.sql` file
+that binds `tenant`; there is no way to ask without one.
+"""
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+from farthing.errors import WarehouseError
+from farthing.prices import Price
+from farthing.warehouse import view
+
+log = logging.getLogger(__name__)
+
+_CHDB = "chdb://"
+_LIMITS = {  # of one question; a page must never take the store down
+    "max_execution_time": 30,
+    "max_result_rows": 100_000,
+    "max_memory_usage": 2 * 1024**3,
+}
+
+
+@cache
+def _text(folder: str, name: str) -> str:
+    return resources.files("farthing.warehouse").joinpath(folder, name).read_text("utf-8")
+
+
+@cache
+def _schema_setting() -> str:
+    return _text("schema", "otlp.proto").replace("\\", "\\\\").replace("'", "\\'")
+
+
+class Warehouse:
+    """The open warehouse of one process."""
+
+    def __init__(self, dsn: str) -> None:
+        """Open the warehouse; `chdb:///path` embeds it, any other DSN names a server.
+
+        Raises:
+            WarehouseError: the folder is in use by another process, or the server does not answer.
+        """
+        self.dsn = dsn
+        self.recovered_from: Path | None = None  # where a store that did not open was set aside
+        self._local = threading.local()
+        self._clients: list[Any] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        if self.path is not None:
+            _refuse_if_in_use(self.path)
+        try:
+            self._client()
+        except WarehouseError as error:
+            if self.path is None or not self.path.exists():
+                raise
+            self._set_aside(error)
+        self.database = str(self._client().query("SELECT currentDatabase()").result_rows[0][0])
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of an embedded store, None for a server."""
+        return Path(self.dsn.removeprefix(_CHDB)) if self.dsn.startswith(_CHDB) else None
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; safe to repeat."""
+        self.command(
+            "CREATE TABLE IF NOT EXISTS schema_migrations (version UInt32, name String, applied_at DateTime64(3)) "
+            "ENGINE = ReplacingMergeTree ORDER BY version"
+        )
+        done = {row[0] for row in self._client().query("SELECT version FROM schema_migrations").result_rows}
+        for name in _migrations():
+            version = int(name[:4])
+            if version in done:
+                continue
+            self.command(self._render(_text("schema", name)))
+            self.command(f"INSERT INTO schema_migrations VALUES ({version}, '{name}', now64(3))")
+
+    def _render(self, statement: str) -> str:
+        values = {
+            "otlp_structure": view.OTLP_STRUCTURE,
+            "explode_spans": view.explode_spans(),
+            "normalise_requests": view.normalise_requests(),
+        }
+        for key, value in values.items():
+            statement = statement.replace("{{" + key + "}}", value)
+        return statement.replace("{{database}}", self.database)
+
+    def ask(self, question: str, *, tenant: str, part: str, **values: object) -> list[dict[str, Any]]:
+        """Answer `queries/<question>.sql` for one tenant; `part` names the asker in the query log.
+
+        Raises:
+            WarehouseError: the store refused, or a limit on time, rows or memory was reached.
+        """
+        statement = _text("queries", f"{question}.sql")
+        settings = {**_LIMITS, "log_comment": f"farthing/{part}/{question}"}
+        with self._errors(f"question {question}"):
+            result = self._client().query(statement, parameters={"tenant": tenant, **values}, settings=settings)
+        return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
+
+    def command(self, statement: str) -> None:
+        """Run one statement that returns nothing."""
+        with self._errors(statement.strip().split("\n", 1)[0][:80]):
+            self._client().command(statement)
+
+    def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Insert prepared rows."""
+        with self._errors(f"insert into {table}"):
+            self._client().insert(table, rows, column_names=list(columns), settings={"async_insert": 0})
+
+    def insert_otlp(self, segment: Path, token: str) -> None:
+        """Insert a file of length-delimited OTLP bodies, once, however often it is asked with the same token."""
+        settings = {
+            "insert_deduplication_token": token,
+            "insert_deduplicate": 1,
+            "deduplicate_blocks_in_dependent_materialized_views": 1,
+            "async_insert": 0,
+            "max_insert_threads": 1,
+            "input_format_allow_errors_num": 0,
+            **_protobuf(),
+        }
+        with self._errors(f"insert of {segment.name}"):
+            if self.path is None:
+                self._client().raw_insert("otlp_in", insert_block=segment.read_bytes(), fmt="Protobuf", settings=settings)
+                return
+            pairs = ", ".join(f"{key} = {_literal(value)}" for key, value in settings.items())
+            self._client().command(f"INSERT INTO otlp_in FROM INFILE '{segment}' SETTINGS {pairs} FORMAT Protobuf")
+
+    def unseen_models(self, segment: Path) -> list[tuple[str, str]]:
+        """Return the distinct (provider, model) of the model calls in a file of OTLP bodies."""
+        if self.path is None:
+            return self._unseen_on_server(segment)
+        source = f"file('{segment}', Protobuf, '{view.OTLP_STRUCTURE}')"
+        pairs = ", ".join(f"{key} = {_literal(value)}" for key, value in _protobuf().items())
+        with self._errors(f"models of {segment.name}"):
+            rows = self._client().query(f"{view.unseen_models(source)} SETTINGS {pairs}").result_rows
+        return sorted({(row[0], row[1]) for row in rows})
+
+    def _unseen_on_server(self, segment: Path) -> list[tuple[str, str]]:
+        stage = f"otlp_stage_{threading.get_ident()}"
+        self.command(f"CREATE TABLE IF NOT EXISTS {stage} ({view.OTLP_STRUCTURE}) ENGINE = Memory")
+        try:
+            with self._errors(f"models of {segment.name}"):
+                self._client().raw_insert(stage, insert_block=segment.read_bytes(), fmt="Protobuf", settings=_protobuf())
+                rows = self._client().query(view.unseen_models(stage)).result_rows
+        finally:
+            self.command(f"DROP TABLE IF EXISTS {stage}")
+        return sorted({(row[0], row[1]) for row in rows})
+
+    def put_prices(self, prices: Iterable[Price]) -> None:
+        """Add prices to the book and make the views see them."""
+        rows = [_price_row(price) for price in prices]
+        if rows:
+            self.insert("price_book", _PRICE_COLUMNS, rows)
+        self.command("SYSTEM RELOAD DICTIONARY prices")
+
+    def price_rows(self) -> list[dict[str, Any]]:
+        """Return the price book as it stands."""
+        with self._errors("price book"):
+            result = self._client().query("SELECT * FROM price_book FINAL ORDER BY provider, model, valid_from")
+        return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
+
+    def sync(self) -> None:
+        """Wait until all that was inserted is on the disk (embedded store); a server looks after its own."""
+        if self.path is None:
+            return
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            _syncfs(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for client in self._clients:
+                client.close()
+            self._clients.clear()
+
+    def _client(self) -> Any:
+        client = getattr(self._local, "client", None)
+        if client is None:
+            client = self._local.client = self._connect()
+        return client
+
+    def _connect(self) -> Any:
+        import clickhouse_connect
+
+        if self._closed:
+            raise WarehouseError("the warehouse is closed")
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            client = clickhouse_connect.get_client(dsn=self.dsn, **({} if self.path else {"autogenerate_session_id": False}))
+        except Exception as error:  # noqa: BLE001 - each driver raises its own; all mean that the store is away
+            raise WarehouseError(f"warehouse {_public_dsn(self.dsn)} does not open: {_first_line(error)}") from error
+        with self._lock:
+            self._clients.append(client)
+        return client
+
+    def _set_aside(self, error: WarehouseError) -> None:
+        assert self.path is not None
+        aside = self.path.with_name(f"{self.path.name}.broken-{datetime.now():%Y%m%dT%H%M%S}")
+        self.path.rename(aside)
+        self.recovered_from = aside
+        log.error("%s; set aside as %s, a new store is filled from the spool", error, aside)
+        self._client()
+
+    @contextmanager
+    def _errors(self, doing: str) -> Any:
+        from clickhouse_connect.driver.exceptions import ClickHouseError
+
+        try:
+            yield
+        except (ClickHouseError, OSError) as error:
+            raise WarehouseError(f"warehouse: {doing}: {_first_line(error)}") from error
+
+
+_PRICE_COLUMNS = (
+    "provider", "model", "valid_from", "valid_to", "input", "cache_read", "cache_write", "output",
+    "tier_over", "tier_input", "tier_cache_read", "tier_cache_write", "tier_output", "version",
+)  # fmt: skip
+
+
+def _price_row(price: Price) -> tuple[object, ...]:
+    tier = price.tier_rates or price.rates
+    return (
+        price.provider, price.model, price.valid_from, price.valid_to,
+        price.rates.input, price.rates.cache_read, price.rates.cache_write, price.rates.output,
+        price.tier_over, tier.input, tier.cache_read, tier.cache_write, tier.output, price.version,
+    )  # fmt: skip
+
+
+def _migrations() -> list[str]:
+    folder = resources.files("farthing.warehouse").joinpath("schema")
+    return sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+
+
+def _protobuf() -> Mapping[str, object]:
+    return {
+        "format_schema_source": "string",
+        "format_schema": _text("schema", "otlp.proto"),
+        "format_schema_message_name": "TracesData",
+    }
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return str(value)
+
+
+def _refuse_if_in_use(path: Path) -> None:
+    """ClickHouse locks `<path>/status`; chDB itself reports a locked folder like a broken one."""
+    status = path / "status"
+    if not status.exists():
+        return
+    with status.open("rb") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise WarehouseError(
+                f"the warehouse {path} is in use by another process; stop that one, "
+                "or set FARTHING_DATA_DIR to another folder"
+            ) from None
+        fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def _syncfs(descriptor: int) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if cast(int, libc.syncfs(descriptor)) != 0:
+        raise OSError(ctypes.get_errno(), "syncfs")
+
+
+def _public_dsn(dsn: str) -> str:
+    head, at, tail = dsn.rpartition("@")
+    return f"{head.split('://', 1)[0]}://…@{tail}" if at else dsn
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0][:500]
