@@ -34,6 +34,11 @@ def field(tag: int, payload: bytes) -> bytes:
     return bytes((tag,)) + varint(len(payload)) + payload
 
 
+def field_tag(number: int, wire_type: int) -> bytes:
+    """Encode a field's key."""
+    return varint(number << 3 | wire_type)
+
+
 def _any_value(value: Value) -> bytes:
     if isinstance(value, str):
         return field(0x0A, value.encode("utf-8", "replace"))

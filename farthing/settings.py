@@ -177,7 +177,10 @@ def _from_environ(env: Mapping[str, str]) -> dict[str, Any]:
 
 
 # read by farthing.auto, in the instrumented application
-_SDK_KEYS = {PREFIX + name for name in ("CONFIG", "SERVICE", "API_KEY", "DISABLED", "INGEST_KEY")}
+_SDK_KEYS = {
+    PREFIX + name
+    for name in ("CONFIG", "SERVICE", "API_KEY", "DISABLED", "INGEST_KEY", "ASK_USAGE", "QUEUE_SPANS")
+}
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,8 @@ class SdkSettings:
     service: str = ""  # service.name of the application
     ingest_key: str = ""
     disabled: bool = False
+    ask_usage: bool = True  # have streamed answers report their tokens, without showing the application
+    queue_spans: int = 2048  # spans that wait in memory for the collector; more are dropped and counted
 
 
 def read_sdk_settings(environ: Mapping[str, str] | None = None) -> SdkSettings:
@@ -201,6 +206,8 @@ def read_sdk_settings(environ: Mapping[str, str] | None = None) -> SdkSettings:
         service=env.get(PREFIX + "SERVICE", "") or env.get("OTEL_SERVICE_NAME", ""),
         ingest_key=env.get(PREFIX + "INGEST_KEY", ""),
         disabled=env.get(PREFIX + "DISABLED", "").lower() in ("1", "true", "yes"),
+        ask_usage=env.get(PREFIX + "ASK_USAGE", "").lower() not in ("0", "false", "no"),
+        queue_spans=int(queue) if (queue := env.get(PREFIX + "QUEUE_SPANS", "")).isdecimal() and int(queue) else 2048,
     )
 
 

@@ -124,7 +124,7 @@ def normalise_requests(source: str = "otel_traces") -> str:
 
     def lookup(model: str) -> str:
         return (
-            f"dictGetOrDefault('{{{{database}}}}.prices', ({kinds}), (provider, {model}), toDate32(started_at), "
+            f"dictGetOrDefault('{{{{database}}}}.prices', ({kinds}), (provider, {model}), toDate32(started_at, 'UTC'), "
             "tuple(0, 0, 0, 0, 0, 0, 0, 0, 0, ''))"
         )
 

@@ -1,4 +1,4 @@
-"""The bundled inference engine: a small decoder in plain torch, with continuous batching, behind an OpenAI-compatible API.
+"""The bundled inference engine: a small decoder in plain torch, with continuous batching, behind OpenAI's chat API.
 
-Torch is loaded in this package alone and in a process of its own; import `proxy.engine.main` to run it.
+Torch is loaded in this package alone, and in a process of its own; `proxy.engine.main` runs it.
 """

@@ -95,7 +95,7 @@ class Llama:
 
     @torch.inference_mode()
     def prefill(self, cache: SlotCache, slot: int, start: int, ids: Sequence[int]) -> Tensor:
-        """Compute `ids`, which follow the first `start` tokens of `slot`; return the last one's logits, [vocabulary]."""
+        """Compute `ids`, which follow the first `start` tokens of `slot`; return the last's logits, [vocabulary]."""
         end = start + len(ids)
         hidden = self._embedding[torch.tensor(ids, device=self.device)]  # [tokens, hidden]
         turn = (self._cos[start:end], self._sin[start:end])  # each [tokens, head_dim]

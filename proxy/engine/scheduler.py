@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from farthing.errors import EngineError
@@ -107,7 +106,7 @@ class Scheduler:
         self._inbox: deque[_Sequence] = deque()  # submitted, not yet seen by the engine's thread
         self._cancelled: deque[str] = deque()
         self._waiting: deque[_Sequence] = deque()
-        self._prefilling: deque[_Sequence] = deque()
+        self._prefilling: _Sequence | None = None
         self._running: dict[int, _Sequence] = {}  # by slot
         self._prefill_left = self.prefill_chunk
         self._decodes = 0
@@ -120,7 +119,7 @@ class Scheduler:
     @property
     def active(self) -> int:
         """Requests that hold a slot."""
-        return len(self._prefilling) + len(self._running)
+        return (self._prefilling is not None) + len(self._running)
 
     @property
     def waiting(self) -> int:
@@ -129,7 +128,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._inbox or self._cancelled or self._waiting or self._prefilling or self._running)
+        return bool(self._inbox or self._cancelled or self._waiting or self.active)
 
     def submit(self, request: Request) -> None:
         """Queue `request`.
@@ -155,18 +154,17 @@ class Scheduler:
     def step(self) -> StepEvent | None:
         """Run one step of the model, or return None where there is nothing to run."""
         self._take_messages()
-        self._admit()
-        if self._prefilling and (self._prefill_left > 0 or not self._running):
-            return self._prefill()
+        sequence = self._prefilling or self._next_waiting()
+        if sequence and (self._prefill_left > 0 or not self._running):
+            return self._prefill(sequence)
         self._prefill_left = self.prefill_chunk
         return self._decode() if self._running else None
 
     def fail_all(self, message: str) -> None:
         """End every request with `message`: a step failed and the cache can no longer be trusted."""
         self._take_messages()
-        for sequence in (*self._waiting, *self._prefilling, *self._running.values()):
+        for sequence in self._all():
             self._end(sequence, "error", error=message)
-        self._waiting.clear()
         self._cache.forget()
 
     def _take_messages(self) -> None:
@@ -175,23 +173,33 @@ class Scheduler:
         gone = {self._cancelled.popleft() for _ in range(len(self._cancelled))}
         if not gone:
             return
-        for sequence in (*self._waiting, *self._prefilling, *self._running.values()):
+        for sequence in self._all():
             if sequence.request.request_id in gone:
                 self._end(sequence, "cancelled")
 
-    def _admit(self) -> None:
-        while self._waiting and self.active < self.max_batch and self._cache.free_slots:
-            sequence = self._waiting.popleft()
-            sequence.started_ns = self._clock_ns()
-            sequence.lease = self._cache.acquire(sequence.request.prompt, self.reuse_prefix)
-            sequence.computed = sequence.lease.cached_tokens
-            self.log.totals.cached_tokens += sequence.lease.cached_tokens
-            self._prefilling.append(sequence)
+    def _all(self) -> list[_Sequence]:
+        prefilling = [self._prefilling] if self._prefilling else []
+        return [*self._waiting, *prefilling, *self._running.values()]
 
-    def _prefill(self) -> StepEvent:
-        """Compute the next chunk of the oldest unfinished prompt."""
+    def _next_waiting(self) -> _Sequence | None:
+        """Return the request that may begin now, or None."""
+        may_begin = self._waiting and self.active < self.max_batch and self._cache.free_slots
+        return self._waiting[0] if may_begin else None
+
+    def _begin(self, sequence: _Sequence) -> None:
+        """Give a waiting request its slot; no earlier than its first step, when the most can be reused."""
+        self._waiting.popleft()
+        self._prefilling = sequence
+        sequence.started_ns = self._clock_ns()
+        sequence.lease = self._cache.acquire(sequence.request.prompt, self.reuse_prefix)
+        sequence.computed = sequence.lease.cached_tokens
+        self.log.totals.cached_tokens += sequence.lease.cached_tokens
+
+    def _prefill(self, sequence: _Sequence) -> StepEvent:
+        """Compute the next chunk of a prompt."""
         started_ns = self._clock_ns()
-        sequence = self._prefilling[0]
+        if sequence is not self._prefilling:
+            self._begin(sequence)
         chunk = sequence.request.prompt[sequence.computed : sequence.computed + max(1, self.prefill_chunk)]
         logits = self._model.prefill(self._cache, sequence.lease.slot, sequence.computed, chunk)
         self._cache.extend(sequence.lease.slot, chunk)
@@ -199,7 +207,7 @@ class Scheduler:
         self._prefill_left -= len(chunk)
         is_last = sequence.computed == len(sequence.request.prompt)
         if is_last:
-            self._prefilling.popleft()
+            self._prefilling = None
             self._running[sequence.lease.slot] = sequence
         return self._close_step("prefill", started_ns, [sequence], len(chunk), logits[None] if is_last else None)
 
@@ -249,14 +257,7 @@ class Scheduler:
 
     def _end(self, sequence: _Sequence, finish: str, text: str = "", error: str = "") -> None:
         """Free what the request holds and send its last output."""
-        slot = sequence.lease.slot
-        if slot < 0:
-            if sequence in self._waiting:
-                self._waiting.remove(sequence)
-        else:
-            self._cache.release(slot)
-            if self._running.pop(slot, None) is None:
-                self._prefilling.remove(sequence)
+        self._leave(sequence)
         totals = self.log.totals
         totals.finished += finish in ("stop", "length")
         if finish == "cancelled":
@@ -266,12 +267,16 @@ class Scheduler:
         timings = sequence.timings(self._clock_ns())
         sequence.request.on_output(Output(text + rest, len(sequence.answer), finish, timings, error))
 
+    def _leave(self, sequence: _Sequence) -> None:
+        slot = sequence.lease.slot
+        if slot < 0:
+            self._waiting.remove(sequence)
+            return
+        self._cache.release(slot)
+        self._running.pop(slot, None)
+        self._prefilling = None if self._prefilling is sequence else self._prefilling
+
     def _refit(self, phase: str) -> None:
         self._decodes += phase == "decode"
         if phase == "decode" and self._decodes % REFIT_STEPS == 0:
             self.work = fit_work([event for event in self.log.recent() if event.phase == "decode"]) or self.work
-
-
-def compute_threads(count: int) -> None:
-    """Let torch use `count` threads for one operation."""
-    torch.set_num_threads(max(1, count))

@@ -6,7 +6,7 @@ engine's time, without rounding residue.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -125,8 +125,3 @@ class StepLog:
         """Return the last `limit` steps, the oldest first."""
         events = list(self._recent)
         return events if limit is None else events[max(0, len(events) - limit) :]
-
-
-def seconds(durations_ns: Iterable[int]) -> float:
-    """Return the sum of `durations_ns` in seconds."""
-    return sum(durations_ns) / 1e9

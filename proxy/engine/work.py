@@ -1,4 +1,4 @@
-"""Fits what a decode step's time is made of, from the steps themselves, so that shares follow the work and not the count.
+"""Fits what a decode step's time is made of, from the steps themselves, so that shares follow the work.
 
 Non-negative least squares over three terms; with so few, trying every subset of them is exact and needs no solver.
 """

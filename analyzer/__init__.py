@@ -1,0 +1,1 @@
+"""The analyzer: reads the warehouse's rows, writes findings and reports."""

@@ -1,0 +1,103 @@
+"""How a figure is written for people, the same in HTML, in Markdown and in a finding.
+
+An amount below a dollar is written exactly, to the nano-dollar where it needs that; from a dollar on, in cents. What is
+not known is written as a dash and never as 0.
+"""
+from __future__ import annotations
+
+import math
+from datetime import datetime, timezone
+from decimal import ROUND_HALF_UP, Decimal
+
+UNKNOWN = "–"
+CENT = Decimal("0.01")
+NANO = Decimal("0.000000001")
+_DAY_S, _HOUR_S = 86_400, 3_600
+
+
+def usd(amount: Decimal | None) -> str:
+    """Write `$12.34`, `$0.000123456`, or a dash."""
+    if amount is None:
+        return UNKNOWN
+    sign, size = ("-" if amount < 0 else ""), abs(amount)
+    if size >= 1:
+        return f"{sign}${size.quantize(CENT, ROUND_HALF_UP):,.2f}"
+    whole, _, places = f"{size.quantize(NANO, ROUND_HALF_UP):.9f}".partition(".")
+    return f"{sign}${whole}.{places.rstrip('0').ljust(2, '0')}"
+
+
+def exact_usd(amount: Decimal | None) -> str:
+    """Write all nine places, without a sign of currency: `12.340000000`; nothing counts as 0."""
+    return f"{(amount or Decimal(0)).quantize(NANO, ROUND_HALF_UP):.9f}"
+
+
+def short_usd(amount: float) -> str:
+    """Write an axis label: `$1.2K`, `$3`, `$0.25`, `$0.0000125`."""
+    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if amount >= size:
+            return f"${_trimmed(amount / size, 3)}{suffix}"
+    return f"${_trimmed(amount, 3)}"
+
+
+def count(number: int | None) -> str:
+    """Write `8,819`, or a dash."""
+    return UNKNOWN if number is None else f"{number:,}"
+
+
+def short_count(number: int | None) -> str:
+    """Write `18.1M`, `8,819`, or a dash."""
+    if number is None:
+        return UNKNOWN
+    for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e5, "K")):
+        if number >= size:
+            return f"{_trimmed(number / (1e3 if suffix == 'K' else size), 3)}{suffix}"
+    return f"{number:,}"
+
+
+def seconds(duration: float | None) -> str:
+    """Write `12.3 s`, `340 ms`, `0.8 ms`, or a dash."""
+    if duration is None or math.isnan(duration):
+        return UNKNOWN
+    if duration >= 1:
+        return f"{_trimmed(duration, 3)} s"
+    return f"{_trimmed(duration * 1000, 2)} ms"
+
+
+def share(part: float | Decimal, whole: float | Decimal) -> str:
+    """Write `part` of `whole` as `12.3 %`; a dash where there is no whole, `< 0.1 %` where it would round to 0."""
+    if not whole:
+        return UNKNOWN
+    percent = 100 * float(part) / float(whole)
+    return "< 0.1 %" if 0 < percent < 0.05 else f"{percent:.1f} %"
+
+
+def moment(at: datetime) -> str:
+    """Write `2026-11-21 04:05 UTC`."""
+    return f"{at.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
+
+
+def length(duration_s: float) -> str:
+    """Write how long a window or a bucket is: `24 hours`, `90 minutes`, `7 days`."""
+    for size, unit in ((_DAY_S, "day"), (_HOUR_S, "hour"), (60, "minute")):
+        if duration_s >= 2 * size or (duration_s == size and unit != "day"):
+            return _plural(duration_s / size, unit)
+    return _plural(duration_s, "second")
+
+
+def counted(number: int, noun: str) -> str:
+    """Write `1 request` or `1,204 requests`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _plural(number: float, unit: str) -> str:
+    text = _trimmed(number, 3)
+    return f"{text} {unit}" if text == "1" else f"{text} {unit}s"
+
+
+def _trimmed(number: float, digits: int) -> str:
+    """Write `digits` significant digits, without exponent and without trailing zeros."""
+    if number == 0:
+        return "0"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(number))))
+    text = f"{number:,.{places}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,93 @@
+"""One record of the spool: an OTLP body with the collector's stamp, framed so that the file itself can be inserted.
+
+    varint length | body | tenant (1001) | receive time (1002) | blake2b of tenant and body (1004) | crc32 (1003)
+
+The stamp is protobuf appended to protobuf, so it merges into the message and, coming last, wins over what a sender put
+into the same fields. The crc covers everything before it and makes a torn or flipped record visible.
+"""
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from hashlib import blake2b
+
+from farthing.otlp import field_tag, varint
+
+_TENANT = field_tag(1001, 2)
+_RECEIVED = field_tag(1002, 0)
+_CRC = field_tag(1003, 5)
+_DIGEST = field_tag(1004, 2) + bytes((16,))
+_crc_bytes = struct.Struct("<I")
+TAIL = len(_DIGEST) + 16 + len(_CRC) + 4  # bytes of the two last fields
+MAX_RECORD = 256 * 1024 * 1024  # a longer length is a corrupt one
+
+
+def digest(tenant: str, body: bytes) -> bytes:
+    """Return what identifies a body of a tenant, 16 bytes."""
+    return blake2b(body, digest_size=16, key=tenant.encode()[:64]).digest()
+
+
+def frame(tenant: str, body: bytes, received_ms: int, body_digest: bytes) -> bytes:
+    """Return the record of `body`."""
+    name = tenant.encode()
+    stamped = b"".join((
+        body, _TENANT, varint(len(name)), name, _RECEIVED, varint(received_ms), _DIGEST, body_digest,
+    ))  # fmt: skip
+    stamped += _CRC + _crc_bytes.pack(zlib.crc32(stamped))
+    return varint(len(stamped)) + stamped
+
+
+def body_digest_of(stamped: bytes | memoryview) -> bytes:
+    """Return the digest that a record carries."""
+    return bytes(stamped[-TAIL + len(_DIGEST) : -len(_CRC) - 4])
+
+
+def scan(buffer: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, payload start, end) of every whole record; corrupt bytes are stepped over to the next whole one."""
+    view, at = memoryview(buffer), 0
+    while at < len(buffer):
+        found = _record_at(view, at)
+        if found is None:
+            at = _resync(view, at + 1)
+            continue
+        yield at, found[0], found[1]
+        at = found[1]
+
+
+def _record_at(view: memoryview, at: int) -> tuple[int, int] | None:
+    length, start = _read_varint(view, at)
+    end = start + length
+    if length < TAIL or length > MAX_RECORD or end > len(view):
+        return None
+    crc = end - 4
+    if bytes(view[crc - len(_CRC) : crc]) != _CRC:
+        return None
+    (expected,) = _crc_bytes.unpack(view[crc:end])
+    return (start, end) if zlib.crc32(view[start : crc - len(_CRC)]) == expected else None
+
+
+def _resync(view: memoryview, at: int) -> int:
+    """Return the next offset at which a whole record starts, or the end."""
+    buffer = bytes(view)
+    while True:
+        # A record follows either a record, whose last field is the crc, or nothing: look behind each crc tag.
+        tag = buffer.find(_CRC, at)
+        if tag < 0:
+            return len(buffer)
+        start = tag + len(_CRC) + 4
+        if start < len(buffer) and _record_at(view, start) is not None:
+            return start
+        at = tag + 1
+
+
+def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while at < len(view) and shift < 35:
+        byte = view[at]
+        number |= (byte & 127) << shift
+        at += 1
+        if byte < 128:
+            return number, at
+        shift += 7
+    return 0, at

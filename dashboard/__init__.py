@@ -1,0 +1,1 @@
+"""The dashboard: shows what the warehouse answers, and keeps every filter in the URL."""

@@ -1,0 +1,1 @@
+"""What pages are made of: each module turns records into Dash components and asks nothing."""

@@ -1,0 +1,23 @@
+"""Farthing in an application: `import farthing.auto`, or `farthing.configure(...)`, then `farthing.tags(...)`.
+
+Importing this package loads neither the OpenTelemetry SDK nor any part of the platform; the functions load what they
+need when they are first asked for.
+"""
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from farthing.tags import tags
+
+if TYPE_CHECKING:
+    from farthing.tracing import configure, flush, shutdown, status
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "configure", "flush", "shutdown", "status", "tags"]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("configure", "flush", "shutdown", "status"):
+        return getattr(import_module("farthing.tracing"), name)
+    raise AttributeError(f"module 'farthing' has no attribute {name!r}")

@@ -1,0 +1,163 @@
+"""OpenAI's chat request, read and checked; what the engine cannot do is refused by name, never ignored silently."""
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from farthing.errors import EngineError
+from proxy.engine.chat import Message
+from proxy.engine.sample import Sampling
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+MAX_STOPS = 4  # OpenAI's limit
+
+Count = Annotated[int, Meta(ge=1)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+
+
+class RefusedError(EngineError):
+    """A request is refused; carries what OpenAI's error object says."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status  # HTTP
+        self.param = param  # the field at fault
+        self.code = code
+
+
+class Part(Struct):
+    """One part of a message's content."""
+
+    type: str
+    text: str | None = None
+
+
+class Turn(Struct):
+    """One message as it was sent."""
+
+    role: str
+    content: str | list[Part] | None = None
+
+
+class StreamOptions(Struct):
+    """What a stream should carry beside the text."""
+
+    include_usage: bool | None = None
+
+
+class ChatRequest(Struct):
+    """The body of POST /v1/chat/completions; fields that are not named here change nothing and are ignored."""
+
+    model: str
+    messages: Annotated[list[Turn], Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    seed: Seed | None = None
+    stop: str | list[str] | None = None
+    ignore_eos: bool | None = None  # go on to max_tokens whatever comes, for load tests; vLLM has the same
+    n: int | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    response_format: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+    logit_bias: dict[str, float] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def wants_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """The longest answer, tokens; None = the server's own limit."""
+        return self.max_completion_tokens or self.max_tokens
+
+    def sampling(self) -> Sampling:
+        """Return how to choose tokens; OpenAI's defaults where the request names none."""
+        return Sampling(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            seed=self.seed,
+        )
+
+    def chat(self) -> list[Message]:
+        """Return the messages as text.
+
+        Raises:
+            RefusedError: a role or a kind of content is not supported.
+        """
+        return [_message(i, turn) for i, turn in enumerate(self.messages)]
+
+
+_decoder = msgspec.json.Decoder(ChatRequest)
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """Return the request in `body`.
+
+    Raises:
+        RefusedError: it is not valid, or asks for something that the engine does not do.
+    """
+    try:
+        request = _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        found = re.search(r"at `\$\.(\w+)", str(error)) or re.search(r"required field `(\w+)`", str(error))
+        raise RefusedError(400, f"invalid request: {error}", found and found[1], "invalid_value") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RefusedError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
+    _refuse_unsupported(request)
+    return request
+
+
+def _refuse_unsupported(request: ChatRequest) -> None:
+    format_type = (request.response_format or {}).get("type", "text")
+    unsupported = {
+        "n": request.n not in (None, 1),
+        "tools": bool(request.tools),
+        "functions": bool(request.functions),
+        "logprobs": bool(request.logprobs),
+        "top_logprobs": bool(request.top_logprobs),
+        "response_format": format_type != "text",
+        "modalities": request.modalities not in (None, [], ["text"]),
+        "logit_bias": bool(request.logit_bias),
+        "frequency_penalty": bool(request.frequency_penalty),
+        "presence_penalty": bool(request.presence_penalty),
+    }
+    for name, is_asked in unsupported.items():
+        if is_asked:
+            value = getattr(request, name)
+            message = f"{name}={value!r} is not supported by the bundled engine; leave it out"
+            raise RefusedError(400, message, name, "unsupported_parameter")
+    if len(request.stops) > MAX_STOPS:
+        raise RefusedError(400, f"{len(request.stops)} stop strings; at most {MAX_STOPS}", "stop", "invalid_value")
+
+
+def _message(index: int, turn: Turn) -> Message:
+    where = f"messages[{index}]"
+    if turn.role not in ROLES:
+        message = f"{where}.role={turn.role!r} is not supported; use one of {', '.join(ROLES)}"
+        raise RefusedError(400, message, f"{where}.role", "invalid_value")
+    if isinstance(turn.content, str):
+        return Message(ROLES[turn.role], turn.content)
+    if turn.content is None:
+        raise RefusedError(400, f"{where}.content is missing", f"{where}.content", "invalid_value")
+    for part in turn.content:
+        if part.type != "text" or part.text is None:
+            message = f"{where}.content has a part of type {part.type!r}; the bundled engine reads text alone"
+            raise RefusedError(400, message, f"{where}.content", "unsupported_content")
+    return Message(ROLES[turn.role], "".join(part.text or "" for part in turn.content))

@@ -1,0 +1,103 @@
+"""One real warehouse for all tests of a run (a process opens one chDB folder), kept apart by tenant name.
+
+Rows come in as they do in production: OTLP bodies, stamped with tenant and time, priced, inserted as a segment.
+"""
+from __future__ import annotations
+
+import struct
+import time
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farthing import otlp, semconv
+from farthing.prices import PriceBook
+from farthing.warehouse.client import Warehouse
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=timezone.utc)
+
+PutBodies = Callable[[str, Iterable[bytes]], None]
+PutCalls = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    opened = Warehouse(f"chdb://{tmp_path_factory.mktemp('warehouse') / 'store'}")
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def put_bodies(warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> PutBodies:
+    """Insert OTLP bodies for a tenant, priced from the public book."""
+    folder, book = tmp_path_factory.mktemp("segments"), PriceBook()
+
+    def put(tenant: str, bodies: Iterable[bytes]) -> None:
+        segment = folder / f"{uuid.uuid4().hex}.otlp"
+        segment.write_bytes(b"".join(_record(body, tenant) for body in bodies))
+        models = warehouse.unseen_models(segment)
+        warehouse.put_prices(price for provider, model in models for price in book.history(provider, model))
+        warehouse.insert_otlp(segment, segment.name)
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def put_calls(put_bodies: PutBodies) -> PutCalls:
+    """Insert model calls: `put_calls("tenant", [{"team": "search", "input": 10, ...}, ...])`."""
+
+    def put(tenant: str, calls: Sequence[dict[str, Any]], scope: str = "test") -> None:
+        put_bodies(tenant, [otlp.traces([("service.name", "shop")], scope, "1", [_span(call) for call in calls])])
+
+    return put
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A tenant of this test alone."""
+    return f"tenant-{uuid.uuid4().hex[:12]}"
+
+
+def _record(body: bytes, tenant: str) -> bytes:
+    stamped = body + b"\xca\x3e" + otlp.varint(len(tenant)) + tenant.encode()  # field 1001
+    stamped += b"\xd0\x3e" + otlp.varint(time.time_ns() // 1_000_000)  # field 1002
+    stamped += b"\xdd\x3e" + struct.pack("<I", zlib.crc32(stamped))  # field 1003
+    return otlp.varint(len(stamped)) + stamped
+
+
+def _span(call: dict[str, Any]) -> bytes:
+    started = call.get("at", NOON)
+    start_ns = int(started.timestamp() * 1_000) * 1_000_000
+    given = {
+        semconv.OPERATION_NAME: "chat",
+        semconv.PROVIDER_NAME: call.get("provider", "openai"),
+        semconv.REQUEST_MODEL: call.get("model", "gpt-4o-mini"),
+        semconv.USAGE_INPUT_TOKENS: call.get("input"),
+        semconv.USAGE_OUTPUT_TOKENS: call.get("output"),
+        semconv.TEAM: call.get("team"),
+        semconv.REQUEST_HASH: call.get("hash"),
+        "gen_ai.request.temperature": call.get("temperature"),
+        **call.get("attributes", {}),
+    }
+    attributes = otlp.attributes((key, value) for key, value in given.items() if value is not None)
+    end_ns = start_ns + int(call.get("seconds", 0.5) * 1e9)
+    return otlp.span(uuid.uuid4().bytes, uuid.uuid4().bytes[:8], b"", "chat", (start_ns, end_ns), attributes)
+
+
+@pytest.fixture
+def data() -> Callable[[str], Path]:
+    """The path of a file of real data, or a skip where this checkout has none."""
+
+    def find(name: str) -> Path:
+        path = Path(__file__).resolve().parents[3] / "shared" / "data" / name
+        if not path.exists():
+            pytest.skip(f"{path} is not here; the synthetic twin of this test has run")
+        return path
+
+    return find
