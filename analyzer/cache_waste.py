@@ -15,10 +15,11 @@ from analyzer.notation import counted, exact_usd, share, usd
 KIND = "cache_waste"
 QUESTION = "duplicate_requests"  # the .sql file whose rows `find` reads
 LIMIT = 20  # (team, model) pairs read
+_EVIDENCE = ("team", "model", "groups", "requests", "repeats", "worst_hash", "worst_calls")  # columns kept as they are
 
 
 def find(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Return what was paid for repeats, costliest first; always at least one finding, so that an old one is superseded."""
+    """Return what was paid for repeats, costliest first; at least one finding, so that an old one is superseded."""
     return [_waste(row) for row in rows if row["avoidable_usd"]] or [_nothing()]
 
 
@@ -31,7 +32,7 @@ def _waste(row: Mapping[str, Any]) -> Finding:
         subject=who,
         title=f"{who}: {repeats} paid again, {usd(avoidable)} predicted to be avoidable",
         detail=f"{counted(row['groups'], 'distinct request')} came {counted(row['requests'], 'time')} in all and cost "
-        f"{usd(row['cost_usd'])}; all after each first answer, {usd(avoidable)}, is what an exact cache would have saved. "
+        f"{usd(row['cost_usd'])}; of that, {usd(avoidable)} came after each first answer. "
         + _safety(avoidable, safe),
         requests=row["requests"],
         cost_usd=row["cost_usd"],
@@ -50,8 +51,8 @@ def _safety(avoidable: Any, safe: Any) -> str:
 
 
 def _evidence(row: Mapping[str, Any]) -> dict[str, object]:
-    plain = {name: row[name] for name in ("team", "model", "groups", "requests", "repeats", "worst_hash", "worst_calls")}
-    return plain | {
+    return {
+        **{name: row[name] for name in _EVIDENCE},
         "state": "predicted",
         "safe_usd": exact_usd(row["safe_usd"]),
         "sampled_usd": exact_usd(row["avoidable_usd"] - (row["safe_usd"] or ZERO)),

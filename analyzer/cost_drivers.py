@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from analyzer.finding import ZERO, Finding
-from analyzer.notation import count, counted, exact_usd, share, usd
+from analyzer.notation import count, counted, exact_usd, rate_usd, share, usd
 
 KIND = "cost_driver"
 QUESTION = "cost_drivers"  # the .sql file whose rows `find` reads
@@ -35,12 +35,13 @@ def _driver(row: Mapping[str, Any], total: Decimal) -> Finding:
     priced = row["requests"] - row["unpriced"]
     per_request = cost / priced
     tokens = f"{count(row['input_tokens'])} input and {count(row['output_tokens'])} output tokens"
+    left_out = f" {counted(row['unpriced'], 'request')} of these have no price and are not in the sum."
     return Finding(
         kind=KIND,
         subject=_subject(row),
         title=f"{_subject(row)}: {share(cost, total)} of the spend",
-        detail=f"{counted(row['requests'], 'request')} cost {usd(cost)}, {usd(per_request)} each, for {tokens}."
-        + (f" {counted(row['unpriced'], 'request')} of these have no price and are not in the sum." if row["unpriced"] else ""),
+        detail=f"{counted(row['requests'], 'request')} cost {usd(cost)}, {rate_usd(per_request)} each, for {tokens}."
+        + (left_out if row["unpriced"] else ""),
         requests=row["requests"],
         cost_usd=cost,
         evidence=_evidence(row) | {"share": float(cost / total), "usd_per_request": exact_usd(per_request)},

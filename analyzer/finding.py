@@ -34,8 +34,9 @@ class Finding:
     def row(self, window: Window, run_id: str, found_at: datetime) -> tuple[object, ...]:
         """Return the row of the `findings` table."""
         return (
-            found_at, run_id, window.tenant, self.kind, self.subject, self.title, self.detail, window.since, window.until,
-            self.requests, self.cost_usd, self.avoidable_usd, json.dumps(self.evidence, sort_keys=True),
+            found_at, run_id, window.tenant, self.kind, self.subject, self.title, self.detail,
+            window.since, window.until, self.requests, self.cost_usd, self.avoidable_usd,
+            json.dumps(self.evidence, sort_keys=True),
         )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """How a figure is written for people, the same in HTML, in Markdown and in a finding.
 
-An amount below a dollar is written exactly, to the nano-dollar where it needs that; from a dollar on, in cents. What is
-not known is written as a dash and never as 0.
+From a dollar on an amount is written in cents, from a cent on with four places, and below that exactly, to the
+nano-dollar where it needs that. What is not known is written as a dash and never as 0.
 """
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from decimal import ROUND_HALF_UP, Decimal
 UNKNOWN = "–"
 CENT = Decimal("0.01")
 NANO = Decimal("0.000000001")
+_FINENESS = ((Decimal(1), CENT), (CENT, Decimal("0.0001")))  # from this amount on, this is the last place written
 _DAY_S, _HOUR_S = 86_400, 3_600
 
 
 def usd(amount: Decimal | None) -> str:
-    """Write `$12.34`, `$0.000123456`, or a dash."""
+    """Write `$12.34`, `$0.7428`, `$0.000123456`, or a dash."""
     if amount is None:
         return UNKNOWN
     sign, size = ("-" if amount < 0 else ""), abs(amount)
-    if size >= 1:
-        return f"{sign}${size.quantize(CENT, ROUND_HALF_UP):,.2f}"
-    whole, _, places = f"{size.quantize(NANO, ROUND_HALF_UP):.9f}".partition(".")
+    finest = next((unit for least, unit in _FINENESS if size >= least), NANO)
+    whole, _, places = f"{size.quantize(finest, ROUND_HALF_UP):,f}".partition(".")
     return f"{sign}${whole}.{places.rstrip('0').ljust(2, '0')}"
+
+
+def rate_usd(amount: Decimal | None) -> str:
+    """Write an average, which has no exact value, with three significant digits: `$0.00146`, `$12.34`, or a dash."""
+    if amount is None or amount >= 1 or amount == 0:
+        return usd(amount)
+    return f"${_trimmed(float(amount), 3)}"
 
 
 def exact_usd(amount: Decimal | None) -> str:

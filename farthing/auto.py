@@ -10,5 +10,5 @@ try:
     from farthing.tracing import start_from_environment
 
     start_from_environment()
-except Exception as error:  # whatever it is, the application comes first
+except Exception as error:  # noqa: BLE001 - whatever it is, the application comes first
     logging.getLogger("farthing").warning("farthing: this process is not instrumented: %r", error)

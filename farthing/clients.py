@@ -143,7 +143,7 @@ class Switchboard:
             try:
                 self._instrument(client)
                 self.after(client)
-            except Exception as error:  # an import of the application's must not fail because of us
+            except Exception as error:  # noqa: BLE001 - an import of the application's must not fail because of us
                 self.uninstrumented[client.name] = repr(error)
                 log.warning("farthing: %s is not instrumented: %r", client.name, error)
 
@@ -162,7 +162,7 @@ class Switchboard:
             try:
                 instrumentor = _class(path)()
                 instrumentor.instrument(tracer_provider=self.provider(), raise_exception_on_conflict=True)
-            except Exception as error:  # a broken or mismatched family: the next one may do
+            except Exception as error:  # noqa: BLE001 - a broken or mismatched family: the next one may do
                 self.uninstrumented[client.name] = f"{path}: {error!r}"
                 continue
             if instrumentor.is_instrumented_by_opentelemetry:
@@ -188,11 +188,12 @@ def _is_there(path: str) -> bool:
 
 def _switched_on_already(client: Client) -> str | None:
     for path in (*client.instrumentors, *client.others):
-        if path.partition(":")[0] in sys.modules:
-            # BaseInstrumentor is a singleton; asking the class for one would run __init__ again
-            instance = getattr(_class(path), "_instance", None)
-            if getattr(instance, "is_instrumented_by_opentelemetry", False):
-                return path
+        module, _, name = path.partition(":")
+        # BaseInstrumentor is a singleton, and asking the class for one would run __init__ again. The class is missing
+        # while an instrumentor's module is being imported and imports the client library in turn.
+        instance = getattr(getattr(sys.modules.get(module), name, None), "_instance", None)
+        if getattr(instance, "is_instrumented_by_opentelemetry", False):
+            return path
     return None
 
 

@@ -2,18 +2,23 @@
 
 OpenAI sends the usage of a stream only if `stream_options.include_usage` is set, as one last chunk without choices. Our
 wrapper lies outside the instrumentor's, so the instrumentor reads that chunk and the application never gets it.
-`with_raw_response` and `with_streaming_response` hand out the bytes as they came, so those calls are left as they are.
+`with_streaming_response` hands out the bytes as they came, so those calls are left as they are.
 """
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
 from types import ModuleType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import wrapt
 
-_RAW = "x-stainless-raw-response"  # the openai library's own mark on with_raw_response calls
+if TYPE_CHECKING:
+    Proxy = wrapt.ObjectProxy[Any]
+else:
+    Proxy = wrapt.ObjectProxy  # is no generic class at run time
+
+_RAW = "x-stainless-raw-response"  # the openai library's own mark: `true` with_raw_, `stream` with_streaming_response
 _REFUSALS = (400, 422)  # statuses of servers that do not know stream_options
 _MAX_REFUSING = 64
 
@@ -42,7 +47,7 @@ class UsageAsking:
             if not self._was_refused(instance, error):
                 raise
             return wrapped(*args, **kwargs)
-        return UsageHidden(stream) if hasattr(stream, "__next__") else stream
+        return hide_usage(stream)
 
     def _create_async(self, wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         asking = self._asking(instance, kwargs)
@@ -59,7 +64,7 @@ class UsageAsking:
             if not self._was_refused(instance, error):
                 raise
             return await wrapped(*args, **kwargs)
-        return UsageHiddenAsync(stream) if hasattr(stream, "__anext__") else stream
+        return hide_usage(stream)
 
     def _asking(self, instance: Any, kwargs: dict[str, Any]) -> dict[str, Any] | None:
         """Return the arguments with the usage asked for, or None where the call shall stay as it is."""
@@ -69,7 +74,8 @@ class UsageAsking:
         options = cast("dict[str, Any]", given if isinstance(given, dict) else {})
         if "include_usage" in options or "stream_options" in (kwargs.get("extra_body") or {}):
             return None
-        if any(name.lower() == _RAW for name in (kwargs.get("extra_headers") or {})):
+        headers = cast("dict[str, object]", kwargs.get("extra_headers") or {})
+        if any(name.lower() == _RAW and value == "stream" for name, value in headers.items()):
             return None
         if self._refusing and _base_url(instance) in self._refusing:
             return None
@@ -84,7 +90,23 @@ class UsageAsking:
         return True
 
 
-class UsageHidden(wrapt.ObjectProxy):
+def hide_usage(answer: Any) -> Any:
+    """Return a stream, or a raw response that will be parsed into one, without its chunk of usage."""
+    if hasattr(answer, "__next__"):
+        return UsageHidden(answer)
+    if hasattr(answer, "__anext__"):
+        return UsageHiddenAsync(answer)
+    return UsageHiddenRaw(answer) if hasattr(answer, "parse") else answer
+
+
+class UsageHiddenRaw(Proxy):
+    """A response of `with_raw_response`, whose `parse` gives the stream."""
+
+    def parse(self, *args: Any, **kwargs: Any) -> Any:
+        return hide_usage(self.__wrapped__.parse(*args, **kwargs))
+
+
+class UsageHidden(Proxy):
     """A stream without its chunk of usage; everything else is the wrapped stream's."""
 
     def __init__(self, stream: Any) -> None:
@@ -96,7 +118,7 @@ class UsageHidden(wrapt.ObjectProxy):
 
     def __next__(self) -> Any:
         chunk = self._self_advance()
-        while not chunk.choices and chunk.usage is not None:
+        while _is_usage_alone(chunk):
             chunk = self._self_advance()
         return chunk
 
@@ -105,7 +127,7 @@ class UsageHidden(wrapt.ObjectProxy):
         return self
 
 
-class UsageHiddenAsync(wrapt.ObjectProxy):
+class UsageHiddenAsync(Proxy):
     """The same for an asynchronous stream."""
 
     def __init__(self, stream: Any) -> None:
@@ -117,7 +139,7 @@ class UsageHiddenAsync(wrapt.ObjectProxy):
 
     async def __anext__(self) -> Any:
         chunk = await self._self_advance()
-        while not chunk.choices and chunk.usage is not None:
+        while _is_usage_alone(chunk):
             chunk = await self._self_advance()
         return chunk
 
@@ -127,6 +149,11 @@ class UsageHiddenAsync(wrapt.ObjectProxy):
 
     async def __aexit__(self, *error: Any) -> Any:
         return await self.__wrapped__.__aexit__(*error)
+
+
+def _is_usage_alone(chunk: Any) -> bool:
+    # Azure's first chunk has no choices either; it brings filter results and no usage.
+    return not getattr(chunk, "choices", True) and getattr(chunk, "usage", None) is not None
 
 
 def _base_url(instance: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ class Deployment:
     """One place where a model is served; a model name may have several."""
 
     model: str  # the name that clients ask for
-    url: str  # OpenAI-compatible base URL, such as http://127.0.0.1:7303/v1
+    url: str = ""  # OpenAI-compatible base URL, such as http://127.0.0.1:8000/v1; default: the bundled engine's
     provider: str = "farthing"  # who bills: `farthing` for the bundled engine, `openai`, `anthropic`, …
     upstream_model: str = ""  # the name that the upstream knows; default: `model`
     api_key_env: str = ""  # environment variable that holds the upstream's key
@@ -55,11 +55,21 @@ class IngestKey:
     tenant: str
 
 
+@dataclass(frozen=True)
+class ProxyKey:
+    """A key that clients of the proxy send as `Authorization: Bearer …`, and who they are then."""
+
+    key: str
+    tenant: str = "default"
+    name: str = ""  # what policies and reports call it; never the key itself
+    team: str = ""  # wins over a tag that the client sends
+
+
 # The two tiers of the bundled engine. The prices are this project's own: what a 2-core machine of about
 # 0.08 USD/h costs per token at the throughput that `make bench NAME=engine` prints for each dtype.
 DEFAULT_DEPLOYMENTS = (
-    Deployment("smollm2-135m", "http://127.0.0.1:7303/v1", engine="smollm2-135m", dtype="float32"),
-    Deployment("smollm2-135m-bf16", "http://127.0.0.1:7303/v1", engine="smollm2-135m", dtype="bfloat16"),
+    Deployment("smollm2-135m", engine="smollm2-135m", dtype="float32"),
+    Deployment("smollm2-135m-bf16", engine="smollm2-135m", dtype="bfloat16"),
 )
 DEFAULT_PRICES = (
     PriceOverride("farthing", "smollm2-135m", input="0.20", output="0.80"),
@@ -97,7 +107,7 @@ class Settings:
     request_timeout_s: float = 120.0  # seconds a call to a deployment may take in all
     hold_ttl_s: float = 600.0  # seconds after which an unsettled hold is charged in full
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
-    report_dir: Path = Path("")  # default: <data_dir>/reports
+    report_dir: Path = Path()  # default: <data_dir>/reports
     engine_slots: int = 8  # requests that share one decode step
     engine_threads: int = 1  # torch threads
     engine_max_tokens: int = 2048  # the longest prompt plus answer, tokens
@@ -106,6 +116,7 @@ class Settings:
     deployments: tuple[Deployment, ...] = field(default=DEFAULT_DEPLOYMENTS)
     prices: tuple[PriceOverride, ...] = field(default=DEFAULT_PRICES)
     ingest_keys: tuple[IngestKey, ...] = ()
+    proxy_keys: tuple[ProxyKey, ...] = ()  # none = the proxy takes any key; only for a loopback address
 
     @property
     def warehouse_dsn(self) -> str:
@@ -117,15 +128,25 @@ class Settings:
 
     @property
     def reports(self) -> Path:
-        return self.report_dir if self.report_dir != Path("") else self.data_dir / "reports"
+        return self.report_dir if self.report_dir != Path() else self.data_dir / "reports"
 
     def url(self, part: str) -> str:
         """Return the base URL of `part`: collector, policies, proxy, analyzer, dashboard or engine."""
         configured = getattr(self, f"{part}_url", "")
-        return (configured or f"http://{self.host}:{getattr(self, f'{part}_port')}").rstrip("/")
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return (configured or f"http://{host}:{getattr(self, f'{part}_port')}").rstrip("/")
+
+    def served(self) -> tuple[Deployment, ...]:
+        """Return the deployments, each with its URL."""
+        return tuple(replace(one, url=(one.url or f"{self.url('engine')}/v1").rstrip("/")) for one in self.deployments)
 
 
-_TABLES: dict[str, type] = {"deployments": Deployment, "prices": PriceOverride, "ingest_keys": IngestKey}
+_TABLES: dict[str, type] = {
+    "deployments": Deployment,
+    "prices": PriceOverride,
+    "ingest_keys": IngestKey,
+    "proxy_keys": ProxyKey,
+}
 _PATHS = ("data_dir", "report_dir", "cache_dir")
 
 

@@ -139,5 +139,5 @@ def tags(
 def _text(value: object) -> str:
     try:
         return str(value)[:MAX_VALUE_CHARS]
-    except Exception:  # a __str__ of the application's that fails must not stop its model call
+    except Exception:  # noqa: BLE001 - a __str__ of the application's that fails must not stop its model call
         return f"<unprintable {type(value).__name__}>"

@@ -76,7 +76,6 @@ class Sdk:
             return self._stop(timeout_s)
 
     def _go(self, settings: SdkSettings) -> None:
-        is_first = self.settings is None or self.settings.disabled
         self.queue.max_spans = settings.queue_spans
         self.queue.exporter = Collector(
             settings.collector_url, settings.ingest_key, settings.service, self._services - {settings.service}
@@ -88,9 +87,8 @@ class Sdk:
         self.is_active = self._recorder.is_active = True
         self._provider.install(settings.service)
         self.switchboard.switch_on()
-        if is_first:
-            atexit.unregister(self._at_exit)
-            atexit.register(self._at_exit)
+        atexit.unregister(self._at_exit)
+        atexit.register(self._at_exit)
 
     def _stop(self, timeout_s: float) -> bool:
         self.is_active = self._recorder.is_active = self._usage.is_active = False
@@ -185,9 +183,9 @@ def _check(chosen: Mapping[str, object], unknown: Mapping[str, object]) -> None:
     for name, value in chosen.items():
         if name.endswith("_url") and not (_is_url(value) or (value == "" and name == "proxy_url")):
             raise SettingsError(f"{name}={value!r}: allowed is a URL such as {getattr(SdkSettings, name)}")
-        kind = type(getattr(SdkSettings, name))
-        if type(value) is not kind:
-            raise SettingsError(f"{name}={value!r}: allowed is a value of type {kind.__name__}")
+        default: object = getattr(SdkSettings, name)
+        if type(value) is not type(default):
+            raise SettingsError(f"{name}={value!r}: allowed is a value of type {type(default).__name__}")
         if name == "queue_spans" and (not isinstance(value, int) or value < 1):
             raise SettingsError(f"queue_spans={value!r}: allowed is 1 or more")
 

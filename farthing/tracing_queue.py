@@ -12,7 +12,9 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import Protocol
 
@@ -58,37 +60,37 @@ class SpanQueue:
         self.max_spans = max_spans
         self._gather_s = gather_s
         self._give_up_s = give_up_s
+        self._closed_at: float | None = None  # monotonic time by which the last post must have ended
         self._start_afresh()
         _queues.add(self)
 
     def _start_afresh(self) -> None:
-        self._lock = threading.Lock()
+        # The garbage collector may end an abandoned stream's span, and so call `put`, while this very thread is inside
+        # one of these methods: hence a lock that can be taken again, and wake-ups by SimpleQueue, which is re-entrant.
+        self._lock = threading.RLock()
         self._settled_one = threading.Condition(self._lock)
-        self._some = threading.Event()  # the queue is not empty any more
-        self._hurry = threading.Event()  # a full batch, a flush or the end: do not gather, do not back off
+        self._wake: SimpleQueue[bool] = SimpleQueue()  # True = at once, False = after the gathering time
         self._spans: deque[ReadableSpan] = deque()
+        self._is_idle = True  # the worker waits, or will look at the queue once more before it does
+        self._in_flight = 0
+        self._settled = 0  # exported or dropped, after having waited here
         self._worker: threading.Thread | None = None
-        self._closed_at: float | None = None  # monotonic time by which the last post must have ended
-        self._taken_in = 0
-        self._settled = 0
         self._counts = Counts()
 
     def put(self, span: ReadableSpan) -> None:
         """Take in a finished span, or count it as dropped."""
-        with self._lock:
-            waiting = len(self._spans)
-            if self._closed_at is not None:
-                self._counts = replace(self._counts, dropped_gave_up=self._counts.dropped_gave_up + 1)
-                return
-            if waiting >= self.max_spans:
-                self._counts = replace(self._counts, dropped_queue_full=self._counts.dropped_queue_full + 1)
-                return
+        waiting = len(self._spans)
+        if self._closed_at is not None:
+            self._count(Counts(dropped_gave_up=1))
+        elif waiting >= self.max_spans:
+            self._count(Counts(dropped_queue_full=1))
+        else:
             self._spans.append(span)
-            self._taken_in += 1
-        if waiting == 0:
-            self._wake_worker()
-        elif waiting + 1 == BATCH_SPANS:
-            self._hurry.set()
+            if self._is_idle:
+                self._is_idle = False
+                self._wake_worker()
+            elif waiting + 1 == BATCH_SPANS:
+                self._wake.put(True)
 
     def counts(self) -> Counts:
         return self._counts
@@ -96,18 +98,20 @@ class SpanQueue:
     def waiting(self) -> int:
         """Return how many spans are neither exported nor dropped yet."""
         with self._lock:
-            return self._taken_in - self._settled
+            return self._in_flight + len(self._spans)
 
     def flush(self, timeout_s: float) -> bool:
         """Deliver all that is waiting now; False if something is left or was lost after `timeout_s` seconds."""
         deadline = monotonic() + timeout_s
         with self._lock:
-            target, lost = self._taken_in, _lost(self._counts)
-            self._some.set()
-            self._hurry.set()
+            target, lost = self._settled + self.waiting(), _lost(self._counts)
+            if self._settled < target:
+                self._wake.put(True)
             while self._settled < target:
-                if not self._settled_one.wait(max(0.0, deadline - monotonic())) and monotonic() >= deadline:
+                left = deadline - monotonic()
+                if left <= 0:
                     return False
+                self._settled_one.wait(left)
             return _lost(self._counts) == lost
 
     def close(self, timeout_s: float) -> bool:
@@ -118,34 +122,57 @@ class SpanQueue:
             self._closed_at = monotonic() + timeout_s
         delivered = self.flush(timeout_s)
         with self._lock:
-            left = self._taken_in - self._settled
             self._worker = None  # what it still does is not counted any more
+            left, self._in_flight = self.waiting(), 0
             self._spans.clear()
             self._settle(Counts(dropped_gave_up=left), left)
-        self._some.set()
+        self._wake.put(True)
         return delivered
 
     def open(self) -> None:
         """Take spans again after `close`."""
         with self._lock:
-            self._closed_at = None
+            if self._closed_at is not None:
+                self._wake, self._is_idle = SimpleQueue(), True  # an old worker still listens to the old one
+                self._closed_at = None
 
     def _wake_worker(self) -> None:
-        with self._lock:
-            if self._worker is None and self._closed_at is None:
-                self._worker = threading.Thread(target=self._work, name="farthing-export", daemon=True)
-                self._worker.start()
-        self._some.set()
+        if self._worker is None:
+            with self._lock:
+                if self._worker is None and self._closed_at is None:
+                    self._worker = threading.Thread(target=self._work, name="farthing-export", daemon=True)
+                    self._worker.start()
+        self._wake.put(False)
 
     def _work(self) -> None:
         with suppress_instrumentation():
-            while self._is_mine():
-                self._some.wait()
-                self._some.clear()
-                self._hurry.wait(self._gather_s)
-                self._hurry.clear()
+            while self._wait_for_spans():
                 while batch := self._next_batch():
-                    self._account(batch, self._deliver(batch))
+                    try:
+                        change = self._deliver(batch)
+                    except Exception as error:  # noqa: BLE001 - one odd batch must not end the export; it is counted
+                        change = Counts(dropped_rejected=len(batch), last_error=repr(error))
+                    self._account(batch, change)
+
+    def _wait_for_spans(self) -> bool:
+        """Return when a batch may have gathered; False when this thread's work is over."""
+        if not self._is_mine():
+            return False
+        self._is_idle = True
+        is_hurried = not self._spans and self._wake.get()
+        if not self._is_mine():
+            return False
+        self._is_idle = False
+        if not is_hurried:
+            self._pause(self._gather_s)
+        return True
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but not when somebody is in a hurry: a full batch, a flush, the end of the process."""
+        until = monotonic() + seconds
+        with suppress(Empty):
+            while not self._wake.get(timeout=max(0.0, until - monotonic())):
+                pass
 
     def _is_mine(self) -> bool:
         return self._worker is threading.current_thread()
@@ -154,13 +181,11 @@ class SpanQueue:
         with self._lock:
             if not self._is_mine():
                 return []
-            return [self._spans.popleft() for _ in range(min(BATCH_SPANS, len(self._spans)))]
+            self._in_flight = min(BATCH_SPANS, len(self._spans))
+            return [self._spans.popleft() for _ in range(self._in_flight)]
 
     def _deliver(self, batch: Sequence[ReadableSpan]) -> Counts:
-        try:
-            body = self.exporter.encode(batch)
-        except Exception as error:  # one odd attribute of the application's must not end the export
-            return Counts(dropped_rejected=len(batch), last_error=f"cannot encode: {error!r}")
+        body = self.exporter.encode(batch)
         give_up_at = monotonic() + self._give_up_s
         attempt = 0
         while True:
@@ -176,10 +201,7 @@ class SpanQueue:
 
     def _post(self, body: bytes, give_up_at: float) -> Answer:
         left = max(1.0, give_up_at - monotonic()) if self._closed_at is None else self._closed_at - monotonic()
-        try:
-            return self.exporter.post(body, min(ATTEMPT_S, max(0.1, left)))
-        except Exception as error:  # the thread must outlive whatever a transport raises
-            return Answer(0, repr(error))
+        return self.exporter.post(body, min(ATTEMPT_S, max(0.1, left)))
 
     def _may_retry(self, answer: Answer, attempt: int, give_up_at: float) -> bool:
         """Wait until the batch may be sent again; False when its time is up."""
@@ -191,38 +213,41 @@ class SpanQueue:
         if self._closed_at is not None:
             sleep(delay)
             return answer.status != 0  # nobody listens: do not hold up the end of the process
-        self._hurry.wait(delay)
-        self._hurry.clear()
+        self._pause(delay)
         return True
 
     def _note(self, error: str) -> None:
-        with self._lock:
-            self._counts = replace(self._counts, last_error=error)
+        self._count(Counts(last_error=error))
 
     def _account(self, batch: Sequence[ReadableSpan], change: Counts) -> None:
         with self._lock:
-            if self._is_mine():
-                first = _lost(change) > 0 and _lost(self._counts) == 0
-                self._settle(change, len(batch))
-                if first:
-                    log.warning("farthing: spans are dropped (%s); see farthing.status()", change.last_error)
+            if not self._is_mine():
+                return
+            is_first_loss = _lost(change) > 0 and _lost(self._counts) == 0
+            self._in_flight = 0
+            self._settle(change, len(batch))
+        if is_first_loss:
+            log.warning("farthing: spans are dropped (%s); see farthing.status()", change.last_error)
 
     def _settle(self, change: Counts, spans: int) -> None:
-        old = self._counts
-        self._counts = Counts(
-            old.exported + change.exported,
-            old.dropped_queue_full,
-            old.dropped_rejected + change.dropped_rejected,
-            old.dropped_gave_up + change.dropped_gave_up,
-            change.last_error or old.last_error,
-        )
+        self._count(change)
         self._settled += spans
         self._settled_one.notify_all()
 
-    def _after_fork(self) -> None:
-        closed_at = self._closed_at
+    def _count(self, change: Counts) -> None:
+        with self._lock:
+            old = self._counts
+            self._counts = Counts(
+                old.exported + change.exported,
+                old.dropped_queue_full + change.dropped_queue_full,
+                old.dropped_rejected + change.dropped_rejected,
+                old.dropped_gave_up + change.dropped_gave_up,
+                change.last_error or old.last_error,
+            )
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked child: the parent delivers what was waiting, and its thread is not here."""
         self._start_afresh()
-        self._closed_at = closed_at
         self.exporter.close()
 
 
@@ -235,7 +260,7 @@ _queues: weakref.WeakSet[SpanQueue] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for queue in tuple(_queues):
-        queue._after_fork()  # pyright: ignore[reportPrivateUsage] - the module's own class
+        queue.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,1 +1,1 @@
-"""OpenAI-compatible requests in, tokens and spans out; imports nothing here, so that the proxy never loads torch."""
+"""OpenAI-compatible requests in, tokens and spans out. Nothing here imports torch; the engine is a process of its own."""

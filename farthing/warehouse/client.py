@@ -44,8 +44,10 @@ def _schema_setting() -> str:
 class Warehouse:
     """The open warehouse of one process."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, repair: bool = True) -> None:
         """Open the warehouse; `chdb:///path` embeds it, any other DSN names a server.
+
+        An embedded store that does not open is set aside and made anew, unless `repair` is off.
 
         Raises:
             WarehouseError: the folder is in use by another process, or the server does not answer.
@@ -61,7 +63,7 @@ class Warehouse:
         try:
             self._client()
         except WarehouseError as error:
-            if self.path is None or not self.path.exists():
+            if not repair or self.path is None or not self.path.exists():
                 raise
             self._set_aside(error)
         self.database = str(self._client().query("SELECT currentDatabase()").result_rows[0][0])
@@ -201,7 +203,7 @@ class Warehouse:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             client = clickhouse_connect.get_client(dsn=self.dsn, **({} if self.path else {"autogenerate_session_id": False}))
-        except Exception as error:  # noqa: BLE001 - each driver raises its own; all mean that the store is away
+        except Exception as error:
             raise WarehouseError(f"warehouse {_public_dsn(self.dsn)} does not open: {_first_line(error)}") from error
         with self._lock:
             self._clients.append(client)

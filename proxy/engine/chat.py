@@ -43,7 +43,7 @@ class ChatTokenizer:
     def _control(self, token: str) -> int:
         index = self._tokenizer.token_to_id(token)
         if index is None:
-            raise EngineError(f"the tokenizer has no {token}; the weights are not of a chat model that this engine knows")
+            raise EngineError(f"the tokenizer has no {token}; these weights are of no chat model it knows")
         return index
 
     def encode(self, text: str) -> list[int]:

@@ -108,7 +108,7 @@ class Scheduler:
         self._waiting: deque[_Sequence] = deque()
         self._prefilling: _Sequence | None = None
         self._running: dict[int, _Sequence] = {}  # by slot
-        self._prefill_left = self.prefill_chunk
+        self._prefilled = 0  # prompt tokens since the last decode step
         self._decodes = 0
 
     @property
@@ -155,9 +155,9 @@ class Scheduler:
         """Run one step of the model, or return None where there is nothing to run."""
         self._take_messages()
         sequence = self._prefilling or self._next_waiting()
-        if sequence and (self._prefill_left > 0 or not self._running):
+        if sequence and (self._prefilled < self.prefill_chunk or not self._running):
             return self._prefill(sequence)
-        self._prefill_left = self.prefill_chunk
+        self._prefilled = 0
         return self._decode() if self._running else None
 
     def fail_all(self, message: str) -> None:
@@ -183,7 +183,7 @@ class Scheduler:
 
     def _next_waiting(self) -> _Sequence | None:
         """Return the request that may begin now, or None."""
-        may_begin = self._waiting and self.active < self.max_batch and self._cache.free_slots
+        may_begin = self._waiting and self.active < max(1, self.max_batch) and self._cache.free_slots
         return self._waiting[0] if may_begin else None
 
     def _begin(self, sequence: _Sequence) -> None:
@@ -204,7 +204,7 @@ class Scheduler:
         logits = self._model.prefill(self._cache, sequence.lease.slot, sequence.computed, chunk)
         self._cache.extend(sequence.lease.slot, chunk)
         sequence.computed += len(chunk)
-        self._prefill_left -= len(chunk)
+        self._prefilled += len(chunk)
         is_last = sequence.computed == len(sequence.request.prompt)
         if is_last:
             self._prefilling = None

@@ -1,0 +1,47 @@
+"""JSON over HTTP to a part of the platform, for the command line and the demo; never used on a hot path."""
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+from farthing.errors import ServeError
+
+
+def call(method: str, url: str, body: object = None, timeout_s: float = 120.0) -> Any:
+    """Send `body` (text as it is, anything else as JSON) and return the decoded answer.
+
+    Raises:
+        ServeError: nobody answers, or the answer is an error; the message is the part's own.
+    """
+    parts = urlsplit(url)
+    text = body if isinstance(body, str) else "" if body is None else json.dumps(body)
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+    try:
+        connection.request(method, path, text.encode(), {"content-type": "application/json"})
+        response = connection.getresponse()
+        answer = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise ServeError(f"nobody answers at {parts.scheme}://{parts.netloc} ({error}); start it with `farthing up`") from None
+    finally:
+        connection.close()
+    decoded = _decoded(answer)
+    if response.status >= 400:
+        raise ServeError(f"{method} {url}: {response.status}: {_message(decoded)}")
+    return decoded
+
+
+def _decoded(answer: bytes) -> Any:
+    try:
+        return json.loads(answer) if answer else None
+    except ValueError:
+        return answer.decode("utf-8", "replace")
+
+
+def _message(decoded: Any) -> str:
+    if not isinstance(decoded, dict) or not isinstance(decoded.get("error"), dict):  # pyright: ignore[reportUnknownMemberType]
+        return str(decoded)[:500]
+    error: dict[str, Any] = decoded["error"]
+    return "; ".join([str(error.get("message", "")), *(str(detail) for detail in error.get("details") or ())])

@@ -1,0 +1,73 @@
+"""The decision about one request: pure, deterministic, and the same in the proxy, the ledger and a replay.
+
+The higher priority wins, then the more specific match, then the name. At most one route and one cache act; routes do
+not chain, since every match reads the model that the client asked for.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+
+from farthing.policy.document import Budget, CacheAction, Policy
+from farthing.policy.facts import Facts
+from farthing.policy.index import CompiledDocument, Index, Rule
+
+__all__ = ["Decision", "Facts", "decide"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do with one request."""
+
+    route_to: str | None  # the model to send it to, where that is another than the one asked for
+    cache: CacheAction | None
+    budgets: tuple[Budget, ...]  # all that must hold the cost, in order of name
+    acted: tuple[str, ...]  # policies that act, the route first
+    shadowed: tuple[str, ...]  # shadow policies that would act, each judged as if it alone were enforced
+    version: int  # of the document
+
+
+def decide(compiled: CompiledDocument, facts: Facts, today: date) -> Decision:
+    """Decide about a request; `today` is the UTC date that `expires` is held against."""
+    route, shadow_routes = _winner(compiled.routes, facts, today)
+    cache, shadow_caches = _winner(compiled.caches, facts, today)
+    to = route.action.route.to if route and route.action.route else None
+    return Decision(
+        route_to=to if to != facts.model else None,
+        cache=cache.action.cache if cache else None,
+        budgets=compiled.budgets(facts),
+        acted=tuple([policy.name for policy in (route, cache) if policy]),
+        shadowed=shadow_routes + shadow_caches,
+        version=compiled.version,
+    )
+
+
+def _winner(index: Index[Policy], facts: Facts, today: date) -> tuple[Policy | None, tuple[str, ...]]:
+    """Return the policy that acts and the shadow policies that would have gone before it."""
+    best: Rule[Policy] | None = None
+    shadows: list[Rule[Policy]] = []
+    for rules in index.find(facts):
+        for rule in _fitting(rules, best, facts, today):
+            if rule.item.mode == "enforce":
+                best = rule
+                break
+            shadows.append(rule)
+    if not shadows:
+        return (best.item if best else None), ()
+    return (best.item if best else None), _names_before(best, shadows)
+
+
+def _fitting(
+    rules: tuple[Rule[Policy], ...], best: Rule[Policy] | None, facts: Facts, today: date
+) -> Iterator[Rule[Policy]]:
+    for rule in rules:
+        if best is not None and rule.rank > best.rank:
+            return
+        if rule.last_day >= today and rule.fits(facts):
+            yield rule
+
+
+def _names_before(best: Rule[Policy] | None, shadows: list[Rule[Policy]]) -> tuple[str, ...]:
+    ahead = [rule for rule in shadows if best is None or rule.rank < best.rank]
+    return tuple(rule.item.name for rule in sorted(ahead, key=lambda rule: rule.rank))

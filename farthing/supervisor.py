@@ -1,0 +1,192 @@
+"""`farthing up`: starts the parts as processes of their own, says when each answers, and restarts one that dies.
+
+Children are started afresh, never forked (a fork after the store is open deadlocks), and end with this process.
+"""
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from farthing.errors import ServeError
+from farthing.serving import Site, bind
+from farthing.settings import Settings, child_environ
+
+START_S = 180.0  # seconds that a part may take to answer; the first start converts the weights
+_STOP_S = 20.0  # seconds that a part may take to end before it is killed
+_RESTART_S = (0.5, 1.0, 2.0, 5.0, 10.0)  # pauses before the restarts of a part that keeps dying
+_STEADY_S = 30.0  # seconds after which an earlier death is forgotten
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Child:
+    """One process that is kept running."""
+
+    name: str
+    part: str  # what `farthing <part>` it runs
+    health: str  # URL that answers 200 when it is ready
+    shown: tuple[tuple[str, str], ...]  # (what, URL) lines to print
+    process: subprocess.Popen[bytes] | None = None
+    deaths: int = 0
+    started_at: float = field(default=0.0)
+
+
+class Supervisor:
+    """The running platform of one machine."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], say: Say = print) -> None:
+        """`environ` holds the settings of the children as FARTHING_… variables."""
+        self._settings = settings
+        self._environ = dict(environ)
+        self._say = say
+        self._logs = settings.data_dir / "logs"
+        self._stopping = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self.children = _children(settings)
+
+    def start(self) -> None:
+        """Start every part and return when each answers.
+
+        Raises:
+            ServeError: a port is in use, or a part did not come up; everything is stopped again.
+        """
+        self._refuse_busy_ports()
+        self._logs.mkdir(parents=True, exist_ok=True)
+        try:
+            for child in self.children:
+                self._spawn(child)
+            for child in self.children:
+                self._wait_until_ready(child)
+                for what, url in child.shown:
+                    self._say(f"{what:<10} {url}")
+        except BaseException:
+            self.stop()
+            raise
+        self._watcher = threading.Thread(target=self._watch, name="farthing-supervisor", daemon=True)
+        self._watcher.start()
+
+    def wait(self) -> None:
+        """Return on SIGINT or SIGTERM."""
+        received = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: received.set())
+        while not received.wait(0.5):
+            pass
+
+    def stop(self) -> None:
+        """End the parts: those that send first, those that keep what was sent last."""
+        self._stopping.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        for child in reversed(self.children):
+            self._end(child)
+
+    def _spawn(self, child: Child) -> None:
+        with (self._logs / f"{child.name}.log").open("ab") as log:
+            child.process = subprocess.Popen(
+                [sys.executable, "-m", "farthing", child.part, "--parent", str(os.getpid())],
+                env=child_environ(self._environ),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the parts in order
+            )
+        child.started_at = time.monotonic()
+
+    def _wait_until_ready(self, child: Child) -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if child.process is not None and child.process.poll() is not None:
+                raise ServeError(f"{child.name}: ended with exit code {child.process.returncode}: {self._last_words(child)}")
+            if is_ready(child.health):
+                return
+            time.sleep(0.05)
+        raise ServeError(f"{child.name}: no answer from {child.health} within {START_S:g} s; see {self._log_of(child)}")
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(0.2):
+            for child in self.children:
+                if child.process is not None and child.process.poll() is not None:
+                    self._revive(child)
+
+    def _revive(self, child: Child) -> None:
+        assert child.process is not None
+        if time.monotonic() - child.started_at > _STEADY_S:
+            child.deaths = 0
+        pause = _RESTART_S[min(child.deaths, len(_RESTART_S) - 1)]
+        child.deaths += 1
+        code = child.process.returncode
+        self._say(f"{child.name} died (exit code {code}), restarting in {pause:g} s; see {self._log_of(child)}")
+        if not self._stopping.wait(pause):
+            self._spawn(child)
+
+    def _end(self, child: Child) -> None:
+        process = child.process
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._say(f"{child.name} does not end, killing it")
+            process.kill()
+            process.wait()
+
+    def _refuse_busy_ports(self) -> None:
+        settings = self._settings
+        for part in ("collector", "analyzer", "dashboard", "policies", "proxy", "engine"):
+            bind(Site(part, _nothing, settings.host, getattr(settings, f"{part}_port"))).close()
+
+    def _log_of(self, child: Child) -> Path:
+        return self._logs / f"{child.name}.log"
+
+    def _last_words(self, child: Child) -> str:
+        lines = self._log_of(child).read_text("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+async def _nothing(*_: object) -> None:
+    return None
+
+
+def _children(settings: Settings) -> list[Child]:
+    def shown(*parts: str) -> tuple[tuple[str, str], ...]:
+        return tuple((part, settings.url(part)) for part in parts)
+
+    def health(part: str) -> str:
+        return f"{settings.url(part)}/healthz"
+
+    children = [
+        Child("control", "policies", health("policies"), shown("policies")),
+        Child("station", "station", health("analyzer"), shown("collector", "analyzer", "dashboard")),
+    ]
+    if any(deployment.engine for deployment in settings.deployments):
+        children.append(Child("engine", "engine", health("engine"), shown("engine")))
+    proxy_url = (("proxy", f"{settings.url('proxy')}/v1"),)
+    for number in range(max(1, settings.proxy_workers)):
+        name = "proxy" if number == 0 else f"proxy-{number + 1}"
+        children.append(Child(name, "proxy", health("proxy"), proxy_url if number == 0 else ()))
+    return children
+
+
+def is_ready(url: str) -> bool:
+    """Tell whether `url` answers 200."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=2)
+    try:
+        connection.request("GET", parts.path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

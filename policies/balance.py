@@ -1,0 +1,63 @@
+"""One budget in one period: the arithmetic that keeps `spent + held <= limit`, in integer nano-dollars.
+
+Nothing here reads a clock or a database. Every method leaves the limit in force at or above what is spent and held, so
+the table's CHECK holds for whatever sequence of calls led here.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from farthing.policy import Budget
+from policies.periods import Period
+
+
+@dataclass(slots=True)
+class Balance:
+    """What a budget has spent and holds in one period."""
+
+    budget: str
+    period: Period
+    configured_nusd: int  # the limit that the document names
+    hard: bool  # false: counted, never refuses
+    spent_nusd: int = 0
+    held_nusd: int = 0
+    overrun_nusd: int = 0  # real cost that could not be charged
+    refused: int = 0  # reservations
+    stored: bool = False  # its row is in the database
+
+    @property
+    def limit_nusd(self) -> int | None:
+        """The limit in force; above the configured one while an earlier, higher limit is still used up."""
+        return max(self.configured_nusd, self.spent_nusd + self.held_nusd) if self.hard else None
+
+    @property
+    def free_nusd(self) -> int:
+        return max(0, self.configured_nusd - self.spent_nusd - self.held_nusd)
+
+    def fits(self, amount_nusd: int) -> bool:
+        """Tell whether a hold of `amount_nusd` is allowed now."""
+        return not self.hard or self.spent_nusd + self.held_nusd + amount_nusd <= self.configured_nusd
+
+    def hold(self, amount_nusd: int) -> None:
+        """Set an amount that fits aside."""
+        self.held_nusd += amount_nusd
+
+    def charge(self, held_nusd: int, actual_nusd: int) -> tuple[int, int]:
+        """Turn a hold into a charge; return what was charged and the overrun that no longer fitted."""
+        charged = min(actual_nusd, held_nusd + self.free_nusd) if self.hard else actual_nusd
+        self.held_nusd -= held_nusd
+        self.spent_nusd += charged
+        self.overrun_nusd += actual_nusd - charged
+        return charged, actual_nusd - charged
+
+    def correct(self, charged_nusd: int, actual_nusd: int) -> tuple[int, int]:
+        """Replace the charge of an expired hold by the real cost; return the charge and the overrun."""
+        self.spent_nusd -= charged_nusd
+        self.held_nusd += charged_nusd
+        return self.charge(charged_nusd, actual_nusd)
+
+    def follow(self, budget: Budget) -> bool:
+        """Take limit and hardness from the document; tell whether that changed anything."""
+        changed = (self.configured_nusd, self.hard) != (budget.limit_nusd, budget.hard)
+        self.configured_nusd, self.hard = budget.limit_nusd, budget.hard
+        return changed

@@ -1,0 +1,34 @@
+"""Which policies cannot stand together: nothing but their names would decide between them."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from farthing.policy import Match, Policy
+
+
+def conflicts(policies: Iterable[Policy]) -> list[str]:
+    """Return one line for each pair of policies with the same action, priority and match."""
+    first: dict[object, Policy] = {}
+    problems: list[str] = []
+    for policy in policies:
+        other = first.setdefault(_stand(policy), policy)
+        if other is not policy:
+            problems.append(
+                f"Policy {other.name} and Policy {policy.name}: both {_verb(policy)} the same requests "
+                f"at priority {policy.priority}; give one of them another priority or remove it"
+            )
+    return problems
+
+
+def _stand(policy: Policy) -> tuple[object, ...]:
+    return _verb(policy), policy.priority, _identity(policy.match)
+
+
+def _verb(policy: Policy) -> str:
+    return "route" if policy.action.route else "cache"
+
+
+def _identity(match: Match) -> tuple[object, ...]:
+    fields = (match.tenant, match.team, match.user, match.model, match.feature, match.key)
+    tags = frozenset((name, frozenset(values)) for name, values in match.tags.items())
+    return (*(frozenset(names) for names in fields), tags)

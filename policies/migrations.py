@@ -1,0 +1,107 @@
+"""The schema of the control database as numbered steps; a step that was released is never edited, only followed.
+
+Plain SQL that SQLite and PostgreSQL both read; where they differ, a step holds one text for each.
+"""
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from farthing.errors import LedgerError
+
+Statement = str | dict[str, str]  # one text, or dialect name -> text
+
+DOCUMENTS: tuple[Statement, ...] = (
+    """CREATE TABLE documents (
+        version BIGINT NOT NULL PRIMARY KEY,
+        created_ns BIGINT NOT NULL,
+        author TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        source TEXT NOT NULL,
+        canonical TEXT NOT NULL,
+        checksum TEXT NOT NULL
+    )""",
+    """CREATE TABLE objects (
+        version BIGINT NOT NULL REFERENCES documents (version),
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        source TEXT NOT NULL,
+        PRIMARY KEY (kind, name, version)
+    )""",
+    """CREATE TABLE audit (
+        entry BIGINT NOT NULL PRIMARY KEY,
+        at_ns BIGINT NOT NULL,
+        author TEXT NOT NULL,
+        act TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        version BIGINT NOT NULL REFERENCES documents (version),
+        changes TEXT NOT NULL
+    )""",
+    {
+        "sqlite": """CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit
+            BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END""",
+        "postgresql": "CREATE RULE audit_is_kept AS ON DELETE TO audit DO INSTEAD NOTHING",
+    },
+    {
+        "sqlite": """CREATE TRIGGER audit_is_final BEFORE UPDATE ON audit
+            BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END""",
+        "postgresql": "CREATE RULE audit_is_final AS ON UPDATE TO audit DO INSTEAD NOTHING",
+    },
+)
+
+LEDGER: tuple[Statement, ...] = (
+    "CREATE TABLE ledger_owner (id INTEGER NOT NULL PRIMARY KEY, epoch BIGINT NOT NULL, commits BIGINT NOT NULL)",
+    "INSERT INTO ledger_owner (id, epoch, commits) VALUES (1, 0, 0)",
+    """CREATE TABLE balances (
+        budget TEXT NOT NULL,
+        period TEXT NOT NULL,
+        start_ns BIGINT NOT NULL,
+        end_ns BIGINT,
+        configured_nusd BIGINT NOT NULL,
+        limit_nusd BIGINT,
+        spent_nusd BIGINT NOT NULL,
+        held_nusd BIGINT NOT NULL,
+        overrun_nusd BIGINT NOT NULL,
+        refused BIGINT NOT NULL,
+        PRIMARY KEY (budget, period),
+        CONSTRAINT never_over CHECK (
+            spent_nusd >= 0 AND held_nusd >= 0 AND (limit_nusd IS NULL OR spent_nusd + held_nusd <= limit_nusd)
+        )
+    )""",
+    """CREATE TABLE holds (
+        request_id TEXT NOT NULL,
+        attempt BIGINT NOT NULL,
+        budget TEXT NOT NULL,
+        period TEXT NOT NULL,
+        held_nusd BIGINT NOT NULL,
+        charged_nusd BIGINT NOT NULL,
+        overrun_nusd BIGINT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('open', 'settled', 'expired', 'corrected')),
+        reserved_ns BIGINT NOT NULL,
+        settled_ns BIGINT,
+        PRIMARY KEY (request_id, attempt, budget),
+        FOREIGN KEY (budget, period) REFERENCES balances (budget, period)
+    )""",
+    "CREATE INDEX holds_open ON holds (reserved_ns) WHERE state = 'open'",
+    "CREATE INDEX holds_settled ON holds (settled_ns)",
+)
+
+MIGRATIONS = (DOCUMENTS, LEDGER)
+
+
+def migrate(connection: Connection) -> int:
+    """Run the steps that this database lacks, inside the caller's transaction; return its version.
+
+    Raises:
+        LedgerError: the database was written by a newer Farthing.
+    """
+    connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY)")
+    version = connection.exec_driver_sql("SELECT MAX(version) FROM schema_version").scalar() or 0
+    if version > len(MIGRATIONS):
+        known = len(MIGRATIONS)
+        raise LedgerError(f"the control database has schema {version}, this Farthing knows {known}; upgrade Farthing")
+    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        for statement in statements:
+            text = statement if isinstance(statement, str) else statement[connection.dialect.name]
+            connection.exec_driver_sql(text)
+        connection.exec_driver_sql(f"INSERT INTO schema_version (version) VALUES ({number:d})")
+    return len(MIGRATIONS)

@@ -1,0 +1,56 @@
+"""The calendar periods that budgets start anew in: midnight to midnight of the budget's own time zone.
+
+A period's bounds are instants: the day on which clocks change has 23 or 25 hours, and no instant lies in two periods
+or in none.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+
+from farthing.policy import Window
+from farthing.policy.document import zone
+
+NS_PER_S = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """One window of a budget."""
+
+    name: str  # `month:2026-03-01`: the calendar and the first local day
+    start_ns: int  # Unix time, nanoseconds, inclusive
+    end_ns: int | None  # exclusive; None: never ends
+
+
+def period_at(window: Window, at_ns: int) -> Period:
+    """Return the period of `window` that holds the instant `at_ns`."""
+    if window.calendar == "total":
+        return Period("total", 0, None)
+    local = datetime.fromtimestamp(at_ns // NS_PER_S, timezone.utc).astimezone(zone(window.tz))
+    first, after = _bounds(window.calendar, local.date())
+    return Period(f"{window.calendar}:{first}", _midnight_ns(first, window.tz), _midnight_ns(after, window.tz))
+
+
+def _bounds(calendar: str, day: date) -> tuple[date, date]:
+    if calendar == "day":
+        return day, day + timedelta(days=1)
+    if calendar == "week":
+        monday = day - timedelta(days=day.weekday())
+        return monday, monday + timedelta(days=7)
+    first = day.replace(day=1)
+    return first, (first + timedelta(days=32)).replace(day=1)
+
+
+def _midnight_ns(day: date, tz: str) -> int:
+    """Return the instant at which `day` begins; where clocks skip midnight, the instant of the skip."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=zone(tz)).timestamp()) * NS_PER_S
+
+
+def iso(at_ns: int | None) -> str | None:
+    """Write an instant as ISO 8601, UTC, to the microsecond."""
+    if at_ns is None:
+        return None
+    whole, rest = divmod(at_ns, NS_PER_S)
+    moment = datetime.fromtimestamp(whole, timezone.utc).replace(microsecond=rest // 1000)
+    return moment.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,160 @@
+"""The policy documents: every version kept with its author, its reason and its YAML as written.
+
+A version is one transaction: the document, the texts of the objects it set and the audit entry, or nothing of them. An
+apply that changes nothing makes no version.
+"""
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, func, insert, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from farthing.errors import DocumentError, LedgerError
+from farthing.policy import EMPTY, Document
+from policies.changes import Change, applied, by_key, removed
+from policies.database import writing
+from policies.load import Key, Objects, load
+from policies.tables import audit, documents, objects
+
+Applied = tuple[Document, tuple[Change, ...]]
+
+
+class Store:
+    """The documents table and its companions; safe to use from several threads."""
+
+    def __init__(self, engine: Engine, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._engine = engine
+        self._clock_ns = clock_ns
+
+    def current(self) -> Document:
+        """Return the newest document, or the empty one of version 0."""
+        with self._reading() as connection:
+            return _newest(connection)
+
+    def apply(self, yaml_text: str, author: str, reason: str, replace: bool = False) -> Applied:
+        """Put the objects of a YAML text in force; with `replace`, all others are removed.
+
+        Raises:
+            DocumentError: the text is refused as a whole; nothing changed.
+        """
+        return self.put(load(yaml_text), author, reason, replace)
+
+    def put(self, given: Objects, author: str, reason: str, replace: bool = False) -> Applied:
+        """Do what `apply` does, with a text already read."""
+        with self._writing() as connection:
+            document, changes = applied(_newest(connection), given, replace)
+            set_now = {(c.kind, c.name) for c in changes if c.change in ("added", "changed")}
+            sources = {key: given.sources[key] for key in set_now}
+            if set_now or any(change.change == "removed" for change in changes):
+                self._keep(connection, document, _Entry("apply", author, reason, given.text, changes), sources)
+        return document, changes
+
+    def plan(self, given: Objects, replace: bool = False) -> Applied:
+        """Return what `put` would do, and do nothing."""
+        return applied(self.current(), given, replace)
+
+    def remove(self, kind: str, name: str, author: str, reason: str) -> Applied:
+        """Take one object out of force.
+
+        Raises:
+            DocumentError: there is no such object.
+        """
+        with self._writing() as connection:
+            before = _newest(connection)
+            if (kind, name) not in by_key(before):
+                raise DocumentError(f"there is no {kind} {name!r} in version {before.version}; see GET /v1/objects")
+            document, changes = removed(before, (kind, name))
+            self._keep(connection, document, _Entry("remove", author, reason, "", changes), {})
+        return document, changes
+
+    def sources(self) -> dict[Key, tuple[int, str]]:
+        """Return for each object ever set the version that set it last, and its YAML text."""
+        with self._reading() as connection:
+            rows = connection.execute(select(objects).order_by(objects.c.version)).all()
+        return {(row.kind, row.name): (row.version, row.source) for row in rows}
+
+    def history(self, limit: int = 100) -> list[dict[str, Any]]:
+        """Return the newest versions, the newest first, each with its YAML text as written."""
+        columns = [column for column in documents.c if column.name != "canonical"]
+        return self._rows(select(*columns).order_by(documents.c.version.desc()).limit(limit))
+
+    def audit(self, limit: int = 100) -> list[dict[str, Any]]:
+        """Return the newest audit entries, the newest first."""
+        rows = self._rows(select(audit).order_by(audit.c.entry.desc()).limit(limit))
+        return [row | {"changes": json.loads(row["changes"])} for row in rows]
+
+    def _rows(self, statement: Select[Any]) -> list[dict[str, Any]]:
+        with self._reading() as connection:
+            return [dict(row) for row in connection.execute(statement).mappings()]
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise LedgerError(f"the control database cannot be read: {error}") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        try:
+            with writing(self._engine) as connection:
+                yield connection
+        except IntegrityError:
+            raise DocumentError("another change came first; read the current version and try again") from None
+        except SQLAlchemyError as error:
+            raise LedgerError(f"the control database cannot be written: {error}") from error
+
+    def _keep(self, connection: Connection, document: Document, entry: _Entry, sources: Mapping[Key, str]) -> None:
+        now = self._clock_ns()
+        connection.execute(insert(documents).values(_document_row(document, entry, now)))
+        texts = [{"version": document.version, "kind": k, "name": n, "source": t} for (k, n), t in sources.items()]
+        if texts:
+            connection.execute(insert(objects), texts)
+        number = connection.execute(select(func.coalesce(func.max(audit.c.entry), 0))).scalar_one() + 1
+        connection.execute(insert(audit).values(entry=number, **_audit_row(document, entry, now)))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    act: str  # apply | remove
+    author: str
+    reason: str
+    source: str
+    changes: tuple[Change, ...]
+
+
+def _newest(connection: Connection) -> Document:
+    newest = select(documents.c.canonical).order_by(documents.c.version.desc()).limit(1)
+    canonical = connection.execute(newest).scalar()
+    return EMPTY if canonical is None else Document.from_json(canonical.encode())
+
+
+def _document_row(document: Document, entry: _Entry, now: int) -> dict[str, Any]:
+    return {
+        "version": document.version,
+        "created_ns": now,
+        "author": entry.author,
+        "reason": entry.reason,
+        "source": entry.source,
+        "canonical": document.to_json().decode(),
+        "checksum": document.checksum,
+    }
+
+
+def _audit_row(document: Document, entry: _Entry, now: int) -> dict[str, Any]:
+    changes = json.dumps([asdict(change) for change in entry.changes])
+    return {
+        "version": document.version,
+        "at_ns": now,
+        "author": entry.author,
+        "reason": entry.reason,
+        "act": entry.act,
+        "changes": changes,
+    }

@@ -1,0 +1,72 @@
+"""The tables of the control database, for composing statements; `migrations.py` makes them."""
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text
+
+METADATA = MetaData()
+
+documents = Table(
+    "documents",
+    METADATA,
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("created_ns", BigInteger),  # Unix time, nanoseconds
+    Column("author", Text),
+    Column("reason", Text),
+    Column("source", Text),  # YAML that made this version, verbatim
+    Column("canonical", Text),  # the whole document as JSON
+    Column("checksum", Text),
+)
+objects = Table(
+    "objects",
+    METADATA,
+    Column("version", BigInteger, primary_key=True),  # the version that set this text
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("source", Text),  # its YAML document, verbatim
+)
+audit = Table(
+    "audit",
+    METADATA,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("author", Text),
+    Column("act", Text),  # apply | remove
+    Column("reason", Text),
+    Column("version", BigInteger),
+    Column("changes", Text),  # JSON
+)
+ledger_owner = Table(
+    "ledger_owner",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("epoch", BigInteger),  # raised by each owner that takes over; an older owner can no longer commit
+    Column("commits", BigInteger),
+)
+balances = Table(
+    "balances",
+    METADATA,
+    Column("budget", Text, primary_key=True),
+    Column("period", Text, primary_key=True),
+    Column("start_ns", BigInteger),
+    Column("end_ns", BigInteger),  # NULL: never ends
+    Column("configured_nusd", BigInteger),  # the limit that the document names
+    Column("limit_nusd", BigInteger),  # the limit in force: never below what is spent and held; NULL: a soft budget
+    Column("spent_nusd", BigInteger),
+    Column("held_nusd", BigInteger),
+    Column("overrun_nusd", BigInteger),  # real cost past the limit, which could no longer be charged
+    Column("refused", BigInteger),  # reservations
+)
+holds = Table(
+    "holds",
+    METADATA,
+    Column("request_id", Text, primary_key=True),
+    Column("attempt", BigInteger, primary_key=True),
+    Column("budget", Text, primary_key=True),
+    Column("period", Text),  # the one in which it was reserved
+    Column("held_nusd", BigInteger),
+    Column("charged_nusd", BigInteger),
+    Column("overrun_nusd", BigInteger),
+    Column("state", Text),  # open | settled | expired | corrected (settled after it had expired)
+    Column("reserved_ns", BigInteger),
+    Column("settled_ns", BigInteger),
+)

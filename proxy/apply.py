@@ -1,0 +1,104 @@
+"""Keeps the proxy on the newest policy document: a long poll, one assignment, and the last good one on the disk.
+
+Nothing per request walks configuration: a new document is compiled beside the running one and swapped in.
+"""
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+from pathlib import Path
+
+from farthing.errors import DocumentError, UpstreamError
+from farthing.policy.document import EMPTY, Document
+from farthing.policy.index import CompiledDocument
+from proxy.upstream import Client, Timeouts
+
+log = logging.getLogger(__name__)
+
+_WAIT_S = 30
+_RETRY_S = 1.0
+_TIMEOUTS = Timeouts(connect=2.0, headers=_WAIT_S + 10.0, between=10.0)
+
+
+class PolicyFeed:
+    """The policies that this worker runs."""
+
+    def __init__(self, client: Client, policies_url: str, kept: Path) -> None:
+        self._client = client
+        self._url = f"{policies_url}/v1/document?wait="
+        self._kept = kept  # the last good document, with its checksum
+        self._etag = ""
+        self._task: asyncio.Task[None] | None = None
+        self.compiled = CompiledDocument(EMPTY)
+        self.fetched_at = 0.0  # epoch seconds of the last answer of the control plane; 0 = none yet
+        self.last_error = ""
+
+    @property
+    def document(self) -> Document:
+        return self.compiled.document
+
+    async def start(self) -> None:
+        """Take the last good document from the disk, then what the control plane has now, then follow it."""
+        self._load_kept()
+        try:
+            await self._fetch(wait_s=0)
+        except UpstreamError as error:
+            self._failed(error)
+        self._task = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._fetch(_WAIT_S)
+            except (UpstreamError, DocumentError, OSError) as error:
+                self._failed(error)
+                await asyncio.sleep(_RETRY_S)
+
+    async def _fetch(self, wait_s: int) -> None:
+        headers = (("if-none-match", self._etag),) if self._etag else ()
+        response = await self._client.request("GET", f"{self._url}{wait_s}", b"", headers, _TIMEOUTS)
+        body = await response.read()
+        if response.status not in (200, 304):
+            raise UpstreamError(f"the control plane answered {response.status}: {body[:200]!r}")
+        self.fetched_at = time.time()
+        self.last_error = ""
+        if response.status == 200:
+            self._swap(Document.from_json(body))
+            self._etag = response.headers.get(b"etag", b"").decode("latin-1")
+            self._keep(body)
+
+    def _swap(self, document: Document) -> None:
+        self.compiled = CompiledDocument(document)
+        log.info("policies: version %d", document.version)
+
+    def _keep(self, body: bytes) -> None:
+        self._kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._kept.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        temporary.rename(self._kept)
+
+    def _load_kept(self) -> None:
+        try:
+            checksum, _, body = self._kept.read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return
+        if hashlib.sha256(body).hexdigest().encode() != checksum:
+            log.error("policies: %s is damaged and is not used", self._kept)
+            return
+        try:
+            self._swap(Document.from_json(body))
+        except ValueError as error:
+            log.error("policies: %s cannot be read: %s", self._kept, error)
+
+    def _failed(self, error: Exception) -> None:
+        if str(error) != self.last_error:
+            log.warning("policies: %s; running version %d", error, self.document.version)
+        self.last_error = str(error)

@@ -1,0 +1,58 @@
+"""One call through the proxy, from its first byte to its settlement; every stage fills in what it learned."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import time_ns
+
+from farthing.policy.decide import Decision, Facts
+from farthing.prices import Price, Usage
+from farthing.settings import Deployment
+
+
+@dataclass(slots=True)
+class Call:
+    """The state of one call; `outcome` is ok, error, aborted or refused."""
+
+    request_id: str
+    trace_id: bytes  # [16]
+    span_id: bytes  # [8]
+    parent_span_id: bytes  # [8], or empty
+    facts: Facts
+    started_ns: int = field(default_factory=time_ns)
+    ended_ns: int = 0
+    asked_model: str = ""
+    deployment: Deployment | None = None
+    decision: Decision | None = None
+    price: Price | None = None
+    is_stream: bool = False
+    temperature: float | None = None
+    max_tokens: int = 0
+    request_hash: str = ""
+    prefix_hashes: tuple[str, ...] = ()
+    held_nusd: int = 0
+    is_reserved: bool = False
+    settled_nusd: int | None = None
+    usage: Usage | None = None
+    reasoning_tokens: int = 0
+    usage_source: str = ""  # proxy | estimate | missing
+    is_cache_hit: bool = False
+    first_byte_ns: int = 0  # when the first content left for the client
+    upstream_ns: int = 0  # nanoseconds spent waiting for the upstream
+    engine_s: float | None = None
+    engine_queue_s: float | None = None
+    response_id: str = ""
+    finish_reason: str = ""
+    status: int = 200
+    outcome: str = "ok"
+    error_type: str = ""
+
+    def fail(self, outcome: str, error_type: str, status: int) -> None:
+        self.outcome, self.error_type, self.status = outcome, error_type, status
+
+    def cost_nusd(self) -> int | None:
+        """Return what the call costs, nano-dollars; None = the price or the usage is unknown."""
+        if self.is_cache_hit or self.outcome == "refused":
+            return 0
+        if self.price is None or self.usage is None:
+            return None
+        return self.price.cost_nusd(self.usage)

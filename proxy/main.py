@@ -1,0 +1,124 @@
+"""One proxy worker: its routes, its state and its life, as one ASGI application.
+
+Every route that costs money goes through `Admission`; several workers share a port (SO_REUSEPORT) and nothing else.
+"""
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from farthing.fingerprint import load_key
+from farthing.serving import Asgi, Receive, Scope, Send, Site, run
+from farthing.settings import Settings
+from proxy.admit import Admission
+from proxy.api_error import ApiError
+from proxy.apply import PolicyFeed
+from proxy.cache import ExactCache
+from proxy.chat import Chat
+from proxy.dispatch import Deployments
+from proxy.http import JSON, answer, refuse
+from proxy.record import Recorder
+from proxy.spend import Spend
+from proxy.upstream import Client, Timeouts
+
+Route = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_DRAIN_S = 5.0  # seconds that settlements and spans get at the end
+
+
+class Proxy:
+    """The open proxy of one process; the ASGI application is the object itself."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._deployments = Deployments(settings.served())
+
+    async def _open(self) -> None:
+        settings = self._settings
+        self._started_at = time.time()
+        # The upstream may think long before it answers; the whole call has a limit of its own.
+        timeouts = Timeouts(headers=settings.request_timeout_s, between=settings.request_timeout_s)
+        self._client = Client(timeouts)
+        self._feed = PolicyFeed(self._client, settings.url("policies"), settings.data_dir / "proxy" / "policies.json")
+        self._cache = ExactCache()
+        self._spend = Spend(self._client, settings.url("policies"))
+        self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy")
+        key = load_key(settings.hash_key, settings.data_dir)
+        admission = Admission(settings, key, self._deployments, self._feed, self._cache, self._spend)
+        chat = Chat(settings, self._client, admission, self._deployments, self._cache, self._spend, self._recorder)
+        self._routes: dict[tuple[str, str], Route] = {
+            ("POST", "/v1/chat/completions"): chat,
+            ("GET", "/v1/models"): self._models,
+            ("GET", "/v1/status"): self._status,
+            ("GET", "/healthz"): self._health,
+        }
+        self._recorder.start()
+        await self._feed.start()
+
+    async def _close(self) -> None:
+        await self._feed.stop()
+        await self._spend.drain(_DRAIN_S)
+        await self._recorder.stop(_DRAIN_S)
+        self._client.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            route = self._routes.get((scope["method"], scope["path"]), self._unknown)
+            await route(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await receive()
+            await self._open()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await self._close()
+            await send({"type": "lifespan.shutdown.complete"})
+
+    async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
+        models = [
+            {"id": name, "object": "model", "created": int(self._started_at), "owned_by": "farthing"}
+            for name in self._deployments.models
+        ]
+        await answer(send, 200, msgspec.json.encode({"object": "list", "data": models}), JSON)
+
+    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send, 200, b'{"status":"ok"}', JSON)
+
+    async def _status(self, scope: Scope, receive: Receive, send: Send) -> None:
+        fetched_at = self._feed.fetched_at
+        status = {
+            "policy_version": self._feed.document.version,
+            "policy_checksum": self._feed.document.checksum,
+            "policy_age_s": round(time.time() - fetched_at, 3) if fetched_at else None,
+            "policy_error": self._feed.last_error,
+            "cache": {
+                "entries_bytes": self._cache.size,
+                "hits": self._cache.hits,
+                "misses": self._cache.misses,
+                "evictions": self._cache.evictions,
+            },
+            "settlements_waiting": self._spend.waiting,
+            "spans_sent": self._recorder.sent,
+            "spans_waiting": self._recorder.waiting,
+            "spans_dropped": self._recorder.dropped,
+            "in_flight": sum(self._deployments.in_flight.values()),
+        }
+        await answer(send, 200, msgspec.json.encode(status), JSON)
+
+    async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
+        known = ", ".join(f"{method} {path}" for method, path in self._routes)
+        message = f"there is no route {scope['method']} {scope['path']}; known: {known}"
+        await refuse(send, ApiError(404, "unknown_url", message))
+
+
+def app(settings: Settings) -> Asgi:
+    """Return the proxy as an ASGI application; its lifespan opens and closes it."""
+    return Proxy(settings)
+
+
+def main(settings: Settings) -> None:
+    """Run one proxy worker until it is told to stop."""
+    site = Site("proxy", app(settings), settings.host, settings.proxy_port, reuse_port=settings.proxy_workers > 1)
+    asyncio.run(run([site]))

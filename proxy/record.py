@@ -1,0 +1,173 @@
+"""The proxy's own spans: hand-encoded OTLP, batched to the collector, never in a request's way.
+
+When the collector is away a bounded number is kept and what does not fit is counted, not waited for.
+"""
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from contextlib import suppress
+
+from farthing import otlp, semconv
+from farthing.errors import UpstreamError
+from proxy.call import Call
+from proxy.upstream import Client, Timeouts
+
+log = logging.getLogger(__name__)
+
+_BATCH = 512  # spans in one body
+_KEPT = 50_000  # spans kept while the collector is away
+_INTERVAL_S = 0.25
+_HEADERS = (("content-type", "application/x-protobuf"),)
+_TIMEOUTS = Timeouts(connect=2.0, headers=10.0, between=10.0)
+
+
+def encode_span(call: Call) -> bytes:
+    """Return the span of a finished call."""
+    attributes = otlp.attributes(_attributes(call))
+    error = call.error_type if call.outcome in ("error", "refused") else ""
+    return otlp.span(
+        call.trace_id, call.span_id, call.parent_span_id, f"chat {_model(call)}",
+        (call.started_ns, call.ended_ns), attributes, otlp.KIND_SERVER, error,
+    )  # fmt: skip
+
+
+def _model(call: Call) -> str:
+    return call.deployment.model if call.deployment else call.asked_model
+
+
+def _attributes(call: Call) -> list[tuple[str, otlp.Value]]:
+    facts = call.facts
+    values: list[tuple[str, otlp.Value]] = [
+        (semconv.OPERATION_NAME, "chat"),
+        (semconv.PROVIDER_NAME, call.deployment.provider if call.deployment else ""),
+        (semconv.REQUEST_MODEL, _model(call)),
+        (semconv.REQUEST_ID, call.request_id),
+        (semconv.OUTCOME, call.outcome),
+        (semconv.HTTP_STATUS_CODE, call.status),
+        (semconv.PROXY_SECONDS, max(0, call.ended_ns - call.started_ns - call.upstream_ns) / 1e9),
+    ]
+    for name, value in (
+        (semconv.TEAM, facts.team),
+        (semconv.USER, facts.user),
+        (semconv.FEATURE, facts.feature),
+        (semconv.SESSION, facts.session),
+        (semconv.REQUEST_HASH, call.request_hash),
+        (semconv.RESPONSE_ID, call.response_id),
+        (semconv.RESPONSE_FINISH_REASONS, call.finish_reason),
+        (semconv.ERROR_TYPE, call.error_type),
+        (semconv.PREFIX_HASHES, call.prefix_hashes),
+        (semconv.USAGE_SOURCE, call.usage_source),
+    ):
+        if value:
+            values.append((name, value))
+    values += [(semconv.TAG_PREFIX + name, value) for name, value in facts.tags.items()]
+    return values + _decision_attributes(call) + _usage_attributes(call)
+
+
+def _decision_attributes(call: Call) -> list[tuple[str, otlp.Value]]:
+    values: list[tuple[str, otlp.Value]] = []
+    if call.deployment is not None:
+        values.append((semconv.DEPLOYMENT, call.deployment.url))
+        if call.deployment.model != call.asked_model:
+            values.append((semconv.ROUTED_FROM, call.asked_model))
+    if call.decision is not None:
+        values.append((semconv.POLICY_VERSION, call.decision.version))
+        if call.decision.acted:
+            values.append((semconv.POLICIES, call.decision.acted))
+    if call.is_stream:
+        values.append((semconv.REQUEST_STREAM, True))
+    if call.temperature is not None:
+        values.append(("gen_ai.request.temperature", call.temperature))
+    if call.max_tokens:
+        values.append((semconv.REQUEST_MAX_TOKENS, call.max_tokens))
+    if call.is_cache_hit:
+        values.append((semconv.CACHE_HIT, "exact"))
+    return values
+
+
+def _usage_attributes(call: Call) -> list[tuple[str, otlp.Value]]:
+    values: list[tuple[str, otlp.Value]] = []
+    if call.usage is not None:
+        values += [(semconv.USAGE_INPUT_TOKENS, call.usage.input), (semconv.USAGE_OUTPUT_TOKENS, call.usage.output)]
+        if call.usage.cache_read:
+            values.append((semconv.USAGE_CACHE_READ_TOKENS, call.usage.cache_read))
+    if call.reasoning_tokens:
+        values.append((semconv.USAGE_REASONING_TOKENS, call.reasoning_tokens))
+    if call.is_reserved and call.settled_nusd is not None:
+        values += [(semconv.HELD_NUSD, call.held_nusd), (semconv.SETTLED_NUSD, call.settled_nusd)]
+    if call.first_byte_ns:
+        values.append((semconv.RESPONSE_TTFC, (call.first_byte_ns - call.started_ns) / 1e9))
+    if call.engine_s is not None:
+        values.append((semconv.ENGINE_SECONDS, call.engine_s))
+    if call.engine_queue_s is not None:
+        values.append((semconv.ENGINE_QUEUE_SECONDS, call.engine_queue_s))
+    return values
+
+
+class Recorder:
+    """Sends spans to the collector in the background."""
+
+    def __init__(self, client: Client, collector_url: str, service: str) -> None:
+        self._client = client
+        self._url = f"{collector_url}/v1/traces"
+        self._resource = (("service.name", service),)
+        self._spans: deque[bytes] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self.sent = self.dropped = 0
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    def put(self, call: Call) -> None:
+        """Take a finished call; returns at once."""
+        if len(self._spans) >= _KEPT:
+            self.dropped += 1
+            return
+        self._spans.append(encode_span(call))
+
+    @property
+    def waiting(self) -> int:
+        return len(self._spans)
+
+    async def stop(self, seconds: float) -> None:
+        """Send what is held, at most for `seconds`; the rest is counted as dropped."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._spans and await self._send():
+                    pass
+        self.dropped += len(self._spans)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_INTERVAL_S)
+            while self._spans and await self._send():
+                pass
+
+    async def _send(self) -> bool:
+        """Send one batch; False = the collector is away, try later with the same spans."""
+        batch = [self._spans[i] for i in range(min(_BATCH, len(self._spans)))]
+        body = otlp.traces(self._resource, semconv.PROXY_SCOPE, "1", batch)
+        try:
+            response = await self._client.request("POST", self._url, body, _HEADERS, _TIMEOUTS)
+            answer = await response.read()
+        except UpstreamError as error:
+            log.debug("collector: %s", error)
+            await asyncio.sleep(1.0)
+            return False
+        if response.status in (429, 502, 503, 504):
+            await asyncio.sleep(1.0)
+            return False
+        for _ in batch:
+            self._spans.popleft()
+        if response.status == 200:
+            self.sent += len(batch)
+        else:
+            self.dropped += len(batch)
+            log.error("the collector refused %d spans: %d %s", len(batch), response.status, answer[:200])
+        return True

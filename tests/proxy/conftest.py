@@ -1,0 +1,80 @@
+"""What the proxy's tests share: the engine's real weights, converted once per machine, and a real engine server."""
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import uvicorn
+from openai import OpenAI
+
+from farthing.settings import Settings
+from proxy.engine.chat import ChatTokenizer
+from proxy.engine.main import app
+from proxy.engine.model import Llama, load_model
+from proxy.engine.weights import ensure_weights
+
+ENGINE_CACHE = Path("~/.cache/farthing").expanduser()
+
+Serve = Callable[[Settings], contextlib.AbstractContextManager[str]]
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    torch.set_num_threads(1)
+    return ensure_weights(ENGINE_CACHE, "smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def model(weights: Path) -> Llama:
+    return load_model(weights, "float32")
+
+
+@pytest.fixture(scope="session")
+def chat(weights: Path) -> ChatTokenizer:
+    return ChatTokenizer(weights)
+
+
+@contextlib.contextmanager
+def serve(settings: Settings) -> Iterator[str]:
+    """Serve the engine on a free port of this machine; yield its base URL."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        server = uvicorn.Server(uvicorn.Config(app(settings), log_level="warning", lifespan="on"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def serve_engine() -> Serve:
+    return serve
+
+
+@pytest.fixture(scope="session")
+def engine_url(weights: Path) -> Iterator[str]:
+    settings = Settings(cache_dir=ENGINE_CACHE, engine_slots=4, engine_max_tokens=512, max_request_bytes=100_000)
+    with serve(settings) as url:
+        for _ in range(600):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/healthz") as answer:
+                if answer.status == 200:
+                    break
+            time.sleep(0.1)
+        yield url
+
+
+@pytest.fixture(scope="session")
+def client(engine_url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{engine_url}/v1", api_key="none", max_retries=0) as made:
+        yield made
