@@ -106,7 +106,7 @@ def _data(column: Column, cell: Cell) -> str:
     """Return one cell; on a phone the row is a card, and the column's name stands in it."""
     if not cell.text:
         return '<td class="empty"></td>'
-    return f'<td{_class(column)} data-label="{escape(column.name)}"><span>{_meter(cell)}{_value(cell)}</span></td>'
+    return f'<td{_class(column)} data-label="{escape(column.name)}">{_meter(cell)}<span>{_value(cell)}</span></td>'
 
 
 def _meter(cell: Cell) -> str:

@@ -22,8 +22,8 @@ def usd(amount: Decimal | None) -> str:
         return UNKNOWN
     sign, size = ("-" if amount < 0 else ""), abs(amount)
     finest = next((unit for least, unit in _FINENESS if size >= least), NANO)
-    whole, _, places = f"{size.quantize(finest, ROUND_HALF_UP):,f}".partition(".")
-    return f"{sign}${whole}.{places.rstrip('0').ljust(2, '0')}"
+    written = f"{sign}${size.quantize(finest, ROUND_HALF_UP):,f}"
+    return written if finest > NANO else written.rstrip("0").rstrip(".") if size else "$0.00"
 
 
 def rate_usd(amount: Decimal | None) -> str:
@@ -38,12 +38,12 @@ def exact_usd(amount: Decimal | None) -> str:
     return f"{(amount or Decimal(0)).quantize(NANO, ROUND_HALF_UP):.9f}"
 
 
-def short_usd(amount: float) -> str:
-    """Write an axis label: `$1.2K`, `$3`, `$0.25`, `$0.0000125`."""
+def tick_usd(amount: float, step: float) -> str:
+    """Write a label of an axis whose ticks are `step` dollars apart: `$1.2K`, `$3`, `$0.20`, `$0.000005`."""
     for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if amount >= size:
-            return f"${_trimmed(amount / size, 3)}{suffix}"
-    return f"${_trimmed(amount, 3)}"
+            return f"${_trimmed(amount / size, 4)}{suffix}"
+    return f"${amount:.0f}" if step >= 1 else f"${amount:.{max(2, math.ceil(-math.log10(step) - 1e-9))}f}"
 
 
 def count(number: int | None) -> str:

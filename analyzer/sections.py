@@ -28,7 +28,7 @@ from analyzer.notation import count, counted, exact_usd, length, moment, rate_us
 from analyzer.spenders import by_model, by_team
 from analyzer.unknowns import reconciliation, unknowns
 
-CARDS = 8  # findings of a kind that are shown; the others are summed up
+CARDS = 6  # findings of a kind that are shown; the others are summed up
 
 
 def document(figures: Figures, made_at: datetime) -> Document:
@@ -67,10 +67,10 @@ def _summary(figures: Figures) -> str:
     if figures.spend_usd:
         text += f", {rate_usd(figures.spend_usd / requests)} a request on average"
     dearest = next((finding for finding in figures.drivers if finding.cost_usd), None)
-    text += f". Most went to {dearest.title}." if dearest else "."
+    text += f". The largest part is {dearest.title}." if dearest else "."
     avoidable = _avoidable(figures)
     if avoidable:
-        text += f" {usd(avoidable)} more is predicted to be avoidable: identical requests that were paid for again."
+        text += f" {usd(avoidable)} of it is predicted to be avoidable: identical requests that were paid for again."
     return text + _doubt(figures)
 
 

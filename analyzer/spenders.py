@@ -42,6 +42,7 @@ def _table(rows: Sequence[Row], what: str, figures: Figures, colours: Sequence[s
     if len(rows) > LINES:
         lines.append(_line(Cell(f"other {what}s"), _others(rows[:LINES], figures.totals), figures))
     total = _line(Cell("Total"), {**figures.totals, "duration_s": figures.coverage["duration_s"]}, figures)
+    total = {**total, "Share": Cell("")}
     names = [name for name in total if name not in _OPTIONAL or figures.totals[_OPTIONAL[name]]]
     columns = [Column(what.capitalize(), is_number=False), *(Column(name) for name in names[1:])]
     return [Table(columns, [[line[name] for name in names] for line in lines], [total[name] for name in names])]
@@ -62,7 +63,7 @@ def _line(label: Cell, row: Row, figures: Figures) -> Mapping[str, Cell]:
         "Share": Cell(share(part, 1) if cost is not None else share(0, 0), meter=part),
         "Cost": money(cost),
         "Requests": Cell(count(row["requests"])),
-        "Cost / request": _average(cost, row["requests"]),
+        "Per request": _average(cost, row["requests"]),
         "Input tokens": Cell(count(row["input_tokens"])),
         "Output tokens": Cell(count(row["output_tokens"])),
         "Cache hits": Cell(count(row["cache_hits"])),

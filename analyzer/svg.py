@@ -9,7 +9,7 @@ from decimal import Decimal
 from html import escape
 
 from analyzer.document import StackedBars
-from analyzer.notation import short_usd, usd
+from analyzer.notation import tick_usd, usd
 
 TICKS = 4  # at least so many parts of the axis are looked for
 _DAY_S = 86_400
@@ -63,7 +63,7 @@ def _grid(frame: Frame, step: float, top: float) -> Iterator[str]:
     for tick in range(round(top / step) + 1):
         y = frame.top + height - height * tick * step / top
         yield f'<line class="grid" x1="{frame.left}" x2="{frame.width - frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text class="end" x="{frame.left - 8}" y="{y + 4:.1f}">{escape(short_usd(tick * step))}</text>'
+        yield f'<text class="end" x="{frame.left - 8}" y="{y + 4:.1f}">{escape(tick_usd(tick * step, step))}</text>'
 
 
 def _bars(chart: StackedBars, frame: Frame, totals: Sequence[float], top: float) -> Iterator[str]:

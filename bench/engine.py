@@ -52,13 +52,12 @@ def run_round(model: Llama, chat: ChatTokenizer, batch: int) -> Round:
     for i, topic in enumerate(TOPICS[:REQUESTS]):
         prompt = chat.prompt([Message("user", f"Write a long paragraph about {topic}.")])
         keep = parts[i].append
-        scheduler.submit(
-            Request(str(i), prompt, TextStream(chat.table), lambda o, keep=keep: keep(o.text), NEW_TOKENS, Sampling(0.0))
-        )
+        text = TextStream(chat.table)
+        scheduler.submit(Request(str(i), prompt, text, lambda o, keep=keep: keep(o.text), NEW_TOKENS, Sampling(0.0)))
     started = time.perf_counter()
     events = list(scheduler.steps())
     seconds = time.perf_counter() - started
-    prefill_ms = REQUESTS and 1e3 * sum(e.duration_s for e in events if e.phase == "prefill") / REQUESTS
+    prefill_ms = 1e3 * sum(e.duration_s for e in events if e.phase == "prefill") / REQUESTS
     return Round(REQUESTS * NEW_TOKENS / seconds, _decode_ms(events), prefill_ms, ["".join(part) for part in parts])
 
 
@@ -92,7 +91,8 @@ def main() -> int:
             figures[f"{dtype}_b{batch}_step_ms"] = round(found.step_ms, 1)
         figures[f"{dtype}_b8_over_b1"] = round(best[8].tokens_per_s / best[1].tokens_per_s, 2)
         figures[f"{dtype}_same_tokens"] = sum(a == b for a, b in zip(best[1].answers, best[8].answers, strict=True)) / 8
-    figures["b8_bfloat16_over_float32"] = round(figures["bfloat16_b8_tokens_per_s"] / figures["float32_b8_tokens_per_s"], 2)
+    speed_up = figures["bfloat16_b8_tokens_per_s"] / figures["float32_b8_tokens_per_s"]
+    figures["b8_bfloat16_over_float32"] = round(speed_up, 2)
     missed = [name for name, least in LIMITS.items() if figures[name] < least]
     machine = {"cpus": os.cpu_count(), "cpu": _cpu_name(), "torch": torch.__version__, "threads": 1}
     print(json.dumps({"bench": "engine", "figures": figures, "limits": LIMITS, "missed": missed, "machine": machine}))

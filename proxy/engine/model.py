@@ -1,7 +1,8 @@
 """A Llama-family decoder (RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied head) in plain torch.
 
 It reads and writes a `SlotCache` and keeps no state of its own. In float32 a row's greedy tokens do not depend on which
-other rows share its decode step.
+other rows share its decode step. With bfloat16 weights the residual stream, the norms and the rotation stay float32: it
+costs 15 % of a step, and without it an answer changes with the length of the reused prefix (measured).
 """
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from farthing.errors import EngineError
 from proxy.engine.kv import SlotCache
 
+CANDIDATES = 8  # tokens whose bfloat16 logits are computed again in float32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -97,7 +99,7 @@ class Llama:
     def prefill(self, cache: SlotCache, slot: int, start: int, ids: Sequence[int]) -> Tensor:
         """Compute `ids`, which follow the first `start` tokens of `slot`; return the last's logits, [vocabulary]."""
         end = start + len(ids)
-        hidden = self._embedding[torch.tensor(ids, device=self.device)]  # [tokens, hidden]
+        hidden = self._embed(ids)  # [tokens, hidden]
         turn = (self._cos[start:end], self._sin[start:end])  # each [tokens, head_dim]
         at = torch.arange(end, device=self.device)
         mask = None if start == 0 else at <= at[start:, None]  # [tokens, context]
@@ -114,13 +116,13 @@ class Llama:
                 enable_gqa=True,
             )
             hidden = self._close(layer, hidden, seen[0].transpose(0, 1).flatten(1))
-        return self._logits(hidden[-1])
+        return self._logits(hidden[-1:])[0]
 
     @torch.inference_mode()
     def decode(self, cache: SlotCache, slots: Sequence[int], positions: Sequence[int], ids: Sequence[int]) -> Tensor:
         """Compute one token of each of the ascending `slots`; return their logits, [rows, vocabulary]."""
         where = torch.tensor(positions, device=self.device)
-        hidden = self._embedding[torch.tensor(ids, device=self.device)]  # [rows, hidden]
+        hidden = self._embed(ids)  # [rows, hidden]
         turn = (self._cos[where], self._sin[where])
         index = torch.tensor(slots, device=self.device)
         parts = runs(slots, positions, self.device)
@@ -130,6 +132,10 @@ class Llama:
             values[index, :, where] = v
             hidden = self._close(layer, hidden, self._attend(parts, q, keys, values))
         return self._logits(hidden)
+
+    def _embed(self, ids: Sequence[int]) -> Tensor:
+        """Return the residual stream's start; it is float32 throughout, whatever the weights' dtype."""
+        return self._embedding[torch.tensor(ids, device=self.device)].float()
 
     def _attend(self, parts: list[Run], q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Return what each row's one query sees, [rows, heads * head_dim].
@@ -153,7 +159,7 @@ class Llama:
         heads, kv_heads = self.shape.heads, self.shape.kv_heads
         mixed = F.linear(self._rms(hidden, layer.norm), layer.qkv).unflatten(1, (-1, self.shape.head_dim))
         q, k, v = mixed.split([heads, kv_heads, kv_heads], 1)
-        return _rotate(q, *turn), _rotate(k, *turn), v
+        return _rotate(q, *turn).to(self.dtype), _rotate(k, *turn).to(self.dtype), v
 
     def _close(self, layer: Layer, hidden: Tensor, seen: Tensor) -> Tensor:
         """Return the layer's output: attention's projection and the MLP, each added to its input."""
@@ -162,16 +168,29 @@ class Llama:
         return hidden + F.linear(F.silu(gate) * up, layer.down)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(self._rms(hidden, self._norm), self._embedding)
+        """Return float32 logits, [rows, vocabulary]; the likeliest are computed again in float32.
+
+        bfloat16 logits near 25 are 0.125 apart, which makes ties of tokens that are not equally likely.
+        """
+        normed = self._rms_exact(hidden, self._norm)
+        logits = F.linear(normed.to(self.dtype), self._embedding).float()
+        if self.dtype == torch.float32:
+            return logits
+        likeliest = logits.topk(CANDIDATES).indices  # [rows, CANDIDATES]
+        exact = torch.einsum("rch,rh->rc", self._embedding[likeliest].float(), normed)
+        return logits.scatter(1, likeliest, exact)
 
     def _rms(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        return self._rms_exact(hidden, weight).to(self.dtype)
+
+    def _rms_exact(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(hidden, (hidden.shape[-1],), weight, self.shape.norm_eps)
 
     def _rotary(self, shape: Shape) -> tuple[Tensor, Tensor]:
         """Return cosine and sine of every position's angles, each [positions, head_dim]."""
         rate = 1 / shape.rope_theta ** (torch.arange(0, shape.head_dim, 2) / shape.head_dim)
         angle = torch.outer(torch.arange(shape.max_tokens).float(), rate).repeat(1, 2)
-        return angle.cos().to(self.device, self.dtype), angle.sin().to(self.device, self.dtype)
+        return angle.cos().to(self.device), angle.sin().to(self.device)
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -212,13 +231,13 @@ def load_model(folder: Path, dtype: str, device: str = "cpu") -> Llama:
 
         layers = [
             Layer(
-                take(f"layers.{i}.input_layernorm"),
+                take(f"layers.{i}.input_layernorm").float(),
                 take(*(f"layers.{i}.self_attn.{name}_proj" for name in "qkv")),
                 take(f"layers.{i}.self_attn.o_proj"),
-                take(f"layers.{i}.post_attention_layernorm"),
+                take(f"layers.{i}.post_attention_layernorm").float(),
                 take(f"layers.{i}.mlp.gate_proj", f"layers.{i}.mlp.up_proj"),
                 take(f"layers.{i}.mlp.down_proj"),
             )
             for i in range(shape.layers)
         ]
-        return Llama(shape, take("embed_tokens"), take("norm"), layers)
+        return Llama(shape, take("embed_tokens"), take("norm").float(), layers)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request

