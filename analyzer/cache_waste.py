@@ -30,7 +30,7 @@ def _waste(row: Mapping[str, Any]) -> Finding:
     return Finding(
         kind=KIND,
         subject=who,
-        title=f"{who}: {repeats} paid again, {usd(avoidable)} predicted to be avoidable",
+        title=f"{who}: {repeats} paid for again",
         detail=f"{counted(row['groups'], 'distinct request')} came {counted(row['requests'], 'time')} in all and cost "
         f"{usd(row['cost_usd'])}; of that, {usd(avoidable)} came after each first answer. "
         + _safety(avoidable, safe),

@@ -124,7 +124,7 @@ def measured(variant: str, sink: str) -> dict[str, float]:
     client = openai.OpenAI(api_key="k", base_url="http://mock/v1", max_retries=0, http_client=http)
     flush, tagged = {"none": plain, "genai-openai": genai, "farthing": farthing_sdk}[variant](sink)
     # farthing asks for the usage itself; the others must ask, so that all three read the same chunks
-    usage = {} if variant == "farthing" else {"stream_options": {"include_usage": True}}
+    usage: dict[str, Any] = {} if variant == "farthing" else {"stream_options": {"include_usage": True}}
 
     def call() -> None:
         client.chat.completions.create(**ASKED)

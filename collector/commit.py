@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import OrderedDict
 
-from collector import record
+from farthing.warehouse import segment as record
 from collector.spool import Spool
 
 REMEMBERED_S = 900.0  # seconds that a body is remembered

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from collector import record
+from farthing.warehouse import segment as record
 from farthing.errors import SpoolFullError
 
 SEGMENT_BYTES = 16 * 1024 * 1024  # bytes past which a segment is closed; bounds the memory of one insert

@@ -29,6 +29,11 @@ class Period:
     def seconds(self) -> int:
         return round((self.until - self.since).total_seconds())
 
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Both ends in seconds since the epoch."""
+        return round(self.since.timestamp()), round(self.until.timestamp())
+
     def before(self) -> Period:
         """Return the period of the same length that ends where this one starts."""
         return Period(self.since - (self.until - self.since), self.since, self.step_s)

@@ -66,7 +66,7 @@ class Journal:
         """
         mine = update(ledger_owner).where(ledger_owner.c.epoch == epoch).values(commits=ledger_owner.c.commits + 1)
         if connection.execute(mine).rowcount != 1:
-            raise LedgerError("another control process has taken the ledger over; stop this one, or restart it to take it back")
+            raise LedgerError("another control process has taken the ledger over; stop one of the two")
 
     def open_holds(self, connection: Connection) -> list[Row[Any]]:
         """Return the rows of all open holds, the oldest first."""

@@ -22,6 +22,10 @@ class Period:
     start_ns: int  # Unix time, nanoseconds, inclusive
     end_ns: int | None  # exclusive; None: never ends
 
+    def holds(self, at_ns: int) -> bool:
+        """Tell whether the instant lies in this period."""
+        return self.start_ns <= at_ns and (self.end_ns is None or at_ns < self.end_ns)
+
 
 def period_at(window: Window, at_ns: int) -> Period:
     """Return the period of `window` that holds the instant `at_ns`."""

@@ -1,6 +1,8 @@
 """Charts as plain plotly dictionaries: a `go.Figure` costs three times as much to build and is larger on the wire."""
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from dash import dcc, html
@@ -21,6 +23,9 @@ _AXIS: dict[str, Any] = {
     "tickfont": {"size": 11},
     "automargin": True,
     "exponentformat": "none",
+    "spikethickness": 1,
+    "spikedash": "solid",
+    "spikecolor": GREY,
 }
 
 
@@ -71,8 +76,8 @@ def line(name: str, x: list[str], y: list[float | None], hover: str, **style: An
     }
 
 
-def money_format(largest: float) -> str:
-    """Return the d3 format in which amounts up to `largest` dollars can be told apart."""
-    if largest >= 1:
-        return "$,.2f"
-    return "$,.4f" if largest >= 0.01 else "$,.9~f"
+def money_format(amounts: Iterable[float]) -> str:
+    """Return the d3 format that shows the smallest of `amounts`, in dollars, with two digits that count."""
+    smallest = min((amount for amount in amounts if amount > 0), default=1.0)
+    places = max(2, min(9, 1 - math.floor(math.log10(smallest))))
+    return f"$,.{places}f"

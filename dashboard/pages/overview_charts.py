@@ -86,8 +86,7 @@ def cost_figure(stack: CostStack) -> Figure:
     times = sorted({bucket for series in stack.buckets.values() for bucket in series})
     x = [wall_time(bucket, stack.snapshot.filter.zone) for bucket in times]
     opacity = [WHOLE if stack.snapshot.period.is_whole(bucket) else CUT for bucket in times]
-    largest = max((float(sum(s.get(b, 0) for s in stack.buckets.values())) for b in times), default=0.0)
-    hover = "%{y:" + money_format(largest) + "}"
+    hover = "%{y:" + money_format(float(usd) for series in stack.buckets.values() for usd in series.values()) + "}"
     width = stack.snapshot.period.step_s * 1000 * 0.84
     traces: list[dict[str, Any]] = []
     for model in [*stack.named, *([OTHER_MODELS] if stack.rest else [])]:
@@ -146,7 +145,11 @@ def _dots_of_lone_points(y: list[float | None]) -> dict[str, Any]:
 
 
 def _frame(snapshot: Snapshot) -> dict[str, Any]:
-    """Return the time axis: the whole period, whether or not there are rows in all of it."""
+    """Return the time axis: the buckets of the whole period, whether or not there are rows in all of them."""
     zone, period = snapshot.filter.zone, snapshot.period
-    ends = [wall_time(round(moment.timestamp()), zone) for moment in (period.since, period.until)]
-    return {"xaxis": {"range": ends}, "uirevision": write_search(snapshot.filter) or "all"}
+    buckets = [bucket for bucket, _ in filled(snapshot.over_time, period)]
+    first, last = (buckets[0], buckets[-1] + period.step_s) if buckets else period.ends
+    return {
+        "xaxis": {"range": [wall_time(first, zone), wall_time(last, zone)]},
+        "uirevision": write_search(snapshot.filter) or "all",
+    }

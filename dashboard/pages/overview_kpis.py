@@ -30,7 +30,7 @@ def _spend(snapshot: Snapshot) -> Kpi:
         text=text.usd(cost) if cost is not None else "unknown",
         exact=text.exact_usd(cost) if cost is not None else "unknown",
         title=f"{text.exact_usd(cost)} USD" if cost is not None else "no call in this period has a price",
-        sub="" if per_thousand is None else f"{text.usd(per_thousand)} per 1k",
+        sub="" if per_thousand is None else f"{text.usd(per_thousand)} per 1k requests",
         course=_course(snapshot, lambda row: float(row["cost_usd"] or 0), 0.0),
         **_change(snapshot, lambda one: _float(spend_of(one)), lambda one: text.usd(spend_of(one)), "down"),
     )

@@ -43,6 +43,7 @@ class Fleet:
     def __post_init__(self) -> None:
         self._names = names_by_instance(self.settings.deployments)
         self._closing = threading.Lock()
+        self._loading = threading.Thread(target=self._load, name="engine-load", daemon=True)
 
     @property
     def names(self) -> list[str]:
@@ -69,12 +70,14 @@ class Fleet:
 
     def load_in_background(self) -> None:
         """Start loading; `state` tells when it is over."""
-        threading.Thread(target=self._load, name="engine-load", daemon=True).start()
+        self._loading.start()
 
     def close(self) -> None:
-        """End all requests and threads."""
+        """End all requests and threads; the loading one too, as torch aborts a process that exits under it."""
         with self._closing:
             self.state = "closed"
+        if self._loading.is_alive():
+            self._loading.join()
         for served in self.served:
             served.worker.close()
 
@@ -83,14 +86,14 @@ class Fleet:
             self.check()
             torch.set_num_threads(max(1, self.settings.engine_threads))
             for (engine, dtype), names in self._names.items():
-                self._add(self._load_one(engine, dtype, names))
+                if self.state == "loading":
+                    self._add(self._load_one(engine, dtype, names))
         except Exception as error:  # whatever it is, /healthz must tell it instead of `loading` for ever
             self.error = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
-            self.state = "failed"
             print(f"engine: {self.error}", file=sys.stderr)
-            return
         with self._closing:
-            self.state = "ready" if self.state == "loading" else self.state
+            if self.state == "loading":
+                self.state = "failed" if self.error else "ready"
 
     def _load_one(self, engine: str, dtype: str, names: tuple[str, ...]) -> Served:
         folder = ensure_weights(self.settings.cache_dir, engine)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -262,6 +263,8 @@ def test_while_it_loads_the_engine_answers_503_and_says_so(serve_engine: Serve, 
         assert health(url) == (503, {"status": "loading", "models": []})
         status, refused = post(url, json.dumps({"model": "small", "messages": FRANCE}).encode())
         assert (status, refused["error"]["code"]) == (503, "engine_loading")
+    # a process that exits while torch still loads is aborted by it
+    assert "engine-load" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_load_that_fails_is_told_by_healthz_and_to_clients(

@@ -1,4 +1,4 @@
-"""One record of the spool: an OTLP body with the collector's stamp, framed so that the file itself can be inserted.
+"""One record of a segment: an OTLP body with the collector's stamp, framed so that the file itself can be inserted.
 
     varint length | body | tenant (1001) | receive time (1002) | blake2b of tenant and body (1004) | crc32 (1003)
 

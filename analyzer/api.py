@@ -1,0 +1,138 @@
+"""The analyzer's HTTP API, route by route; each function blocks and runs in a thread.
+
+All of it speaks for the one tenant that the settings name.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from analyzer import figures, questions, report
+from analyzer.http import HttpError, Request, Response, json
+from analyzer.jobs import ANALYZE, HOURS, Schedule, analyze_window
+from analyzer.notation import exact_usd
+from analyzer.questions import QUESTIONS, ParameterError
+from analyzer.window import Window, last_hours
+from farthing.settings import Settings
+
+FINDINGS = 1_000  # rows of one answer
+_ASK = "/v1/ask/"
+_BOUNDS = ("since", "until", "hours")
+
+
+@dataclass(frozen=True)
+class Api:
+    """The routes, over the settings and the running schedule."""
+
+    settings: Settings
+    schedule: Schedule
+
+    def route(self, request: Request) -> Callable[[Request], Response]:
+        """Return the function that answers `request`.
+
+        Raises:
+            HttpError: there is no such route.
+        """
+        routes = {
+            ("GET", "/healthz"): self.health,
+            ("POST", f"/v1/jobs/{ANALYZE}/run"): self.run_now,
+            ("GET", "/v1/findings"): self.findings,
+            ("GET", "/v1/runs"): self.runs,
+            ("POST", "/v1/reports"): self.make_report,
+            ("GET", "/v1/reports/latest"): self.latest_report,
+            ("GET", "/v1/totals"): self.totals,
+        }
+        if request.method == "POST" and request.path.startswith(_ASK):
+            return self.ask
+        found = routes.get((request.method, request.path))
+        if found is None:
+            known = ", ".join(f"{method} {path}" for method, path in routes)
+            raise HttpError(404, "no_route", f"no route {request.method} {request.path}; known: {known}, POST {_ASK}<question>")
+        return found
+
+    def health(self, _: Request) -> Response:
+        """Say that the process serves, and when the job runs next."""
+        due = self.schedule.next_run_at
+        return json({"status": "ok", "next_run_at": due.isoformat() if due else None})
+
+    def run_now(self, request: Request) -> Response:
+        """Analyse a window now, wait, and return the run's record."""
+        run = analyze_window(self.schedule.context, self._window(request, HOURS))
+        if not run.ok:
+            raise HttpError(503, "run_failed", f"run {run.run_id}: {run.error}")
+        return json(asdict(run))
+
+    def runs(self, _: Request) -> Response:
+        """Return the newest runs, the newest first."""
+        newest = self.schedule.context.runs.newest(self.settings.tenant)
+        return json({"runs": [asdict(run) for run in newest]})
+
+    def findings(self, _: Request) -> Response:
+        """Return what the newest run of each kind found."""
+        return json({"findings": self._rows("findings", {"limit": FINDINGS})})
+
+    def make_report(self, request: Request) -> Response:
+        """Write a report and return its paths and its spend."""
+        context, folder = self.schedule.context, self.settings.reports
+        made = report.make(context.warehouse, folder, self._window(request, HOURS), context.clock())
+        paths = {"html": str(made.html), "markdown": str(made.markdown)}
+        return json({**paths, "spend_usd": exact_usd(made.spend_usd)})
+
+    def latest_report(self, _: Request) -> Response:
+        """Return the newest report as a page."""
+        path = self.settings.reports / f"{report.LATEST}.html"
+        try:
+            return Response(path.read_bytes(), content_type="text/html; charset=utf-8")
+        except FileNotFoundError:
+            raise HttpError(404, "no_report", "there is no report yet; POST /v1/reports makes one") from None
+
+    def totals(self, request: Request) -> Response:
+        """Return what was spent, saved and served in a window; a sum over nothing is 0."""
+        window = self._window(request, HOURS)
+        row = figures.ask(self.schedule.context.warehouse, window, "totals", teams=[], models=[])[0]
+        sums = {name: exact_usd(row[name]) for name in ("cost_usd", "saved_usd")}
+        bounds = {"since": window.since.isoformat(), "until": window.until.isoformat()}
+        return json({**questions.plain(row), **sums, **bounds})
+
+    def ask(self, request: Request) -> Response:
+        """Answer one of the listed questions with the parameters of the JSON body."""
+        question = request.path.removeprefix(_ASK)
+        if question not in QUESTIONS:
+            raise HttpError(404, "no_question", f"no question {question!r}; known: {', '.join(QUESTIONS)}")
+        return json({"rows": self._rows(question, request.json_object())})
+
+    def _rows(self, question: str, given: dict[str, Any]) -> list[Any]:
+        context = self.schedule.context
+        try:
+            values = questions.parameters(question, given, context.clock())
+        except ParameterError as error:
+            raise HttpError(400, "invalid_parameter", str(error)) from None
+        return questions.plain(context.warehouse.ask(question, tenant=self.settings.tenant, part=figures.PART, **values))
+
+    def _window(self, request: Request, hours: float) -> Window:
+        """Return the window that a query string names: `since` and `until`, or `hours` before `until`, or before now."""
+        for name in request.query:
+            if name not in _BOUNDS:
+                raise HttpError(400, "invalid_parameter", f"unknown parameter {name!r}; allowed are {', '.join(_BOUNDS)}")
+        try:
+            return self._bounds(request.query, hours)
+        except ValueError as error:
+            raise HttpError(400, "invalid_parameter", str(error)) from None
+
+    def _bounds(self, query: Any, hours: float) -> Window:
+        until = questions.moment("until", query["until"]) if "until" in query else self.schedule.context.clock()
+        window = last_hours(self.settings.tenant, _hours(query.get("hours"), hours), until)
+        if "since" not in query:
+            return window
+        since = questions.moment("since", query["since"])
+        if since >= window.until:
+            raise ParameterError(f"since = {query['since']!r}; allowed is a time before until, {window.until.isoformat()}")
+        return Window(window.tenant, since, window.until)
+
+
+def _hours(text: str | None, default: float) -> float:
+    try:
+        return default if text is None else float(text)
+    except ValueError:
+        raise ParameterError(f"hours = {text!r}; allowed is a number such as 24") from None

@@ -1,0 +1,261 @@
+"""The control plane over HTTP: apply and read policies, follow the document, reserve and settle money.
+
+One route table; whatever writes to the control database does so on the ledger's owner thread. It has no login of its
+own and binds the address of `settings.host`: whoever reaches the port may change policies.
+"""
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import msgspec
+from sqlalchemy import Engine
+
+from farthing import serving
+from farthing.errors import DocumentError, FarthingError, LedgerError
+from farthing.policy import Document
+from farthing.serving import Asgi, Receive, Scope, Send
+from farthing.settings import Settings
+from policies import statement
+from policies.changes import Change, by_key
+from policies.database import open_database
+from policies.feed import Edition, Feed, edition
+from policies.http import HttpError, Reply, Request, first_of, read_request, refusal, send_reply
+from policies.ledger import Ledger
+from policies.load import KINDS, load
+from policies.operations import Operation
+from policies.periods import iso
+from policies.store import Applied, Store
+
+MAX_WAIT_S = 60.0  # longest long poll
+MAX_OPERATIONS = 1000  # of one POST /v1/ledger
+HEALTH_TIMEOUT_S = 5.0
+
+Handler = Callable[["ControlPlane", Request], Awaitable[Reply]]
+_operations = msgspec.json.Decoder(list[Operation])
+
+
+class ControlPlane:
+    """The store, the ledger and the feed of one process, and what each route does with them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._engine: Engine = open_database(settings.control_db_url)
+        self._store = Store(self._engine)
+        try:
+            first = edition(self._store.current())
+            self._ledger = Ledger(self._engine, first.compiled, settings.hold_ttl_s)
+            self._ledger.start()
+        except FarthingError:
+            self._engine.dispose()
+            raise
+        self._feed = Feed(first)
+
+    def close(self) -> None:
+        """Answer what the ledger has queued, then let go of the database."""
+        self._ledger.close()
+        self._engine.dispose()
+
+    async def health(self, _request: Request) -> Reply:
+        """Answer once the ledger has committed a transaction: it is alive, it owns the ledger, the disk takes writes."""
+        await asyncio.wait_for(self._ledger.run([]), HEALTH_TIMEOUT_S)
+        counts = {"commits": self._ledger.commits, "failures": self._ledger.failures}
+        return Reply({"status": "ok", "version": self._document.version, "ledger": counts})
+
+    async def document(self, request: Request) -> Reply:
+        """Send the newest document; a caller that has it already waits for the next."""
+        wait_s = min(request.number("wait"), MAX_WAIT_S)
+        known = request.headers.get("if-none-match", "").removeprefix("W/")
+        event = self._feed.replaced()
+        if known == self._feed.newest.etag and wait_s > 0:
+            await first_of(event, request, wait_s)
+        newest = self._feed.newest
+        return Reply(newest.body, 304 if known == newest.etag else 200, {"etag": newest.etag})
+
+    async def apply(self, request: Request) -> Reply:
+        """Put the objects of a YAML text in force, or tell what that would change."""
+        replace, dry_run = request.flag("replace"), request.flag("dry_run")
+        author, reason = request.text("author"), request.text("reason")
+        given = await asyncio.to_thread(load, _text(await request.body()), "body")
+        if dry_run:
+            document, changes = await asyncio.to_thread(self._store.plan, given, replace)
+            return _applied(self._document.version, changes)
+        document, changes = await self._change(lambda: self._store.put(given, author, reason, replace))
+        return _applied(document.version, changes)
+
+    async def remove(self, request: Request) -> Reply:
+        """Take one object out of force."""
+        kind, name = _object_path(request)
+        author, reason = request.text("author"), request.text("reason")
+        if (kind, name) not in by_key(self._document):
+            raise HttpError(404, "no_such_object", f"there is no {kind} {name!r}; GET /v1/objects lists what there is")
+        document, changes = await self._change(lambda: self._store.remove(kind, name, author, reason))
+        return _applied(document.version, changes)
+
+    async def objects(self, _request: Request) -> Reply:
+        """List what is in force, with the YAML of each as it was written."""
+        document = self._document
+        sources = await asyncio.to_thread(self._store.sources)
+        listed = [
+            {"kind": kind, "name": name, "version": sources[kind, name][0], "source": sources[kind, name][1]}
+            | {"spec": item.model_dump(mode="json", exclude_defaults=True)}
+            for (kind, name), item in by_key(document).items()
+        ]
+        return Reply({"version": document.version, "objects": listed})
+
+    async def versions(self, _request: Request) -> Reply:
+        """List the newest versions."""
+        rows = await asyncio.to_thread(self._store.history)
+        return Reply({"versions": [row | {"created_at": iso(row.pop("created_ns"))} for row in rows]})
+
+    async def audit(self, _request: Request) -> Reply:
+        """List who changed what, and why."""
+        rows = await asyncio.to_thread(self._store.audit)
+        return Reply({"audit": [row | {"at": iso(row.pop("at_ns"))} for row in rows]})
+
+    async def budgets(self, _request: Request) -> Reply:
+        """List every budget with what it has spent and holds."""
+        lines = await asyncio.to_thread(statement.budgets, self._engine, self._document, time.time_ns())
+        return Reply({"budgets": lines})
+
+    async def ledger(self, request: Request) -> Reply:
+        """Perform reservations and settlements; the answer is durable."""
+        try:
+            operations = _operations.decode(await request.body())
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise HttpError(400, "bad_operation", f"the body is not a list of operations: {error}") from None
+        if len(operations) > MAX_OPERATIONS:
+            raise HttpError(413, "too_many_operations", f"{len(operations)} operations; send at most {MAX_OPERATIONS}")
+        return Reply(await self._ledger.run(operations) if operations else [])
+
+    async def settlements(self, request: Request) -> Reply:
+        """List what holds became."""
+        since_ns = request.instant_ns("since")
+        return Reply({"settlements": await asyncio.to_thread(statement.settlements, self._engine, since_ns)})
+
+    @property
+    def _document(self) -> Document:
+        return self._feed.newest.compiled.document
+
+    async def _change(self, act: Callable[[], Applied]) -> Applied:
+        """Write a change, let the ledger follow it, then wake the proxies."""
+
+        def write() -> tuple[Edition, Applied]:
+            made = act()
+            newest = edition(made[0])
+            self._ledger.adopt(newest.compiled)
+            return newest, made
+
+        newest, made = await self._ledger.exclusively(write)
+        if newest.etag != self._feed.newest.etag:
+            self._feed.publish(newest)
+        return made
+
+
+@dataclass(frozen=True)
+class Route:
+    method: str
+    pattern: re.Pattern[str]
+    handler: Handler
+
+
+ROUTES = tuple(
+    Route(method, re.compile(pattern), handler)
+    for method, pattern, handler in (
+        ("POST", "/v1/ledger", ControlPlane.ledger),
+        ("GET", "/v1/document", ControlPlane.document),
+        ("GET", "/healthz", ControlPlane.health),
+        ("POST", "/v1/apply", ControlPlane.apply),
+        ("GET", "/v1/objects", ControlPlane.objects),
+        ("DELETE", "/v1/objects/[^/]+/[^/]+", ControlPlane.remove),
+        ("GET", "/v1/versions", ControlPlane.versions),
+        ("GET", "/v1/audit", ControlPlane.audit),
+        ("GET", "/v1/budgets", ControlPlane.budgets),
+        ("GET", "/v1/ledger/settlements", ControlPlane.settlements),
+    )
+)
+
+
+def app(settings: Settings) -> Asgi:
+    """Return the control plane as an ASGI application; its lifespan opens and closes store and ledger."""
+    planes: list[ControlPlane] = []
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live(settings, planes, receive, send)
+        elif scope["type"] == "http":
+            await send_reply(send, await _reply(planes[0], read_request(scope, receive)))
+
+    return serve
+
+
+def main(settings: Settings) -> None:
+    """Serve the control plane until SIGINT or SIGTERM."""
+    site = serving.Site("policies", app(settings), settings.host, settings.policies_port)
+    asyncio.run(serving.run([site]))
+
+
+async def _live(settings: Settings, planes: list[ControlPlane], receive: Receive, send: Send) -> None:
+    await receive()
+    try:
+        planes.append(await asyncio.to_thread(ControlPlane, settings))
+    except FarthingError as error:
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await asyncio.to_thread(planes.pop().close)
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _reply(plane: ControlPlane, request: Request) -> Reply:
+    try:
+        return await _handler(request)(plane, request)
+    except HttpError as error:
+        return refusal(error)
+    except DocumentError as error:
+        problems = str(error).split("\n")
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        return refusal(HttpError(400, "document_refused", f"refused for {count}; nothing changed", problems))
+    except LedgerError as error:
+        return refusal(HttpError(503, "ledger_unavailable", str(error)))
+    except TimeoutError:
+        return refusal(HttpError(503, "ledger_slow", f"the ledger has not answered for {HEALTH_TIMEOUT_S:.0f} s"))
+
+
+def _handler(request: Request) -> Handler:
+    methods = {route.method: route.handler for route in ROUTES if route.pattern.fullmatch(request.path)}
+    if not methods:
+        raise HttpError(404, "no_such_route", f"there is no {request.path!r} here")
+    if request.method not in methods:
+        allowed = ", ".join(sorted(methods))
+        raise HttpError(405, "method_not_allowed", f"{request.method} {request.path}: allowed is {allowed}")
+    if request.method != "GET":
+        _refuse_other_sites(request)
+    return methods[request.method]
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """Refuse what a web page of another site sends through a user's browser: reaching this port is all it takes."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise HttpError(403, "cross_site", f"a page of {origin!r} may not change anything here")
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"body: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+
+
+def _object_path(request: Request) -> tuple[str, str]:
+    kind, name = request.path.split("/")[3:5]
+    return kind.capitalize() if kind.capitalize() in KINDS else kind, name
+
+
+def _applied(version: int, changes: tuple[Change, ...]) -> Reply:
+    return Reply({"version": version, "changes": changes})

@@ -1,0 +1,59 @@
+"""What the ledger's owner keeps in memory: open holds, balances, and the changes of the transaction in progress."""
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from policies.balance import Balance
+from policies.operations import HoldId
+
+MAX_REMEMBERED = 8192  # settled holds whose repeats are answered without a look into the database
+
+
+@dataclass(slots=True)
+class Hold:
+    """An open hold: the same amount in each of its balances."""
+
+    amount_nusd: int
+    reserved_ns: int
+    balances: tuple[Balance, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple([balance.budget for balance in self.balances])
+
+
+@dataclass
+class Memory:
+    """What the database holds, as far as it is needed, and what the transaction in progress has changed."""
+
+    holds: dict[HoldId, Hold] = field(default_factory=dict)  # the oldest first
+    balances: dict[tuple[str, str], Balance] = field(default_factory=dict)  # by budget and period
+    current: dict[str, Balance] = field(default_factory=dict)  # by budget: the one of the period that runs
+    settled: OrderedDict[HoldId, tuple[str, ...]] = field(default_factory=OrderedDict)  # the newest last
+    touched: dict[tuple[str, str], Balance] = field(default_factory=dict)
+    opened: list[dict[str, Any]] = field(default_factory=list)
+    closed: list[dict[str, Any]] = field(default_factory=list)
+
+    def touch(self, balance: Balance) -> None:
+        self.touched[balance.budget, balance.period.name] = balance
+
+    def remember(self, key: HoldId, names: tuple[str, ...]) -> None:
+        self.settled[key] = names
+        if len(self.settled) > MAX_REMEMBERED:
+            self.settled.popitem(last=False)
+
+    def written(self) -> None:
+        """Forget the changes: they are rows now."""
+        for balance in self.touched.values():
+            balance.stored = True
+        self.touched.clear()
+        self.opened.clear()
+        self.closed.clear()
+
+    def prune(self) -> None:
+        """Let go of balances of past periods that no open hold points to."""
+        needed = [balance for hold in self.holds.values() for balance in hold.balances]
+        kept = [*self.current.values(), *needed]
+        self.balances = {(balance.budget, balance.period.name): balance for balance in kept}

@@ -1,0 +1,64 @@
+"""What the ledger shows: every budget of the document in its running period, and the settlement log."""
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from farthing.errors import LedgerError
+from farthing.policy import Budget, Document
+from policies.periods import iso, period_at
+from policies.tables import balances, holds
+
+MAX_SETTLEMENTS = 10_000  # rows of one answer
+
+
+def budgets(engine: Engine, document: Document, now_ns: int) -> list[dict[str, Any]]:
+    """Return one line for each budget, from the committed rows that refusals are decided on."""
+    names = [budget.name for budget in document.budgets]
+    query = select(balances).where(balances.c.budget.in_(names))
+    running = (balances.c.end_ns.is_(None)) | (balances.c.end_ns > now_ns)
+    rows = {(row["budget"], row["period"]): row for row in _rows(engine, query.where(running))}
+    return [_line(budget, rows, now_ns) for budget in document.budgets]
+
+
+def _line(budget: Budget, rows: dict[tuple[str, str], dict[str, Any]], now_ns: int) -> dict[str, Any]:
+    period = period_at(budget.window, now_ns)
+    row = rows.get((budget.name, period.name), {})
+    figures = {name: row.get(name, 0) for name in ("spent_nusd", "held_nusd", "overrun_nusd", "refused")}
+    free = max(0, budget.limit_nusd - figures["spent_nusd"] - figures["held_nusd"])
+    return {
+        "name": budget.name,
+        "owner": budget.owner,
+        "scope": json.loads(budget.scope.model_dump_json(exclude_defaults=True)),
+        "window": budget.window.model_dump(),
+        "period_start": None if period.end_ns is None else iso(period.start_ns),
+        "period_end": iso(period.end_ns),
+        "limit_nusd": budget.limit_nusd,
+        "free_nusd": free,
+        "hard": budget.hard,
+        "on_ledger_away": budget.on_ledger_away,
+        **figures,
+    }
+
+
+def settlements(engine: Engine, since_ns: int) -> list[dict[str, Any]]:
+    """Return what holds became since an instant, the oldest first."""
+    query = select(holds).where(holds.c.settled_ns >= since_ns)
+    ordered = query.order_by(holds.c.settled_ns, holds.c.request_id, holds.c.attempt, holds.c.budget)
+    return [_settlement(row) for row in _rows(engine, ordered.limit(MAX_SETTLEMENTS))]
+
+
+def _settlement(row: dict[str, Any]) -> dict[str, Any]:
+    times = {"reserved_at": iso(row.pop("reserved_ns")), "at": iso(row.pop("settled_ns"))}
+    return {**row, **times}
+
+
+def _rows(engine: Engine, query: Any) -> list[dict[str, Any]]:
+    try:
+        with engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+    except SQLAlchemyError as error:
+        raise LedgerError(f"the control database cannot be read: {error}") from error

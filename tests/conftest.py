@@ -1,0 +1,64 @@
+"""What all tests share: one warehouse (a process opens one chDB folder), and a way to serve an application."""
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from farthing.serving import Asgi
+from farthing.warehouse import Warehouse
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    """The one warehouse of this run; tests keep apart by tenant."""
+    opened = Warehouse(f"chdb://{tmp_path_factory.mktemp('warehouse') / 'store'}")
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """The path of a file of real data, or a skip where this checkout has none."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"{name} is not beside this checkout; its synthetic twin has run")
+        return path
+
+    return find
+
+
+@contextmanager
+def served(app: Asgi) -> Iterator[int]:
+    """Serve an application on a free port, lifespan included; yield the port."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the application did not start"
+                time.sleep(0.01)
+            yield int(sock.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[Asgi], object]:
+    """`with serve(app) as port:` serves an application on a free port."""
+    return served

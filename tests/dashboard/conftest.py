@@ -1,0 +1,81 @@
+"""One embedded warehouse for all dashboard tests of a process, and a dashboard served over it.
+
+A process can open one chDB folder only, so each test keeps its rows apart by tenant and never by a store of its own.
+"""
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+
+import pytest
+import uvicorn
+
+from dashboard.main import app
+from farthing.serving import Asgi
+from farthing.settings import Settings
+from farthing.testing import SeedRequest, realistic_requests, seed_requests
+from farthing.warehouse import Warehouse
+
+SEEDED, EMPTY, TINY, YOUNG, SILENT = "dash-seeded", "dash-empty", "dash-tiny", "dash-young", "dash-silent"
+Serve = Callable[[str], str]
+
+
+@pytest.fixture(scope="session")
+def dash_warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    """An embedded warehouse with one tenant for each thing that a page must be able to say."""
+    warehouse = Warehouse(f"chdb://{tmp_path_factory.mktemp('dashboard') / 'warehouse'}")
+    warehouse.migrate()
+    now = datetime.now(timezone.utc)
+    seed_requests(warehouse, realistic_requests(3000, now - timedelta(days=3), now), SEEDED)
+    ago = now - timedelta(minutes=5)
+    seed_requests(warehouse, [SeedRequest(ago, "smollm2-135m", "farthing", input_tokens=1, output_tokens=0)], TINY)
+    seed_requests(warehouse, [SeedRequest(now - timedelta(hours=h), "gpt-4.1", team="one") for h in (1, 2, 30)], YOUNG)
+    seed_requests(warehouse, [SeedRequest(ago, "house-model", "internal", team="one")], SILENT)
+    seed_findings(warehouse, SEEDED, now)
+    yield warehouse
+    warehouse.close()
+
+
+def seed_findings(warehouse: Warehouse, tenant: str, now: datetime) -> None:
+    """Write one finding of each kind as the analyzer would."""
+    columns = (
+        "found_at", "run_id", "tenant", "kind", "subject", "title", "detail", "since", "until",
+        "requests", "cost_usd", "avoidable_usd", "evidence",
+    )  # fmt: skip
+    since = now - timedelta(days=7)
+    waste = ("cache_waste", "support", "Identical requests paid for again", "412 repeats at temperature 0.")
+    driver = ("cost_driver", "gpt-4.1", "gpt-4.1 is 33 % of the spend", "1,400 input tokens per call.")
+    rows = [
+        (now, "run-1", tenant, *waste, since, now, 1904, Decimal("6.204113"), Decimal("4.871250001"), "{}"),
+        (now, "run-1", tenant, *driver, since, now, 918, Decimal("9.812"), Decimal(0), "{}"),
+    ]
+    warehouse.insert("findings", columns, rows)
+
+
+@pytest.fixture(scope="session")
+def serve(dash_warehouse: Warehouse) -> Iterator[Serve]:
+    """A function that serves a tenant's dashboard on a free port, once, and returns its address."""
+    running: dict[str, tuple[str, uvicorn.Server, threading.Thread]] = {}
+
+    def address(tenant: str) -> str:
+        if tenant not in running:
+            running[tenant] = _started(app(Settings(tenant=tenant), dash_warehouse))
+        return running[tenant][0]
+
+    yield address
+    for _, server, _ in running.values():
+        server.should_exit = True
+    for _, _, thread in running.values():
+        thread.join(timeout=20)
+
+
+def _started(application: Asgi) -> tuple[str, uvicorn.Server, threading.Thread]:
+    server = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="on"))
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)
+    thread.start()
+    return f"http://127.0.0.1:{listening.getsockname()[1]}", server, thread
