@@ -4,7 +4,7 @@ All of it speaks for the one tenant that the settings name.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,8 +47,8 @@ class Api:
             return self.ask
         found = routes.get((request.method, request.path))
         if found is None:
-            known = ", ".join(f"{method} {path}" for method, path in routes)
-            raise HttpError(404, "no_route", f"no route {request.method} {request.path}; known: {known}, POST {_ASK}<question>")
+            known = ", ".join([*(f"{method} {path}" for method, path in routes), f"POST {_ASK}<question>"])
+            raise HttpError(404, "no_route", f"no route {request.method} {request.path}; known: {known}")
         return found
 
     def health(self, _: Request) -> Response:
@@ -108,26 +108,27 @@ class Api:
             values = questions.parameters(question, given, context.clock())
         except ParameterError as error:
             raise HttpError(400, "invalid_parameter", str(error)) from None
-        return questions.plain(context.warehouse.ask(question, tenant=self.settings.tenant, part=figures.PART, **values))
+        rows = context.warehouse.ask(question, tenant=self.settings.tenant, part=figures.PART, **values)
+        return questions.plain(rows)
 
     def _window(self, request: Request, hours: float) -> Window:
-        """Return the window that a query string names: `since` and `until`, or `hours` before `until`, or before now."""
-        for name in request.query:
-            if name not in _BOUNDS:
-                raise HttpError(400, "invalid_parameter", f"unknown parameter {name!r}; allowed are {', '.join(_BOUNDS)}")
+        """Return the window that a query string names: `since` to `until`, or `hours` before `until` or now."""
         try:
             return self._bounds(request.query, hours)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise HttpError(400, "invalid_parameter", str(error)) from None
 
-    def _bounds(self, query: Any, hours: float) -> Window:
+    def _bounds(self, query: Mapping[str, str], hours: float) -> Window:
+        unknown = sorted(set(query) - set(_BOUNDS))
+        if unknown:
+            raise ParameterError(f"unknown parameter {unknown[0]!r}; allowed are {', '.join(_BOUNDS)}")
         until = questions.moment("until", query["until"]) if "until" in query else self.schedule.context.clock()
         window = last_hours(self.settings.tenant, _hours(query.get("hours"), hours), until)
         if "since" not in query:
             return window
         since = questions.moment("since", query["since"])
         if since >= window.until:
-            raise ParameterError(f"since = {query['since']!r}; allowed is a time before until, {window.until.isoformat()}")
+            raise ParameterError(f"since = {query['since']!r}; allowed is a time before {window.until.isoformat()}")
         return Window(window.tenant, since, window.until)
 
 

@@ -64,7 +64,7 @@ class _Application:
             return http.error(failure)
         except WarehouseError as failure:
             return http.error(http.HttpError(503, "warehouse_unavailable", str(failure)))
-        except Exception:  # noqa: BLE001 - one bad request must not take the connection down; it is logged
+        except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             return http.error(http.HttpError(500, "internal", "the analyzer failed; its log says more"))
 

@@ -34,6 +34,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 }
 
 MAX_LIMIT = 10_000  # rows
+_YEARS = (1971, 2262)  # that the warehouse can hold and compare
 MAX_STEP_S = 366 * 86_400
 _HOURS = 24.0  # length of the window where none is named
 
@@ -65,19 +66,22 @@ def parameters(question: str, given: Mapping[str, Any], now: datetime) -> dict[s
 
 def _moment(name: str, value: Any) -> datetime:
     try:
-        return utc(value if isinstance(value, datetime) else datetime.fromisoformat(value))
+        read = utc(value if isinstance(value, datetime) else datetime.fromisoformat(value))
     except (TypeError, ValueError, OverflowError):
+        read = None
+    if read is None or not _YEARS[0] <= read.year < _YEARS[1]:
         allowed = "an ISO 8601 time such as 2026-11-21T04:05:06Z; without a zone it is UTC"
-        raise ParameterError(f"{name} = {value!r}; allowed is {allowed}") from None
+        raise ParameterError(f"{name} = {value!r}; allowed is {allowed}")
+    return read
 
 
 def moment(name: str, text: str) -> datetime:
-    """Read a time that a query string names.
+    """Read a time that a query string names; there a `+` that nobody encoded has become a space.
 
     Raises:
         ParameterError: it cannot be read.
     """
-    return _moment(name, text)
+    return _moment(name, text.replace(" ", "+") if "T" in text else text)
 
 
 def _names(name: str, value: Any) -> list[str]:

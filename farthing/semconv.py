@@ -117,3 +117,33 @@ OPERATION_ALIASES: dict[str, str] = {
     "completion": "text_completion",
     "embedding": "embeddings",
 }
+
+# Attributes that hold what people wrote or models answered, in any dialect: not stored, whatever the SDK was told.
+CONTENT_PREFIXES = (
+    "gen_ai.input.messages",
+    "gen_ai.output.messages",
+    "gen_ai.system_instructions",
+    "gen_ai.tool.definitions",
+    "gen_ai.tool.call.arguments",
+    "gen_ai.tool.call.result",
+    "gen_ai.tool.args",
+    "gen_ai.prompt.",
+    "gen_ai.completion.",
+    "gen_ai.content.",
+    "gen_ai.headers",
+    "llm.prompts",
+    "llm.completions",
+    "llm.input_messages",
+    "llm.output_messages",
+    "llm.prompt_template",
+    "llm.tools",
+    "llm.request.functions",
+    "embedding.embeddings",
+    "retrieval.documents",
+    "input.value",
+    "output.value",
+    "traceloop.entity.input",
+    "traceloop.entity.output",
+    "exception.message",
+    "exception.stacktrace",
+)

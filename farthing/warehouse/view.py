@@ -4,6 +4,8 @@ The second is generated from the alias table of `semconv`, so that a dialect is 
 """
 from __future__ import annotations
 
+import re
+
 from farthing import semconv
 
 _ANY = (
@@ -26,8 +28,14 @@ OTLP_STRUCTURE = (
 )
 
 
+def _without_content(attributes: str) -> str:
+    """Return SQL that drops the attributes whose keys say that they hold content."""
+    pattern = "|".join(re.escape(prefix) for prefix in semconv.CONTENT_PREFIXES).replace("\\", "\\\\")
+    return f"arrayFilter(kv -> NOT match(kv.key, '^(?:{pattern})'), {attributes})"
+
+
 def _map(attributes: str) -> str:
-    """Return SQL that turns a KeyValue array into a Map of texts; a duplicate key's last value wins."""
+    """Return SQL that turns a KeyValue array into a Map of texts."""
 
     def leaf(name: str) -> str:
         return f"tupleElement(tupleElement({attributes}, 'value'), '{name}')"
@@ -56,13 +64,13 @@ def explode_spans(source: str = "otlp_in") -> str:
     ResourceAttributes,
     scope_name AS ScopeName,
     scope_version AS ScopeVersion,
-    {_map("s.attributes")} AS SpanAttributes,
+    {_map("attributes")} AS SpanAttributes,
     greatest(s.end_time_unix_nano, s.start_time_unix_nano) - s.start_time_unix_nano AS Duration,
     transform(s.status.code, [1, 2], ['Ok', 'Error'], 'Unset') AS StatusCode,
     s.status.message AS StatusMessage,
     arrayMap(e -> fromUnixTimestamp64Nano(toInt64(e.time_unix_nano)), s.events) AS `Events.Timestamp`,
     tupleElement(s.events, 'name') AS `Events.Name`,
-    arrayMap(e -> {_map("e.attributes")}, s.events) AS `Events.Attributes`,
+    arrayMap(e -> {_map(_without_content("e.attributes"))}, s.events) AS `Events.Attributes`,
     arrayMap(l -> lower(hex(l.trace_id)), s.links) AS `Links.TraceId`,
     arrayMap(l -> lower(hex(l.span_id)), s.links) AS `Links.SpanId`,
     tupleElement(s.links, 'trace_state') AS `Links.TraceState`,
@@ -71,7 +79,7 @@ def explode_spans(source: str = "otlp_in") -> str:
     fromUnixTimestamp64Milli(toInt64(received_ms)) AS ReceivedAt
 FROM (
     SELECT tenant, received_ms, ResourceAttributes, ss.scope.name AS scope_name, ss.scope.version AS scope_version,
-        arrayJoin(ss.spans) AS s
+        arrayJoin(ss.spans) AS s, {_without_content("s.attributes")} AS attributes
     FROM (
         SELECT tenant, received_ms, {_map("rs.resource.attributes")} AS ResourceAttributes, arrayJoin(rs.scope_spans) AS ss
         FROM (

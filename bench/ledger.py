@@ -1,0 +1,212 @@
+"""Claim: budgets cost a request microseconds to decide, and one owner with group commit serves many callers durably.
+
+    python bench/ledger.py [--seconds 2] [--rounds 3] [--dir FOLDER]
+
+The peer is raw SQLite (WAL, synchronous=FULL, the same two balances and hold row) that commits every operation by
+itself, in the same run and on the same disk. Prints lines for people, then one line of JSON; exit 1 on a missed limit.
+"""
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from itertools import count
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from farthing.policy import Budget, CompiledDocument, Document, Facts, Policy, decide
+from policies.database import open_database
+from policies.ledger import Ledger
+from policies.operations import Reserve, Settle
+
+LIMITS = {
+    "decide_us_at_100_policies": ("<=", 10.0),
+    "group_commit_over_commit_per_op_at_16_callers": (">=", 5.0),
+}
+HOLD_NUSD = 5_000
+COST_NUSD = 3_210
+TEAMS = 50
+
+
+def main() -> int:
+    """Run the claim's measurements and judge them."""
+    arguments = _arguments()
+    figures = {f"decide_us_at_{n}_policies": decide_us(n) for n in (100, 10_000)}
+    for name, value in figures.items():
+        print(f"{name:32} {value:8.2f} CPU µs")
+    with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
+        figures |= pairs_per_s(Path(folder), arguments.seconds, arguments.rounds)
+    missed = [name for name, (sign, limit) in LIMITS.items() if not _holds(figures[name], sign, limit)]
+    limits = {name: f"{sign} {limit}" for name, (sign, limit) in LIMITS.items()}
+    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    print(json.dumps({"bench": "ledger", "figures": figures, "limits": limits, "missed": missed, "machine": machine}))
+    return 1 if missed else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts")
+    parser.add_argument("--dir", default=None, help="folder on the disk to measure")
+    return parser.parse_args()
+
+
+def _holds(value: float, sign: str, limit: float) -> bool:
+    return value <= limit if sign == "<=" else value >= limit
+
+
+
+
+
+def decide_us(policies: int) -> float:
+    """Return CPU µs of one decision among `policies`, the best of 5 rounds over requests that differ."""
+    compiled = CompiledDocument(Document(version=1, policies=_policies(policies), budgets=_budgets()))
+    asked = [_facts(n, policies) for n in range(500)]
+    today = date(2026, 3, 1)
+    rounds = [_cpu_s(lambda: [decide(compiled, facts, today) for facts in asked]) for _ in range(6)]
+    return round(min(rounds[1:]) / len(asked) * 1e6, 2)
+
+
+def _policies(number: int) -> tuple[Policy, ...]:
+    """Return the mix that a company would write: by team and model, by model pattern, by tag, by feature, for all."""
+    matches: tuple[Callable[[int], dict[str, object]], ...] = (
+        lambda n: {"team": f"team-{n}", "model": "gpt-4*"},
+        lambda n: {"model": f"model-{n}*"},
+        lambda n: {"tags": {"tier": "batch"}, "team": f"team-{n % 100}"},
+        lambda n: {"feature": [f"feature-{n}", f"feature-{n + 1}"], "model": ["gpt-4*", "opus-*"]},
+        lambda n: {"tenant": "default"} if n < 20 else {"user": f"user-{n}"},
+    )
+    return tuple(
+        Policy.model_validate(
+            {
+                "name": f"policy-{n}",
+                "match": matches[n % 5](n),
+                "action": {"route": {"to": "small"}} if n % 2 else {"cache": {}},
+                "mode": "shadow" if n % 4 == 0 else "enforce",
+                "priority": n % 7,
+            }
+        )
+        for n in range(number)
+    )
+
+
+def _budgets() -> tuple[Budget, ...]:
+    whole = Budget(name="company", limit_nusd=10**17)
+    teams = (Budget.model_validate({"name": t, "scope": {"team": t}, "limit_nusd": 10**17}) for t in _teams())
+    return (whole, *teams)
+
+
+def _teams() -> list[str]:
+    return [f"team-{n}" for n in range(TEAMS)]
+
+
+def _facts(n: int, policies: int) -> Facts:
+    models = ("gpt-4o", "opus-5", f"model-{n % policies}-x", "other")
+    return Facts(
+        "default",
+        team=f"team-{n * 5 % policies}",
+        user=f"user-{n}",
+        feature=f"feature-{n * 5 + 3}",
+        model=models[n % 4],
+        tags={"tier": "batch" if n % 3 else "live"},
+    )
+
+
+def _cpu_s(act: Callable[[], object]) -> float:
+    started = time.process_time()
+    act()
+    return time.process_time() - started
+
+
+
+
+
+def pairs_per_s(folder: Path, seconds: float, rounds: int) -> dict[str, float]:
+    """Return reserve+settle pairs a second of the owner at 1, 16 and 64 callers, and of the peer, in turns."""
+    runs: dict[str, list[float]] = {}
+    for number in range(rounds):
+        runs.setdefault("commit_per_op", []).append(_peer(folder / f"peer-{number}.db", seconds))
+        for callers in (1, 16, 64):
+            rate, p99_ms = asyncio.run(_owner(folder / f"owner-{number}-{callers}.db", callers, seconds))
+            runs.setdefault(f"owner_{callers}_callers", []).append(rate)
+            runs.setdefault(f"owner_{callers}_callers_reserve_p99_ms", []).append(p99_ms)
+    for name, values in runs.items():
+        unit = "ms" if name.endswith("_ms") else "pairs/s"
+        print(f"{name:32} {statistics.median(values):10.1f} {unit}   of {[round(value, 1) for value in values]}")
+    figures = {name: round(statistics.median(values), 1) for name, values in runs.items()}
+    ratios = [ours / peer for ours, peer in zip(runs["owner_16_callers"], runs["commit_per_op"], strict=True)]
+    figures["group_commit_over_commit_per_op_at_16_callers"] = round(statistics.median(ratios), 2)
+    return figures
+
+
+async def _owner(path: Path, callers: int, seconds: float) -> tuple[float, float]:
+    engine = open_database(f"sqlite:///{path}")
+    ledger = Ledger(engine, CompiledDocument(Document(version=1, budgets=_budgets())), hold_ttl_s=600)
+    ledger.start()
+    waits_s: list[float] = []
+    ends = time.perf_counter() + seconds
+    started = time.perf_counter()
+    await asyncio.gather(*[_caller(ledger, caller, ends, waits_s) for caller in range(callers)])
+    took = time.perf_counter() - started
+    ledger.close()
+    engine.dispose()
+    return len(waits_s) / took, sorted(waits_s)[int(len(waits_s) * 0.99)] * 1e3
+
+
+async def _caller(ledger: Ledger, caller: int, ends: float, waits_s: list[float]) -> None:
+    facts = Facts("default", team=f"team-{caller % TEAMS}", model="gpt-4o")
+    for n in count():
+        asked = time.perf_counter()
+        if asked > ends:
+            return
+        await ledger.run([Reserve(f"{caller}-{n}", 0, HOLD_NUSD, facts)])
+        waits_s.append(time.perf_counter() - asked)
+        await ledger.run([Settle(f"{caller}-{n}", 0, COST_NUSD)])
+
+
+def _peer(path: Path, seconds: float) -> float:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _PEER_SCHEMA)
+    connection.executemany("INSERT INTO budget VALUES (?, ?, 0, 0)", [(n, 10**17) for n in range(TEAMS + 1)])
+    ends = (started := time.perf_counter()) + seconds
+    pairs = 0
+    while time.perf_counter() < ends:
+        _peer_pair(connection, pairs, 1 + pairs % TEAMS)
+        pairs += 1
+    took = time.perf_counter() - started
+    connection.close()
+    return pairs / took
+
+
+_PEER_SCHEMA = """
+CREATE TABLE budget (id INTEGER PRIMARY KEY, lim INTEGER, held INTEGER, spent INTEGER, CHECK (held + spent <= lim));
+CREATE TABLE hold (id TEXT, budget INTEGER, held INTEGER, charged INTEGER, PRIMARY KEY (id, budget)) WITHOUT ROWID;
+"""
+
+
+def _peer_pair(connection: sqlite3.Connection, n: int, team: int) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    for budget in (0, team):
+        connection.execute("UPDATE budget SET held = held + ? WHERE id = ?", (HOLD_NUSD, budget))
+        connection.execute("INSERT INTO hold VALUES (?, ?, ?, 0)", (f"{n}", budget, HOLD_NUSD))
+    connection.execute("COMMIT")
+    connection.execute("BEGIN IMMEDIATE")
+    for budget in (0, team):
+        move = "UPDATE budget SET held = held - ?, spent = spent + ? WHERE id = ?"
+        connection.execute(move, (HOLD_NUSD, COST_NUSD, budget))
+        connection.execute("UPDATE hold SET charged = ? WHERE id = ? AND budget = ?", (COST_NUSD, f"{n}", budget))
+    connection.execute("COMMIT")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

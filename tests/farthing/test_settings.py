@@ -1,0 +1,59 @@
+"""farthing/settings.py: one table, read once; what cannot be understood stops the start and is named."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from farthing.errors import SettingsError
+from farthing.settings import read_settings
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "farthing.toml"
+    file.write_text('proxy_port = 1111\npolicies_port = 2222\ndata_dir = "~/there"\n')
+    settings = read_settings({"FARTHING_CONFIG": str(file), "FARTHING_PROXY_PORT": "3333"})
+    assert (settings.proxy_port, settings.policies_port, settings.engine_port) == (3333, 2222, 7303)
+    assert settings.data_dir == Path("~/there").expanduser()
+
+
+def test_tables_of_the_file_become_records(tmp_path: Path) -> None:
+    file = tmp_path / "farthing.toml"
+    file.write_text('[[deployments]]\nmodel = "gpt"\nurl = "https://up.example/v1/"\nprovider = "openai"\nmetered = true\n')
+    (deployment,) = read_settings({"FARTHING_CONFIG": str(file)}).served()
+    assert (deployment.model, deployment.url, deployment.metered) == ("gpt", "https://up.example/v1", True)
+
+
+def test_the_bundled_engine_s_deployments_follow_its_port() -> None:
+    served = read_settings({"FARTHING_ENGINE_PORT": "9999"}).served()
+    assert {deployment.url for deployment in served} == {"http://127.0.0.1:9999/v1"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("proxxy_port = 1", "unknown setting proxxy_port = 1; known: .*proxy_port"),
+        ("proxy_port = 'x'", "proxy_port='x': allowed is a whole number, such as 7302"),
+        ("proxy_port = 99999", "allowed is a port from 0 to 65535"),
+        ("require_ingest_key = 'maybe'", "allowed are true and false"),
+        ("[[deployments]]\nurl = 'x'", "lacks model"),
+        ("[[deployments]]\nmodel = 'x'\ncolour = 'red'", "unknown key colour = 'red'; known: model, url"),
+        ("deployments = 3", "write it as"),
+        ("= nonsense", "not valid TOML"),
+    ],
+)
+def test_a_bad_file_stops_the_start_and_names_the_key(tmp_path: Path, content: str, says: str) -> None:
+    file = tmp_path / "farthing.toml"
+    file.write_text(content)
+    with pytest.raises(SettingsError, match=says):
+        read_settings({"FARTHING_CONFIG": str(file)})
+
+
+def test_an_unknown_variable_stops_the_start() -> None:
+    with pytest.raises(SettingsError, match="unknown setting FARTHING_PROXI='1'"):
+        read_settings({"FARTHING_PROXI": "1"})
+
+
+def test_a_named_file_that_is_missing_stops_the_start() -> None:
+    with pytest.raises(SettingsError, match="no such file"):
+        read_settings({"FARTHING_CONFIG": "/nowhere.toml"})

@@ -1,0 +1,155 @@
+"""farthing/warehouse: five instrumentations land as the same truth, priced to the nano-dollar."""
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from farthing import otlp, semconv
+from farthing.errors import WarehouseError
+from farthing.prices import Price, PriceBook, Rates, Usage
+from farthing.warehouse import Warehouse, segment
+
+AT = 1_795_000_000_000_000_000  # 2026-11-18
+TIERED = Price(
+    "test", "tiered", Rates(1_250_000_000, 125_000_000, 1_562_500_000, 10_000_000_001), "own",
+    tier_over=200, tier_rates=Rates(2_500_000_000, 250_000_000, 3_125_000_000, 15_000_000_003),
+)  # fmt: skip
+
+
+@pytest.fixture
+def tenant() -> str:
+    return f"tenant-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def put(warehouse: Warehouse, tenant: str, tmp_path: Path) -> Callable[[Iterable[bytes]], None]:
+    """Store OTLP bodies as the collector does."""
+
+    def store(bodies: Iterable[bytes]) -> None:
+        path = tmp_path / f"{uuid.uuid4().hex}.otlp"
+        path.write_bytes(b"".join(segment.frame(tenant, one, AT // 10**6, b"d" * 16) for one in bodies))
+        book = PriceBook()
+        prices = [price for pair in warehouse.unseen_models(path) for price in book.history(*pair)]
+        warehouse.put_prices([*prices, TIERED])
+        warehouse.insert_otlp(path, path.stem)
+
+    return store
+
+
+def body(*values: tuple[str, otlp.Value], operation: str = "chat", scope: str = "test", error: str = "") -> bytes:
+    given = [(semconv.OPERATION_NAME, operation), *values]
+    return otlp.traces(
+        [("service.name", "shop")], scope, "1",
+        [otlp.span(uuid.uuid4().bytes, uuid.uuid4().bytes[:8], b"", "chat", (AT, AT + 10**9), otlp.attributes(given), error=error)],
+    )  # fmt: skip
+
+
+def columns(warehouse: Warehouse, tenant: str, names: str) -> list[tuple[object, ...]]:
+    return warehouse._client().query(f"SELECT {names} FROM requests WHERE tenant = '{tenant}' ORDER BY span_id").result_rows
+
+
+TRUTH = {  # in, out, cached, reasoning, errors: what each instrumentation reports of the same nine calls
+    "genai-openai-content0": (607, 200, 320, 80, 1),
+    "openllmetry-content0": (607, 200, 320, 64, 1),
+    "openai-v2-content0": (487, 160, 0, None, 1),
+}
+
+
+@pytest.mark.parametrize("dialect", TRUTH)
+def test_a_dialect_lands_as_its_truth(
+    dialect: str, warehouse: Warehouse, tenant: str, put: Callable[..., None], shared: Callable[[str], Path]
+) -> None:
+    put([shared(f"fixtures/otlp/{dialect}/traces-00.bin").read_bytes()])
+    names = "sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(reasoning_tokens), countIf(outcome = 'error')"
+    assert columns_sum(warehouse, tenant, names) == TRUTH[dialect]
+
+
+def columns_sum(warehouse: Warehouse, tenant: str, names: str) -> tuple[object, ...]:
+    return warehouse._client().query(f"SELECT {names} FROM requests WHERE tenant = '{tenant}'").result_rows[0]
+
+
+@pytest.mark.parametrize("usage", [Usage(100, 50, 30, 7), Usage(100, 60, 60, 7), Usage(0, 0, 0, 0), Usage(1, 0, 0, 1)])
+def test_the_warehouse_prices_as_the_ledger_does(
+    usage: Usage, warehouse: Warehouse, tenant: str, put: Callable[..., None]
+) -> None:
+    put([body(
+        (semconv.PROVIDER_NAME, "test"), (semconv.REQUEST_MODEL, "tiered"), (semconv.USAGE_INPUT_TOKENS, usage.input),
+        (semconv.USAGE_CACHE_READ_TOKENS, usage.cache_read), (semconv.USAGE_CACHE_WRITE_TOKENS, usage.cache_write),
+        (semconv.USAGE_OUTPUT_TOKENS, usage.output),
+    )])  # fmt: skip
+    expected = Decimal(TIERED.cost_nusd(usage)).scaleb(-9)
+    assert columns(warehouse, tenant, "cost_usd, price_state, input_uncached") == [(expected, "priced", usage.input_uncached)]
+
+
+def test_a_call_is_priced_as_what_answered_else_as_what_was_asked_for(
+    warehouse: Warehouse, tenant: str, put: Callable[..., None]
+) -> None:
+    put([body(
+        (semconv.PROVIDER_NAME, "openai"), (semconv.REQUEST_MODEL, "gpt-4o-mini"), (semconv.RESPONSE_MODEL, "my-alias"),
+        (semconv.USAGE_INPUT_TOKENS, 1_000_000), (semconv.USAGE_OUTPUT_TOKENS, 0),
+    )])  # fmt: skip
+    assert columns(warehouse, tenant, "model, response_model, cost_usd") == [("gpt-4o-mini", "my-alias", Decimal("0.15"))]
+
+
+def test_unknown_usage_is_null_and_says_so(warehouse: Warehouse, tenant: str, put: Callable[..., None]) -> None:
+    put([body((semconv.PROVIDER_NAME, "openai"), (semconv.REQUEST_MODEL, "gpt-4o-mini"))])
+    names = "input_tokens, output_tokens, cost_usd, usage_source, price_state"
+    assert columns(warehouse, tenant, names) == [(None, None, None, "missing", "no_usage")]
+
+
+def test_spans_that_are_no_model_call_carry_no_money(warehouse: Warehouse, tenant: str, put: Callable[..., None]) -> None:
+    tokens = (semconv.USAGE_INPUT_TOKENS, 10)
+    put([body(tokens, operation=name) for name in ("invoke_agent", "execute_tool", "fetch_response")])
+    assert columns(warehouse, tenant, "operation") == []
+
+
+def test_tags_and_marks_of_the_sdk_arrive(warehouse: Warehouse, tenant: str, put: Callable[..., None]) -> None:
+    put([body(
+        (semconv.TEAM, "search"), (semconv.USER, "ann"), (semconv.TAG_PREFIX + "tier", "batch"), (semconv.BILLED, False),
+        (semconv.UNBILLED_REASON, "proxy"), (semconv.POLICIES, ("a", "b")),
+    )])  # fmt: skip
+    names = "team, user, tags, billed, unbilled_reason, policies"
+    assert columns(warehouse, tenant, names) == [("search", "ann", {"tier": "batch"}, False, "proxy", ["a", "b"])]
+
+
+def test_prompts_and_answers_are_not_stored(
+    warehouse: Warehouse, tenant: str, put: Callable[..., None], shared: Callable[[str], Path]
+) -> None:
+    put([body(("gen_ai.input.messages", "jane@example.com asks"), ("llm.prompts.0.content", "jane@example.com"))])
+    for dialect in ("genai-openai-content1", "openllmetry-content1"):
+        put([shared(f"fixtures/otlp/{dialect}/traces-00.bin").read_bytes()])
+    query = f"SELECT count() FROM otel_traces WHERE Tenant = '{tenant}' AND toString(tuple(*)) LIKE '%jane@example.com%'"
+    assert warehouse._client().query(query).result_rows == [(0,)]
+
+
+def test_a_question_is_answered_for_one_tenant_alone(warehouse: Warehouse, tenant: str, put: Callable[..., None]) -> None:
+    put([body((semconv.TEAM, "search"))])
+    window = {"since": datetime(2026, 11, 1, tzinfo=timezone.utc), "until": datetime(2026, 12, 1, tzinfo=timezone.utc)}
+    for asked, expected in ((tenant, 1), ("somebody-else", 0)):
+        (row,) = warehouse.ask("totals", tenant=asked, part="test", teams=[], models=[], **window)
+        assert row["requests"] == expected
+
+
+def test_every_question_binds_the_tenant() -> None:
+    folder = Path(__file__).resolve().parents[2] / "farthing" / "warehouse" / "queries"
+    files = sorted(folder.glob("*.sql"))
+    assert len(files) >= 10
+    for path in files:
+        text = path.read_text("utf-8")
+        assert text.startswith("-- "), path.name
+        assert text.count("tenant = {tenant:String}") == text.count("FROM requests") + text.count("FROM findings"), path.name
+
+
+def test_a_store_that_another_process_has_open_is_refused_in_one_line(tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "store").mkdir()
+    with (tmp_path / "store" / "status").open("wb") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(WarehouseError, match="in use by another process"):
+            Warehouse(f"chdb://{tmp_path / 'store'}")
