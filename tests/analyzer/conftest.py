@@ -59,6 +59,12 @@ def put_calls(put_bodies: PutBodies) -> PutCalls:
 
 
 @pytest.fixture
+def noon() -> datetime:
+    """When calls happen that name no time."""
+    return NOON
+
+
+@pytest.fixture
 def tenant() -> str:
     """A tenant of this test alone."""
     return f"tenant-{uuid.uuid4().hex[:12]}"
