@@ -31,6 +31,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "settled": _WINDOW,
     "findings": ("limit",),
     "dimensions": (),
+    "call": ("request_id",),
 }
 
 MAX_LIMIT = 10_000  # rows
@@ -90,6 +91,12 @@ def _names(name: str, value: Any) -> list[str]:
     return value
 
 
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ParameterError(f"{name} = {value!r}; allowed is a text")
+    return value
+
+
 def _whole(top: int) -> Callable[[str, Any], int]:
     def read(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= top:
@@ -115,6 +122,7 @@ _READ: dict[str, Callable[[str, Any], object]] = {
     "limit": _whole(MAX_LIMIT),
     "step": _whole(MAX_STEP_S),
     "tz": _zone,
+    "request_id": _text,
 }
 
 

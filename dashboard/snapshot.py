@@ -12,7 +12,8 @@ from dashboard.questions import Questions, Rows
 
 TABLE_ROWS = 12
 ALL_MODELS = 500  # the legend's totals need every model of the period
-FINDINGS = 5
+FINDINGS = 4  # on this page; the report has them all
+UNPRICED = 5
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ async def read_snapshot(questions: Questions, wanted: Filter, now: datetime) -> 
         questions.ask("cost_over_time", **window, **names, **buckets),
         questions.ask("cost_by_model", **window, **names, limit=ALL_MODELS),
         questions.ask("cost_by_team", **window, **names, limit=TABLE_ROWS),
-        questions.ask("unpriced_models", **window, limit=FINDINGS),
+        questions.ask("unpriced_models", **window, limit=UNPRICED),
         questions.ask("findings", limit=FINDINGS),
     )
     dimensions, totals, before, *rest = answers

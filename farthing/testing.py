@@ -179,7 +179,7 @@ def realistic_requests(count: int, since: datetime, until: datetime, seed: int =
     """Make `count` calls over [since, until): five teams, six models, a daily rhythm, slow growth, a few failures.
 
     The same arguments make the same calls. About 1 % are of a model without a price, 1 % lack usage, 6 % are served
-    from the response cache.
+    from the response cache, and 10 % repeat one of a team's few popular requests.
     """
     rng = random.Random(seed)
     span_s = (until - since).total_seconds()
@@ -205,6 +205,7 @@ def _call(rng: random.Random, started_at: datetime) -> SeedRequest:
     duration = max(0.05, profile.seconds * rng.lognormvariate(0, 0.45))
     chance = rng.random()
     failed, silent, cached = chance < 0.01, 0.01 <= chance < 0.02, 0.02 <= chance < 0.08
+    popular = rng.randrange(12) if rng.random() < 0.1 else None
     return SeedRequest(
         started_at=started_at,
         model=profile.model,
@@ -220,5 +221,6 @@ def _call(rng: random.Random, started_at: datetime) -> SeedRequest:
         cache_hit="exact" if cached else "",
         feature=rng.choice(("answers", "triage", "drafts")),
         user=f"user-{rng.randrange(40)}",
-        request_hash=f"{rng.randrange(16**12):012x}",
+        request_hash=f"{rng.randrange(16**12):012x}" if popular is None else f"{team}-{profile.model}-{popular}",
+        temperature=None if popular is None else 0.0,
     )

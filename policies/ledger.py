@@ -9,11 +9,13 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
@@ -59,6 +61,7 @@ class Ledger:
         self._queue: SimpleQueue[_Asked | _Call | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="ledger-owner", daemon=True)
         self._is_open = False
+        self._releases: WeakKeyDictionary[asyncio.AbstractEventLoop, _Releases] = WeakKeyDictionary()
         self.commits = 0  # transactions so far
         self.failures = 0  # transactions that failed
 
@@ -95,11 +98,11 @@ class Ledger:
 
     async def run(self, operations: Sequence[Operation]) -> list[Result]:
         """Perform operations and wait for their commit."""
-        return await _awaited(lambda done: self.submit(operations, done))
+        return await self._releases_here().awaited(lambda done: self.submit(operations, done))
 
     async def exclusively(self, act: Callable[[], Returned]) -> Returned:
         """Run `act` on the owner's thread, between transactions, as the database's only writer."""
-        return await _awaited(lambda done: self._put(_Call(act, done)))
+        return await self._releases_here().awaited(lambda done: self._put(_Call(act, done)))
 
     def adopt(self, compiled: CompiledDocument) -> None:
         """Follow a new document from the next operation on; only inside an `act` given to `exclusively`."""
@@ -125,6 +128,13 @@ class Ledger:
         """Charge the real cost of an attempt, from a thread that may block; return the budgets charged."""
         result = self._wait(Settle(request_id, attempt, actual_nusd))
         return () if isinstance(result, Refused) else result.budgets
+
+    def _releases_here(self) -> _Releases:
+        loop = asyncio.get_running_loop()
+        releases = self._releases.get(loop)
+        if releases is None:
+            releases = self._releases[loop] = _Releases(loop)
+        return releases
 
     def _wait(self, operation: Operation) -> Result:
         future: Future[list[Result]] = Future()
@@ -231,8 +241,26 @@ def _resolve(future: Any, result: Any, error: BaseException | None) -> None:
         future.set_exception(error)
 
 
-async def _awaited(begin: Callable[[Done], None]) -> Any:
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-    begin(lambda result, error: loop.call_soon_threadsafe(_resolve, future, result, error) and None)
-    return await future
+class _Releases:
+    """Hands the answers of one commit to an event loop in one go: waking a loop costs more than an operation does."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._answers: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._is_woken = False
+
+    async def awaited(self, begin: Callable[[Done], None]) -> Any:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        begin(lambda result, error: self._take((future, result, error)))
+        return await future
+
+    def _take(self, answer: tuple[asyncio.Future[Any], Any, BaseException | None]) -> None:
+        self._answers.append(answer)
+        if not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._release)
+
+    def _release(self) -> None:
+        self._is_woken = False  # before the answers are taken: one that comes later wakes the loop again
+        while self._answers:
+            _resolve(*self._answers.popleft())

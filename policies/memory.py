@@ -33,8 +33,8 @@ class Memory:
     current: dict[str, Balance] = field(default_factory=dict)  # by budget: the one of the period that runs
     settled: OrderedDict[HoldId, tuple[str, ...]] = field(default_factory=OrderedDict)  # the newest last
     touched: dict[tuple[str, str], Balance] = field(default_factory=dict)
-    opened: list[dict[str, Any]] = field(default_factory=list)
-    closed: list[dict[str, Any]] = field(default_factory=list)
+    opened: list[tuple[Any, ...]] = field(default_factory=list)
+    closed: list[tuple[Any, ...]] = field(default_factory=list)
 
     def touch(self, balance: Balance) -> None:
         self.touched[balance.budget, balance.period.name] = balance

@@ -27,11 +27,11 @@ def findings_sub(findings: Rows, zone: str, interval_s: float) -> str:
 
 
 def no_findings(interval_s: float) -> html.Div:
-    """Say why there are no findings: the store cannot tell an analysis without result from none."""
+    """Say that no analysis has run: one that finds nothing writes that down as a finding."""
     every = f"{interval_s / 60:g} min" if interval_s >= 60 else f"{interval_s:g} s"
     return html.Div(
         [
-            html.B("No findings yet."),
+            html.B("No analysis has run yet."),
             html.P(f"The analyzer runs every {every} while the station is up, and lists here what could be avoided."),
         ],
         className="nothing",
@@ -43,12 +43,12 @@ def _finding(row: dict[str, Any]) -> html.Article:
     words = html.Div(
         [
             html.Div(row["title"], className="find-title"),
-            html.Div(row["detail"], className="sub"),
-            html.Div(_about(row), className="sub find-about"),
+            html.Div(row["detail"], className="sub find-detail", title=row["detail"]),
+            html.Div(_about(row), className="sub find-about") if row["requests"] else None,
         ],
         className="grow",
     )
-    return html.Article([words, _saving(avoidable)], className="find")
+    return html.Article([words, _saving(avoidable) if row["requests"] else None], className="find")
 
 
 def _about(row: dict[str, Any]) -> str:

@@ -26,7 +26,8 @@ from farthing.supervisor import Supervisor
 
 Say = Callable[[str], None]
 
-RUSH_CALLS = 64  # calls of one team, all at once
+RUSH_CALLS = 64  # calls of one team
+RUSH_THREADS = 5  # of them at once
 BUDGET = "0.000150000"  # USD; less than the rush would cost
 CACHE_POLICY = """\
 apiVersion: farthing/v1
@@ -90,8 +91,8 @@ class Demo:
     def _rush(self) -> dict[str, Any]:
         since = _now()
         self._apply(f"a budget of {BUDGET} USD for team growth", BUDGET_POLICY)
-        self._say(f"\n{RUSH_CALLS} calls of team growth at once …")
-        ended = self._run_app(rush_calls(RUSH_CALLS), threads=RUSH_CALLS)
+        self._say(f"\n{RUSH_CALLS} calls of team growth, {RUSH_THREADS} at a time …")
+        ended = self._run_app(rush_calls(RUSH_CALLS), RUSH_THREADS)
         self._until_quiet()
         budget = next(b for b in self._get("policies", "/v1/budgets")["budgets"] if b["name"] == "growth-rush")
         booked = self._settled(since)

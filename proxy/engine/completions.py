@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from farthing.serving import Receive, Send
+from farthing.semconv import HEADER_REQUEST_ID
+from farthing.serving import Receive, Scope, Send
+from proxy.engine.ended import Ended
 from proxy.engine.fleet import Fleet, Served
 from proxy.engine.protocol import ChatRequest, RefusedError, parse_chat
 from proxy.engine.scheduler import Output, Request
@@ -33,6 +35,8 @@ class Job:
     prompt_tokens: int
     served: Served
     outputs: asyncio.Queue[Output]
+    ended: Ended
+    caller_id: str  # the caller's own name for the request, or empty
 
     def body(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """Return an answer object of `kind`."""
@@ -50,7 +54,7 @@ class Job:
         }
 
 
-async def answer_chat(fleet: Fleet, receive: Receive, send: Send) -> None:
+async def answer_chat(fleet: Fleet, ended: Ended, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve POST /v1/chat/completions.
 
     Raises:
@@ -64,7 +68,8 @@ async def answer_chat(fleet: Fleet, receive: Receive, send: Send) -> None:
         prompt = await asyncio.to_thread(served.chat.prompt, chat.chat())
     else:
         prompt = served.chat.prompt(chat.chat())
-    job = submit(fleet, served, chat, prompt)
+    caller_id = dict(scope["headers"]).get(HEADER_REQUEST_ID.encode(), b"").decode("latin-1")
+    job = submit(fleet, served, chat, prompt, (ended, caller_id))
     watch = asyncio.create_task(_cancel_when_gone(job, receive))
     try:
         await (_stream(job, send) if chat.stream else _whole(job, send))
@@ -94,8 +99,10 @@ def unknown_model(fleet: Fleet, model: str) -> RefusedError:
     return RefusedError(404, message, "model", "model_not_found")
 
 
-def submit(fleet: Fleet, served: Served, chat: ChatRequest, prompt: tuple[int, ...]) -> Job:
-    """Queue the completion of `prompt`.
+def submit(
+    fleet: Fleet, served: Served, chat: ChatRequest, prompt: tuple[int, ...], told: tuple[Ended, str]
+) -> Job:
+    """Queue the completion of `prompt`; `told` is whom to tell its end, under which id.
 
     Raises:
         RefusedError: the prompt is too long, or too many requests wait.
@@ -123,7 +130,7 @@ def submit(fleet: Fleet, served: Served, chat: ChatRequest, prompt: tuple[int, .
         stop_tokens=frozenset() if chat.ignore_eos else served.chat.stop_tokens,
     )
     served.worker.submit(request)
-    return Job(request.request_id, int(time.time()), chat, len(prompt), served, outputs)
+    return Job(request.request_id, int(time.time()), chat, len(prompt), served, outputs, *told)
 
 
 async def _cancel_when_gone(job: Job, receive: Receive) -> None:
@@ -136,9 +143,18 @@ async def _outputs(job: Job) -> AsyncIterator[Output]:
     """Yield what the engine sends, up to the last."""
     while True:
         output = await job.outputs.get()
+        if output.finish:
+            await job.ended.put(job.caller_id, _end_of(job, output))
         yield output
         if output.finish:
             return
+
+
+def _end_of(job: Job, last: Output) -> dict[str, Any]:
+    """Return what the request used; one that ended before its first step used nothing."""
+    began = last.timings is not None and last.timings.engine_s > 0
+    usage = job.usage(last) if began else {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    return job.body("chat.completion", []) | {"usage": usage, "timings": timings(last)}
 
 
 async def _whole(job: Job, send: Send) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 from farthing.serving import Asgi, Receive, Scope, Send, Site, run
 from farthing.settings import Settings
 from proxy.engine.completions import answer_chat, unknown_model
+from proxy.engine.ended import Ended
 from proxy.engine.fleet import Fleet
 from proxy.engine.protocol import RefusedError
 from proxy.engine.status import RECENT, health, model_body, models_body, steps_body
@@ -18,6 +19,7 @@ from proxy.engine.wire import DisconnectedError, send_json, send_refusal
 
 CHAT = "/v1/chat/completions"
 MODEL = "/v1/models/"  # and a name
+ENDED = "/v1/ended/"  # and the request id that the caller sent along
 
 Page = tuple[int, dict[str, Any]]  # HTTP status and body
 
@@ -44,6 +46,7 @@ class EngineApp:
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
+        self.ended = Ended()
         self._pages = {"/healthz": self._health, "/v1/steps": self._steps, "/v1/models": self._models}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,12 +74,14 @@ class EngineApp:
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"]
         allowed = "POST" if path == CHAT else "GET"
-        if path not in (CHAT, *self._pages) and not path.startswith(MODEL):
+        if path not in (CHAT, *self._pages) and not path.startswith((MODEL, ENDED)):
             raise RefusedError(404, f"there is nothing at {path}", code="not_found")
         if method != allowed:
             raise RefusedError(405, f"{path} takes {allowed}, not {method}", code="method_not_allowed")
         if path == CHAT:
-            return await answer_chat(self.fleet, receive, send)
+            return await answer_chat(self.fleet, self.ended, scope, receive, send)
+        if path.startswith(ENDED):
+            return await self._one_ended(path.removeprefix(ENDED), send)
         page = self._pages.get(path, self._one_model)
         await send_json(send, *page(scope))
 
@@ -94,6 +99,12 @@ class EngineApp:
         if name not in self.fleet.names:
             raise unknown_model(self.fleet, name)
         return 200, model_body(name)
+
+    async def _one_ended(self, caller_id: str, send: Send) -> None:
+        body = await self.ended.get(caller_id)
+        if body is None:
+            raise RefusedError(404, f"no request {caller_id!r} has ended here lately", code="not_found")
+        await send_json(send, 200, body)
 
 
 def _limit(scope: Scope) -> int:

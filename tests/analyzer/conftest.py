@@ -1,4 +1,4 @@
-"""One real warehouse for all tests of a run (a process opens one chDB folder), kept apart by tenant name.
+"""Model calls in the one warehouse of all tests, kept apart by tenant name.
 
 Rows come in as they do in production: OTLP bodies, stamped with tenant and time, priced, inserted as a segment.
 """
@@ -8,9 +8,8 @@ import struct
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,14 +22,6 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=timezone.utc)
 
 PutBodies = Callable[[str, Iterable[bytes]], None]
 PutCalls = Callable[..., None]
-
-
-@pytest.fixture(scope="session")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
-    opened = Warehouse(f"chdb://{tmp_path_factory.mktemp('warehouse') / 'store'}")
-    opened.migrate()
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="session")
@@ -94,16 +85,3 @@ def _span(call: dict[str, Any]) -> bytes:
     attributes = otlp.attributes((key, value) for key, value in given.items() if value is not None)
     end_ns = start_ns + int(call.get("seconds", 0.5) * 1e9)
     return otlp.span(uuid.uuid4().bytes, uuid.uuid4().bytes[:8], b"", "chat", (start_ns, end_ns), attributes)
-
-
-@pytest.fixture
-def data() -> Callable[[str], Path]:
-    """The path of a file of real data, or a skip where this checkout has none."""
-
-    def find(name: str) -> Path:
-        path = Path(__file__).resolve().parents[3] / "shared" / "data" / name
-        if not path.exists():
-            pytest.skip(f"{path} is not here; the synthetic twin of this test has run")
-        return path
-
-    return find

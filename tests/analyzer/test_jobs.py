@@ -1,4 +1,5 @@
 """analyzer/jobs.py: findings once a window, a schedule that a restart does not forget."""
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -122,19 +123,21 @@ def test_runs_that_were_missed_while_nothing_ran_become_one(
     settings: Settings, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "now_utc", lambda: datetime.now(timezone.utc) - timedelta(hours=9))
-    old = Schedule(settings, warehouse)
-    old._scheduler.start(paused=True)
-    old._plan()  # due eight hours ago, and every hour since
-    old.stop()
+    killed = Schedule(settings, warehouse)
+    killed._scheduler.start(paused=True)
+    killed._plan()  # due eight hours ago and every hour since, in a process that did nothing
     monkeypatch.undo()
     schedule = Schedule(settings, warehouse)
     schedule.start()
     until = datetime.now(timezone.utc) + timedelta(seconds=10)
     while not any(run.ended for run in schedule.context.runs.newest(settings.tenant)):
         assert datetime.now(timezone.utc) < until, "the missed run did not happen"
+        time.sleep(0.02)
     runs = schedule.context.runs.newest(settings.tenant)
     due = schedule.next_run_at
     schedule.stop()
+    killed._scheduler.remove_all_jobs()
+    killed.stop()
     assert [run.ok for run in runs] == [True]
     assert due is not None and due > datetime.now(timezone.utc)
 
