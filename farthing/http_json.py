@@ -24,7 +24,9 @@ def call(method: str, url: str, body: object = None, timeout_s: float = 120.0) -
         response = connection.getresponse()
         answer = response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise ServeError(f"nobody answers at {parts.scheme}://{parts.netloc} ({error}); start it with `farthing up`") from None
+        raise ServeError(
+            f"nobody answers at {parts.scheme}://{parts.netloc} ({error}); start it with `farthing up`"
+        ) from None
     finally:
         connection.close()
     decoded = _decoded(answer)
@@ -41,7 +43,12 @@ def _decoded(answer: bytes) -> Any:
 
 
 def _message(decoded: Any) -> str:
-    if not isinstance(decoded, dict) or not isinstance(decoded.get("error"), dict):  # pyright: ignore[reportUnknownMemberType]
+    try:
+        error: Any = decoded["error"]
+        return _joined(error)
+    except (TypeError, KeyError):
         return str(decoded)[:500]
-    error: dict[str, Any] = decoded["error"]
+
+
+def _joined(error: Any) -> str:
     return "; ".join([str(error.get("message", "")), *(str(detail) for detail in error.get("details") or ())])

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from farthing.errors import SettingsError
@@ -263,19 +263,23 @@ def _from_file(env: Mapping[str, str]) -> dict[str, Any]:
 def _records(where: str, value: object, kind: type) -> tuple[Any, ...]:
     if not isinstance(value, list):
         raise SettingsError(f"{where}: write it as [[{where.rsplit(' ', 1)[-1]}]] tables, not {value!r}")
-    known = {f.name: f for f in fields(kind)}
     records: list[Any] = []
-    for entry in value:
-        if not isinstance(entry, dict):
+    for entry in cast(list[Any], value):
+        if not isinstance(entry, Mapping):
             raise SettingsError(f"{where}: {entry!r} is not a table")
-        for key in entry:
-            if key not in known:
-                raise SettingsError(f"{where}: unknown key {key} = {entry[key]!r}; known: {', '.join(known)}")
-        missing = [n for n, f in known.items() if f.default is MISSING and n not in entry]
-        if missing:
-            raise SettingsError(f"{where}: {entry!r} lacks {', '.join(missing)}")
-        records.append(kind(**{k: _parse(f"{where}.{k}", v, known[k]) for k, v in entry.items()}))
+        records.append(_record(where, cast(Mapping[str, Any], entry), kind))
     return tuple(records)
+
+
+def _record(where: str, entry: Mapping[str, Any], kind: type) -> Any:
+    known = {f.name: f for f in fields(kind)}
+    for key in entry:
+        if key not in known:
+            raise SettingsError(f"{where}: unknown key {key} = {entry[key]!r}; known: {', '.join(known)}")
+    missing = [name for name, f in known.items() if f.default is MISSING and name not in entry]
+    if missing:
+        raise SettingsError(f"{where}: {dict(entry)!r} lacks {', '.join(missing)}")
+    return kind(**{key: _parse(f"{where}.{key}", value, known[key]) for key, value in entry.items()})
 
 
 def _parse(key: str, value: Any, setting: Field[Any]) -> Any:

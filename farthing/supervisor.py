@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from urllib.parse import urlsplit
 
 from farthing.errors import ServeError
@@ -78,8 +79,12 @@ class Supervisor:
     def wait(self) -> None:
         """Return on SIGINT or SIGTERM."""
         received = threading.Event()
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            received.set()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: received.set())
+            signal.signal(number, stop)
         while not received.wait(0.5):
             pass
 
@@ -107,7 +112,8 @@ class Supervisor:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if child.process is not None and child.process.poll() is not None:
-                raise ServeError(f"{child.name}: ended with exit code {child.process.returncode}: {self._last_words(child)}")
+                code = child.process.returncode
+                raise ServeError(f"{child.name}: ended with exit code {code}: {self._last_words(child)}")
             if is_ready(child.health):
                 return
             time.sleep(0.05)

@@ -48,7 +48,7 @@ class Prepared:
         """Run the statement for every row."""
         if rows:
             pick = self._pick
-            given: Any = [pick(row) for row in rows] if pick else [dict(zip(self._names, row, strict=True)) for row in rows]
+            given: Any = [pick(row) if pick else dict(zip(self._names, row, strict=True)) for row in rows]
             connection.exec_driver_sql(self._sql, given)
 
 

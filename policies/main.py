@@ -60,7 +60,7 @@ class ControlPlane:
         self._engine.dispose()
 
     async def health(self, _request: Request) -> Reply:
-        """Answer once the ledger has committed a transaction: it is alive, it owns the ledger, the disk takes writes."""
+        """Answer once the ledger has committed: its thread lives, it is the owner, and the disk takes writes."""
         await asyncio.wait_for(self._ledger.run([]), HEALTH_TIMEOUT_S)
         counts = {"commits": self._ledger.commits, "failures": self._ledger.failures}
         return Reply({"status": "ok", "version": self._document.version, "ledger": counts})

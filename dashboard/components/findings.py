@@ -18,12 +18,12 @@ def findings_list(findings: Rows) -> html.Div:
 
 
 def findings_sub(findings: Rows, zone: str, interval_s: float) -> str:
-    """Say when the analysis ran and when it will run again."""
+    """Say what was analysed, when, and when it will be again; the page's filter does not narrow it."""
     if not findings:
         return ""
     newest: datetime = max(row["found_at"] for row in findings)
     following = newest + timedelta(seconds=interval_s)
-    return f"analysed {text.clock(newest, zone)[:5]}, next about {text.clock(following, zone)[:5]}"
+    return f"all teams, analysed {text.clock(newest, zone)[:5]}, next about {text.clock(following, zone)[:5]}"
 
 
 def no_findings(interval_s: float) -> html.Div:

@@ -11,22 +11,24 @@ import json
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import openai
 
 import farthing
-import farthing.auto  # noqa: F401 - this import is the whole instrumentation
+import farthing.auto  # pyright: ignore[reportUnusedImport]  # this import is the whole instrumentation
 
 
 def answer(client: openai.OpenAI, call: dict[str, Any]) -> str:
     """Make one call and return the text of the answer."""
+    create: Any = client.chat.completions.create  # the calls come from a file, so their types are not known here
     messages: Any = [{"role": "user", "content": call["prompt"]}]
-    request = {"model": call["model"], "messages": messages, "max_tokens": call["max_tokens"], "temperature": 0}
+    request: Any = {"model": call["model"], "messages": messages, "max_tokens": call["max_tokens"], "temperature": 0}
     if not call["stream"]:
-        return client.chat.completions.create(**request).choices[0].message.content or ""
-    with client.chat.completions.create(**request, stream=True) as events:
+        return str(create(**request).choices[0].message.content or "")
+    with create(**request, stream=True) as events:
         return "".join(event.choices[0].delta.content or "" for event in events if event.choices)
 
 
@@ -48,9 +50,9 @@ def main() -> None:
     parser.add_argument("calls", type=Path)
     parser.add_argument("--threads", type=int, default=8)
     arguments = parser.parse_args()
-    calls = [json.loads(line) for line in arguments.calls.read_text("utf-8").splitlines()]
+    calls: list[dict[str, Any]] = [json.loads(line) for line in arguments.calls.read_text("utf-8").splitlines()]
     with openai.OpenAI() as client, ThreadPoolExecutor(arguments.threads) as pool:
-        ended = Counter(pool.map(lambda call: run(client, call), calls))
+        ended = Counter(pool.map(partial(run, client), calls))
     farthing.flush()
     sys.stdout.write(json.dumps(ended) + "\n")
 

@@ -172,7 +172,7 @@ class Demo:
         self._say(f"\napplied {what}: version {applied['version']}, in the proxy {took_ms:.0f} ms later")
 
     def _totals(self, since: datetime) -> dict[str, Any]:
-        window = {"since": since.isoformat(), "until": _now().isoformat(), "teams": [], "models": []}
+        window: dict[str, Any] = {"since": since.isoformat(), "until": _now().isoformat(), "teams": [], "models": []}
         return self._post("analyzer", "/v1/ask/totals", window)["rows"][0]
 
     def _settled(self, since: datetime) -> dict[str, Any]:

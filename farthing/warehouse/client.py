@@ -132,7 +132,8 @@ class Warehouse:
         }
         with self._errors(f"insert of {segment.name}"):
             if self.path is None:
-                self._client().raw_insert("otlp_in", insert_block=segment.read_bytes(), fmt="Protobuf", settings=settings)
+                block = segment.read_bytes()
+                self._client().raw_insert("otlp_in", insert_block=block, fmt="Protobuf", settings=settings)
                 return
             pairs = ", ".join(f"{key} = {_literal(value)}" for key, value in settings.items())
             self._client().command(f"INSERT INTO otlp_in FROM INFILE '{segment}' SETTINGS {pairs} FORMAT Protobuf")
@@ -152,7 +153,8 @@ class Warehouse:
         self.command(f"CREATE TABLE IF NOT EXISTS {stage} ({view.OTLP_STRUCTURE}) ENGINE = Memory")
         try:
             with self._errors(f"models of {segment.name}"):
-                self._client().raw_insert(stage, insert_block=segment.read_bytes(), fmt="Protobuf", settings=_protobuf())
+                block = segment.read_bytes()
+                self._client().raw_insert(stage, insert_block=block, fmt="Protobuf", settings=_protobuf())
                 rows = self._client().query(view.unseen_models(stage)).result_rows
         finally:
             self.command(f"DROP TABLE IF EXISTS {stage}")
@@ -202,7 +204,9 @@ class Warehouse:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            client = clickhouse_connect.get_client(dsn=self.dsn, **({} if self.path else {"autogenerate_session_id": False}))
+            # A session would make a server's queries wait for one another; an embedded store knows none.
+            options: dict[str, Any] = {} if self.path else {"autogenerate_session_id": False}
+            client = cast(Any, clickhouse_connect).get_client(dsn=self.dsn, **options)
         except Exception as error:
             raise WarehouseError(f"warehouse {_public_dsn(self.dsn)} does not open: {_first_line(error)}") from error
         with self._lock:

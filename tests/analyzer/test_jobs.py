@@ -71,9 +71,8 @@ def test_a_later_run_supersedes_findings_that_no_longer_hold(
 ) -> None:
     put_calls(window.tenant, [{"team": "search", "hash": "h", "input": 10, "output": 1}] * 2)
     analyze_window(schedule.context, window)
-    later = Schedule.__new__(Schedule)  # the same store, a clock that is a day on
-    later.context = Context(warehouse, schedule.context.runs, clock=lambda: window.until + timedelta(days=1))
-    analyze_window(later.context, replace(window, since=window.until, until=window.until + timedelta(days=1)))
+    later = Context(warehouse, schedule.context.runs, clock=lambda: window.until + timedelta(days=1))
+    analyze_window(later, replace(window, since=window.until, until=window.until + timedelta(days=1)))
     assert {row["title"] for row in findings(warehouse, window.tenant)} == {"No spend", "No repeated requests"}
 
 

@@ -20,7 +20,7 @@ import pytest
 from farthing.http_json import call
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PARTS = ("collector", "dashboard", "policies", "proxy", "engine", "analyzer")
+PARTS: tuple[str, ...] = ("collector", "dashboard", "policies", "proxy", "engine", "analyzer")
 
 
 @dataclass
