@@ -43,6 +43,8 @@ def tick_usd(amount: float, step: float) -> str:
     for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if amount >= size:
             return f"${_trimmed(amount / size, 4)}{suffix}"
+    if amount == 0:
+        return "$0"
     return f"${amount:.0f}" if step >= 1 else f"${amount:.{max(2, math.ceil(-math.log10(step) - 1e-9))}f}"
 
 

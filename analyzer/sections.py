@@ -64,7 +64,7 @@ def _summary(figures: Figures) -> str:
     if not requests:
         return "No model call is recorded in this window."
     text = f"{counted(requests, 'request')} cost {usd(figures.spend_usd)}"
-    if figures.spend_usd:
+    if figures.spend_usd and requests > 1:
         text += f", {rate_usd(figures.spend_usd / requests)} a request on average"
     dearest = next((finding for finding in figures.drivers if finding.cost_usd), None)
     text += f". The largest part is {dearest.title}." if dearest else "."
@@ -136,7 +136,7 @@ def _short(number: int | None) -> Cell:
 def _over_time(figures: Figures) -> Section:
     chart = timeline.bars(figures)
     text = f"USD per {length(figures.step_s)}, UTC."
-    if chart.partial:
+    if any(one.values[index] for one in chart.series for index in chart.partial):
         text += " A pale bar reaches past the window and is not complete."
     if not figures.spend_usd:
         return Section("over-time", "Cost over time", [Paragraph("Nothing was spent in this window.")])

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from html import escape
@@ -12,6 +12,7 @@ from analyzer.document import StackedBars
 from analyzer.notation import tick_usd, usd
 
 TICKS = 4  # at least so many parts of the axis are looked for
+LABEL_PX = 7.4  # width of a digit at the size of the axis's labels, with room for a wide font
 _DAY_S = 86_400
 
 
@@ -21,7 +22,7 @@ class Frame:
 
     width: int
     height: int
-    left: int  # for the labels of the money axis
+    left: int  # for the labels of the money axis, at least
     labels: int  # times written below
     bottom: int = 26
     top: int = 10
@@ -33,20 +34,27 @@ class Frame:
         return self.width - self.left - self.right, self.height - self.top - self.bottom
 
 
-WIDE = Frame(width=1040, height=300, left=70, labels=8)
-NARROW = Frame(width=340, height=220, left=58, labels=3)
+WIDE = Frame(width=1040, height=300, left=56, labels=8)
+NARROW = Frame(width=340, height=220, left=40, labels=3)
 
 
 def stacked_bars(chart: StackedBars, frame: Frame) -> str:
     """Return the `<svg>` of `chart`; a bar that reaches past the window is pale."""
     totals = [sum(column) for column in zip(*(one.values for one in chart.series), strict=True)]
     step, top = axis(max(totals, default=0.0))
+    frame = _with_room(frame, step, top)
     parts = [*_grid(frame, step, top), *_bars(chart, frame, totals, top), *_times(chart, frame)]
     return (
         f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" aria-label="Cost over time, stacked by model">'
         + "".join(parts)
         + "</svg>"
     )
+
+
+def _with_room(frame: Frame, step: float, top: float) -> Frame:
+    """Return `frame` with space on the left for the longest label of the money axis."""
+    longest = max(len(tick_usd(tick * step, step)) for tick in range(round(top / step) + 1))
+    return replace(frame, left=max(frame.left, math.ceil(longest * LABEL_PX) + 12))
 
 
 def axis(largest: float) -> tuple[float, float]:
@@ -104,8 +112,8 @@ def _times(chart: StackedBars, frame: Frame) -> Iterator[str]:
     slot = frame.plot[0] / max(1, number)
     is_several_days = number > 0 and chart.starts[0] // _DAY_S != chart.starts[-1] // _DAY_S
     for index in range(every // 2, number, every):
-        x = frame.left + slot * (index + 0.5)
         label = time_label(chart.starts[index], chart.step_s, is_several_days)
+        x = min(frame.left + slot * (index + 0.5), frame.width - len(label) * LABEL_PX / 2)
         yield f'<text class="middle" x="{x:.1f}" y="{frame.height - 8}">{label}</text>'
 
 

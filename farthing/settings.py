@@ -95,6 +95,8 @@ class Settings:
     policies_url: str = ""  # default: http://<host>:<policies_port>
     proxy_url: str = ""  # default: http://<host>:<proxy_port>
     analyzer_url: str = ""  # default: http://<host>:<analyzer_port>
+    dashboard_url: str = ""  # default: http://<host>:<dashboard_port>
+    engine_url: str = ""  # default: http://<host>:<engine_port>
     proxy_workers: int = 1
     tenant: str = "default"  # rows of emitters without an ingest key, and of the proxy
     require_ingest_key: bool = False

@@ -17,6 +17,7 @@ import yaml
 MAX_TEXT_BYTES = 1024 * 1024
 MAX_DEPTH = 16  # mappings and lists within one another; a policy needs 5
 MAX_NODES = 250_000  # keys and values of one text, aliases followed; a policy has about 20
+TEXT_TAG = "tag:yaml.org,2002:str"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Path = tuple[str | int, ...]
@@ -148,6 +149,8 @@ def _written(node: yaml.Node) -> str:
 
 def _scalar(node: Any, path: Path, line: int, tree: Tree) -> Hashable:
     """Return text, a number, true/false, null or a date; a quoted value is always text."""
+    if node.tag == TEXT_TAG:
+        return node.value
     try:
         value = yaml.constructor.SafeConstructor().construct_object(node)
     except (yaml.YAMLError, ValueError, OverflowError):

@@ -98,8 +98,8 @@ class RouteAction(Record):
 class CacheAction(Record):
     """Answer repeats of an identical request from the exact cache."""
 
-    ttl_s: float = Field(3600.0, gt=0, allow_inf_nan=False)  # seconds an answer may be reused
-    max_bytes: int = Field(67_108_864, gt=0)  # bytes of answers kept for this policy
+    ttl_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)  # seconds an answer may be reused
+    max_bytes: int = Field(default=67_108_864, gt=0)  # bytes of answers kept for this policy
     allow_sampled: bool = False  # also reuse answers to requests with temperature above 0
 
 
@@ -124,7 +124,7 @@ class Policy(Record):
     match: Match = Match()
     action: Action
     mode: Literal["shadow", "enforce"] = "enforce"
-    priority: int = Field(0, ge=-1_000_000, le=1_000_000)  # the higher one wins
+    priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)  # the higher one wins
     expires: date | None = None  # last day, UTC, on which it acts
 
 

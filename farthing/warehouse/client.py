@@ -16,6 +16,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote, urlsplit
 
 from farthing.errors import WarehouseError
 from farthing.prices import Price
@@ -92,6 +93,7 @@ class Warehouse:
             "otlp_structure": view.OTLP_STRUCTURE,
             "explode_spans": view.explode_spans(),
             "normalise_requests": view.normalise_requests(),
+            "login": _login(self.dsn),
         }
         for key, value in values.items():
             statement = statement.replace("{{" + key + "}}", value)
@@ -287,6 +289,14 @@ def _syncfs(descriptor: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if cast(int, libc.syncfs(descriptor)) != 0:
         raise OSError(ctypes.get_errno(), "syncfs")
+
+
+def _login(dsn: str) -> str:
+    """Return how a server's dictionary logs in to its own server: as the DSN does."""
+    parts = urlsplit(dsn)
+    if dsn.startswith(_CHDB) or not parts.username:
+        return ""
+    return f"USER {_literal(unquote(parts.username))} PASSWORD {_literal(unquote(parts.password or ''))} "
 
 
 def _public_dsn(dsn: str) -> str:

@@ -1,7 +1,7 @@
 """The overview in a real browser, against a real embedded warehouse."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,8 +13,8 @@ import pytest
 from farthing.errors import WarehouseError
 from farthing.warehouse import Warehouse
 
-CHROMIUM = Path("/usr/bin/chromium")
 SEEDED, EMPTY, TINY, YOUNG, SILENT = "dash-seeded", "dash-empty", "dash-tiny", "dash-young", "dash-silent"
+CHROMIUM = Path("/usr/bin/chromium")
 MOST_PAYLOAD = 50_000  # bytes of one callback's answer, before compression
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -34,7 +34,6 @@ pytestmark = [
 
 class Tab:
     """One browser tab that writes down what went wrong and what was asked."""
-
     def __init__(self, page: Any) -> None:
         self.page = page
         self.errors: list[str] = []
@@ -58,15 +57,14 @@ class Tab:
         return self.page.get_attribute(f"#kpi-{key}", "data-value")
 
     def wait_for_change(self, before: str, key: str = "spend") -> None:
-        script = "([key, before]) => document.getElementById(`kpi-${key}`).dataset.value !== before"
-        self.page.wait_for_function(script, arg=[key, before], timeout=10_000)
+        changed = "([key, before]) => document.getElementById(`kpi-${key}`).dataset.value !== before"
+        self.page.wait_for_function(changed, arg=[key, before], timeout=10_000)
 
     def query(self) -> dict[str, list[str]]:
         return parse_qs(urlsplit(self.page.url).query)
 
     def window(self) -> dict[str, datetime]:
-        script = "() => ({...document.getElementById('figures').dataset})"
-        found = self.page.evaluate(script)
+        found = self.page.evaluate("() => ({...document.getElementById('figures').dataset})")
         return {name: datetime.fromisoformat(found[name]) for name in ("since", "until")}
 
 
@@ -103,9 +101,8 @@ def phone(browser: Any) -> Iterator[Tab]:
     context.close()
 
 
-def ask_totals(warehouse: Warehouse, tab: Tab, **names: list[str]) -> dict[str, Any]:
-    values = {"teams": [], "models": [], **names, **tab.window()}
-    return warehouse.ask("totals", tenant=SEEDED, part="test", **values)[0]
+def ask_totals(warehouse: Warehouse, tab: Tab, teams: Sequence[str] = ()) -> dict[str, Any]:
+    return warehouse.ask("totals", tenant=SEEDED, part="test", teams=list(teams), models=[], **tab.window())[0]
 
 
 def test_the_key_figures_are_the_warehouses_to_the_nano_dollar(
@@ -152,8 +149,7 @@ def test_the_charts_are_drawn_with_a_bar_series_per_model(tab: Tab, serve: Serve
     tab.page.wait_for_selector("#cost-chart .bars .point", state="attached")
     bars = "() => [...document.querySelectorAll('#cost-chart .bars .point')].map((bar) => bar.getBBox().height)"
     assert max(tab.page.evaluate(bars)) > 40  # pixels
-    series = len(tab.page.query_selector_all("#cost-legend a.lg"))
-    assert len(tab.page.query_selector_all("#cost-chart .bars")) == series == 5
+    assert tab.page.locator("#cost-chart .bars").count() == tab.page.locator("#cost-legend a.lg").count() == 5
     assert len(tab.page.query_selector_all("#latency-chart .js-line")) == 3
 
 
@@ -238,8 +234,7 @@ def test_findings_say_what_is_predicted_and_when_the_next_analysis_is(tab: Tab, 
     tab.open(serve(SEEDED))
     assert tab.page.get_attribute("#findings b", "data-value") == "4.871250001"
     words = tab.page.inner_text("#findings")
-    assert "predicted" in words
-    assert "no saving claimed" in words
+    assert "predicted" in words and "no saving claimed" in words
     assert "next about" in tab.page.inner_text("#findings-sub")
 
 
@@ -299,7 +294,7 @@ def test_the_refresh_can_be_paused_and_resumed(tab: Tab, serve: Serve) -> None:
 def test_a_phone_shows_the_page_without_sideways_scrolling(phone: Tab, serve: Serve, path: str) -> None:
     phone.open(serve(SEEDED) + path)
     assert phone.page.evaluate("() => document.documentElement.scrollWidth") == 390
-    parts = phone.page.query_selector_all(".card, .chip, .filterbar > *, .kpi-value > *")
-    boxes = [one.bounding_box() for one in parts]
-    assert all(box is None or box["x"] + box["width"] <= 390 for box in boxes)
+    for part in phone.page.query_selector_all(".card, .chip, .filterbar > *, .kpi-value > *"):
+        box = part.bounding_box()
+        assert box is None or box["x"] + box["width"] <= 390
     assert phone.errors == []

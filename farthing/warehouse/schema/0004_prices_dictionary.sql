@@ -16,7 +16,7 @@ CREATE DICTIONARY IF NOT EXISTS prices (
     version          String
 )
 PRIMARY KEY provider, model
-SOURCE(CLICKHOUSE(QUERY 'SELECT provider, model, valid_from, valid_to, input, cache_read, cache_write, output, tier_over, tier_input, tier_cache_read, tier_cache_write, tier_output, version FROM {{database}}.price_book FINAL'))
+SOURCE(CLICKHOUSE({{login}}QUERY 'SELECT provider, model, valid_from, valid_to, input, cache_read, cache_write, output, tier_over, tier_input, tier_cache_read, tier_cache_write, tier_output, version FROM {{database}}.price_book FINAL'))
 LAYOUT(COMPLEX_KEY_RANGE_HASHED())
 RANGE(MIN valid_from MAX valid_to)
 LIFETIME(0)
