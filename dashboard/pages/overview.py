@@ -66,7 +66,7 @@ def layout() -> html.Main:
                     panel("Teams", html.Div(id="teams", className="table-place"), sub="spend and efficiency"),
                     panel("Models", html.Div(id="models", className="table-place"), sub=_sub("models-sub")),
                 ], className="column"),
-                panel("Findings", html.Div(id="findings"), sub=_sub("findings-sub"), name="top"),
+                panel("Findings", html.Div(id="findings"), sub=_sub("findings-sub"), name="from-top"),
             ],
             className="grid2",
         ),

@@ -37,11 +37,6 @@ def _text(folder: str, name: str) -> str:
     return resources.files("farthing.warehouse").joinpath(folder, name).read_text("utf-8")
 
 
-@cache
-def _schema_setting() -> str:
-    return _text("schema", "otlp.proto").replace("\\", "\\\\").replace("'", "\\'")
-
-
 class Warehouse:
     """The open warehouse of one process."""
 
@@ -130,7 +125,7 @@ class Warehouse:
             "async_insert": 0,
             "max_insert_threads": 1,
             "input_format_allow_errors_num": 0,
-            **_protobuf(),
+            **_protobuf(self.path is not None),
         }
         with self._errors(f"insert of {segment.name}"):
             if self.path is None:
@@ -145,7 +140,7 @@ class Warehouse:
         if self.path is None:
             return self._unseen_on_server(segment)
         source = f"file('{segment}', Protobuf, '{view.OTLP_STRUCTURE}')"
-        pairs = ", ".join(f"{key} = {_literal(value)}" for key, value in _protobuf().items())
+        pairs = ", ".join(f"{key} = {_literal(value)}" for key, value in _protobuf(is_embedded=True).items())
         with self._errors(f"models of {segment.name}"):
             rows = self._client().query(f"{view.unseen_models(source)} SETTINGS {pairs}").result_rows
         return sorted({(row[0], row[1]) for row in rows})
@@ -156,7 +151,7 @@ class Warehouse:
         try:
             with self._errors(f"models of {segment.name}"):
                 block = segment.read_bytes()
-                self._client().raw_insert(stage, insert_block=block, fmt="Protobuf", settings=_protobuf())
+                self._client().raw_insert(stage, insert_block=block, fmt="Protobuf", settings=_protobuf(is_embedded=False))
                 rows = self._client().query(view.unseen_models(stage)).result_rows
         finally:
             self.command(f"DROP TABLE IF EXISTS {stage}")
@@ -253,7 +248,13 @@ def _migrations() -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
 
 
-def _protobuf() -> Mapping[str, object]:
+def _protobuf(is_embedded: bool) -> Mapping[str, object]:
+    """Return the settings that name the OTLP schema; text for a server, which then needs no file of ours.
+
+    Embedded, the text would be cached as a file in the working folder, so the file itself is named.
+    """
+    if is_embedded:
+        return {"format_schema": f"{resources.files('farthing.warehouse').joinpath('schema', 'otlp.proto')}:TracesData"}
     return {
         "format_schema_source": "string",
         "format_schema": _text("schema", "otlp.proto"),

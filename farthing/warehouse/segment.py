@@ -68,17 +68,13 @@ def _record_at(view: memoryview, at: int) -> tuple[int, int] | None:
 
 
 def _resync(view: memoryview, at: int) -> int:
-    """Return the next offset at which a whole record starts, or the end."""
-    buffer = bytes(view)
-    while True:
-        # A record follows either a record, whose last field is the crc, or nothing: look behind each crc tag.
-        tag = buffer.find(_CRC, at)
-        if tag < 0:
-            return len(buffer)
-        start = tag + len(_CRC) + 4
-        if start < len(buffer) and _record_at(view, start) is not None:
-            return start
-        at = tag + 1
+    """Return the next offset at which a whole record starts, or the end.
+
+    Every offset is tried: the flipped byte may be the very mark that a quicker search would look for.
+    """
+    while at < len(view) and _record_at(view, at) is None:
+        at += 1
+    return at
 
 
 def _read_varint(view: memoryview, at: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ SELECT
     countIf(price_state = 'unpriced')           AS unpriced,
     countIf(outcome = 'error')                  AS errors,
     sum(engine_s)                               AS engine_s,
-    quantilesDDIf(0.01, 0.5, 0.95, 0.99)(duration_s, outcome = 'ok') AS duration_s
+    quantilesDDIf(0.01, 0.5, 0.95, 0.99)(duration_s, outcome = 'ok' AND scope != 'farthing.replay') AS duration_s
 FROM requests
 WHERE tenant = {tenant:String}
   AND started_at >= {since:DateTime64(3)}

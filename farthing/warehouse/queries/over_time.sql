@@ -6,7 +6,7 @@ SELECT
     sumIf(input_tokens, billed AND cache_hit = '')                        AS input_tokens,
     sumIf(output_tokens, billed AND cache_hit = '')                       AS output_tokens,
     countIf(billed AND cache_hit != '')                                   AS cache_hits,
-    quantilesDDIf(0.01, 0.5, 0.95, 0.99)(duration_s, billed AND outcome = 'ok') AS duration_s
+    quantilesDDIf(0.01, 0.5, 0.95, 0.99)(duration_s, billed AND outcome = 'ok' AND scope != 'farthing.replay') AS duration_s
 FROM requests
 WHERE tenant = {tenant:String}
   AND started_at >= {since:DateTime64(3)}

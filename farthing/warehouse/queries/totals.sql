@@ -11,7 +11,7 @@ SELECT
     countIf(billed AND price_state = 'no_usage')                          AS unknown_usage,
     countIf(billed AND outcome = 'error')                                 AS errors,
     countIf(billed AND outcome = 'refused')                               AS refused,
-    quantilesDDIf(0.01, 0.5, 0.95, 0.99)(duration_s, billed AND outcome = 'ok') AS duration_s, -- [p50, p95, p99]
+    quantilesDDIf(0.01, 0.5, 0.95, 0.99)(duration_s, billed AND outcome = 'ok' AND scope != 'farthing.replay') AS duration_s, -- [p50, p95, p99]
     quantilesDDIf(0.01, 0.5, 0.95, 0.99)(ttft_s, billed AND isNotNull(ttft_s))  AS ttft_s,
     max(received_at)                                                      AS data_until
 FROM requests

@@ -1,0 +1,246 @@
+"""policies/book.py against a model: any sequence of operations, limits, clocks and crashes, to the nano-dollar."""
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from sqlalchemy import text
+
+from farthing.policy import Budget, CompiledDocument, Document, Facts
+from policies.book import Book
+from policies.database import open_database
+from policies.operations import Refused, Reserve, Reserved, Settle, Settled
+
+S = 1_000_000_000  # nanoseconds
+TTL_S = 100
+DAY_S = 86_400
+MIDNIGHT_S = 20_000 * DAY_S
+SCOPES: dict[str, dict[str, str]] = {"org": {}, "team": {"team": "search"}, "user": {"user": "ann"}, "watch": {}}
+HARD = {"org": True, "team": True, "user": True, "watch": False}
+
+
+class Crash(Exception):
+    """The process dies before its commit."""
+
+
+class CrashingBook(Book):
+    """Writes all rows of a transaction and then dies, when told to."""
+
+    dies = False
+
+    def _write(self, connection: Any, memory: Any) -> None:
+        super()._write(connection, memory)
+        if self.dies:
+            raise Crash
+
+
+@dataclass
+class Expected:
+    """One budget in one day, as plain arithmetic has it."""
+
+    spent: int = 0
+    held: int = 0
+    overrun: int = 0
+
+
+@dataclass
+class ExpectedHold:
+    amount: int
+    day: int
+    at_s: int
+    budgets: list[str]
+    state: str = "open"
+    charged: dict[str, int] = field(default_factory=dict)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    holds = Bundle("holds")
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = tempfile.mkdtemp(prefix="ledger-")
+        self.engine = open_database(f"sqlite:///{self.folder}/control.db")
+        self.now_s = MIDNIGHT_S
+        self.limits = {"org": 1000, "team": 400, "user": 150, "watch": 50}
+        self.last_limits: dict[tuple[str, int], int] = {}
+        self.version = 1
+        self.balances: dict[tuple[str, int], Expected] = {}
+        self.expected: dict[str, ExpectedHold] = {}
+        self.book = self.opened()
+
+    def opened(self) -> CrashingBook:
+        return CrashingBook(self.engine, self.compiled(), TTL_S, lambda: self.now_s * S)
+
+    def compiled(self) -> CompiledDocument:
+        budgets = [
+            {"name": name, "scope": scope, "limit_nusd": self.limits[name], "hard": HARD[name]}
+            | {"window": {"calendar": "day"}}
+            for name, scope in SCOPES.items()
+        ]
+        return CompiledDocument(Document(version=self.version, budgets=tuple(map(Budget.model_validate, budgets))))
+
+    def balance(self, name: str, day: int) -> Expected:
+        return self.balances.setdefault((name, day), Expected())
+
+    def free(self, name: str, day: int) -> int:
+        """What is free; the limit that counts for a past day is the one it ended with."""
+        balance = self.balance(name, day)
+        return max(0, self.limit(name, day) - balance.spent - balance.held)
+
+    def limit(self, name: str, day: int) -> int:
+        return self.limits[name] if day == self.now_s // DAY_S else self.last_limits[name, day]
+
+    def expire(self) -> None:
+        for hold in self.expected.values():
+            if hold.state == "open" and hold.at_s + TTL_S <= self.now_s:
+                hold.state = "expired"
+                for name in hold.budgets:
+                    self.charge(hold, name, hold.amount)
+
+    def charge(self, hold: ExpectedHold, name: str, actual: int) -> None:
+        balance = self.balance(name, hold.day)
+        charged = min(actual, hold.amount + self.free(name, hold.day)) if HARD[name] else actual
+        balance.held -= hold.amount
+        balance.spent += charged
+        balance.overrun += actual - charged
+        hold.charged[name] = charged
+
+    def perform(self, operation: Reserve | Settle, crash: bool) -> Any:
+        if not crash:
+            return self.book.run([operation])[0]
+        self.book.dies = True
+        try:
+            self.book.run([operation])
+        except Crash:
+            pass
+        else:
+            raise AssertionError("did not crash")
+        self.book.close()
+        self.book = self.opened()
+        return None
+
+    @rule(target=holds, amount=st.integers(0, 200), team=st.booleans(), user=st.booleans(), crash=st.booleans())
+    def reserve(self, amount: int, team: bool, user: bool, crash: bool) -> str:
+        name, day = f"r{len(self.expected)}", self.now_s // DAY_S
+        facts = Facts("acme", team="search" if team else "", user="ann" if user else "")
+        budgets = sorted({"org", "watch"} | ({"team"} if team else set()) | ({"user"} if user else set()))
+        result = self.perform(Reserve(name, 0, amount, facts), crash)
+        if crash:
+            return name
+        self.expire()
+        totals = {b: self.balance(b, day).spent + self.balance(b, day).held + amount for b in budgets if HARD[b]}
+        fits = all(total <= self.limits[b] for b, total in totals.items())
+        assert isinstance(result, Reserved) == fits, (result, totals)
+        if fits:
+            assert result.budgets == tuple(budgets)
+            self.expected[name] = ExpectedHold(amount, day, self.now_s, budgets)
+            for b in budgets:
+                self.balance(b, day).held += amount
+        return name
+
+    @rule(name=holds)
+    def reserve_again(self, name: str) -> None:
+        hold = self.expected.get(name)
+        if hold is None:
+            return
+        self.book.tick()
+        self.expire()
+        result = self.book.run_alone(Reserve(name, 0, hold.amount, Facts("acme")))
+        if hold.state == "open":
+            assert result == Reserved(tuple(hold.budgets))
+        elif hold.budgets == ["org", "watch"]:
+            assert isinstance(result, Refused) and result.budget == ""
+
+    @rule(name=holds, actual=st.integers(0, 300), crash=st.booleans())
+    def settle(self, name: str, actual: int, crash: bool) -> None:
+        hold = self.expected.get(name)
+        if hold is None or (crash and hold.state in ("settled", "corrected")):
+            return
+        result = self.perform(Settle(name, 0, actual), crash)
+        if crash:
+            return
+        self.expire()
+        assert isinstance(result, Settled) and result.budgets == tuple(hold.budgets)
+        if hold.state == "open":
+            hold.state = "settled"
+            for b in hold.budgets:
+                self.charge(hold, b, actual)
+        elif hold.state == "expired":
+            hold.state = "corrected"
+            for b in hold.budgets:
+                balance, amount = self.balance(b, hold.day), hold.amount
+                balance.spent -= hold.charged[b]
+                balance.held += amount
+                self.charge(hold, b, actual)
+
+    @rule(seconds=st.sampled_from([1, 50, 101]))
+    def time_passes(self, seconds: int) -> None:
+        self.now_s += seconds
+        self.book.tick()
+        self.expire()
+
+    @rule()
+    def midnight_comes(self) -> None:
+        day = self.now_s // DAY_S
+        for name, limit in self.limits.items():
+            self.last_limits[name, day] = limit
+        self.now_s = (day + 1) * DAY_S
+        self.book.tick()
+        self.expire()
+
+    @rule(name=st.sampled_from(sorted(SCOPES)), limit=st.integers(0, 1200))
+    def limit_changes(self, name: str, limit: int) -> None:
+        self.limits[name] = limit
+        self.version += 1
+        self.book.adopt(self.compiled())
+
+    @rule()
+    def process_restarts(self) -> None:
+        self.book.close()
+        self.book = self.opened()
+        self.book.tick()
+        self.expire()
+
+    @invariant()
+    def rows_are_what_the_model_says(self) -> None:
+        self.book.tick()
+        self.expire()
+        with self.engine.connect() as connection:
+            rows = connection.execute(text("SELECT * FROM balances")).mappings().all()
+            sums = connection.execute(text(_SUMS)).mappings().all()
+        for row in rows:
+            day = period_day(row["period"])
+            expected = self.balance(row["budget"], day)
+            assert (row["spent_nusd"], row["held_nusd"], row["overrun_nusd"]) == (
+                expected.spent,
+                expected.held,
+                expected.overrun,
+            )
+            assert not HARD[row["budget"]] or row["spent_nusd"] + row["held_nusd"] <= row["limit_nusd"]
+        stored = {(row["budget"], row["period"]): (row["spent_nusd"], row["held_nusd"]) for row in rows}
+        assert {(s["budget"], s["period"]): (s["spent"], s["held"]) for s in sums}.items() <= stored.items()
+
+    def teardown(self) -> None:
+        self.book.close()
+        self.engine.dispose()
+        shutil.rmtree(self.folder)
+
+
+_SUMS = """
+SELECT budget, period, SUM(charged_nusd) AS spent, SUM(CASE WHEN state = 'open' THEN held_nusd ELSE 0 END) AS held
+FROM holds GROUP BY budget, period
+"""
+
+
+def period_day(name: str) -> int:
+    return (date.fromisoformat(name.removeprefix("day:")) - date(1970, 1, 1)).days
+
+
+TestLedgerModel = LedgerMachine.TestCase
+TestLedgerModel.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
