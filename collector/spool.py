@@ -44,7 +44,7 @@ class Spool:
         self._closed = [self._repaired(path) for path in sorted(folder.glob(f"*{_SUFFIX}"))]
         self._closed = [segment for segment in self._closed if segment.size]
         self.held_bytes = sum(segment.size for segment in self._closed)
-        self._epoch = time.time_ns() // 1_000_000
+        self._epoch = time.time_ns()
         self._sequence = 0
         self._open()
 
@@ -123,7 +123,7 @@ class Spool:
         self.held_bytes -= segment.size
 
     def _open(self) -> None:
-        self._path = self.folder / f"{self._epoch:013d}-{self._sequence:08d}{_SUFFIX}"
+        self._path = self.folder / f"{self._epoch:019d}-{self._sequence:08d}{_SUFFIX}"
         self._sequence += 1
         self._file = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_EXCL, 0o600)
         self._size = 0

@@ -44,7 +44,7 @@ class Balance:
 
     def charge(self, held_nusd: int, actual_nusd: int) -> tuple[int, int]:
         """Turn a hold into a charge; return what was charged and the overrun that no longer fitted."""
-        charged = min(actual_nusd, held_nusd) if self.hard else actual_nusd
+        charged = min(actual_nusd, held_nusd + self.free_nusd) if self.hard else actual_nusd
         self.held_nusd -= held_nusd
         self.spent_nusd += charged
         self.overrun_nusd += actual_nusd - charged

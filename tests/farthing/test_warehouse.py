@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -130,7 +131,7 @@ def test_prompts_and_answers_are_not_stored(
 def test_a_question_is_answered_for_one_tenant_alone(warehouse: Warehouse, tenant: str, put: Callable[..., None]) -> None:
     put([body((semconv.TEAM, "search"))])
     window = {"since": datetime(2026, 11, 1, tzinfo=timezone.utc), "until": datetime(2026, 12, 1, tzinfo=timezone.utc)}
-    for asked, expected in ((tenant, 1), ("somebody-else", 0)):
+    for asked, expected in ((tenant, 1), (f"not-{tenant}", 0)):
         (row,) = warehouse.ask("totals", tenant=asked, part="test", teams=[], models=[], **window)
         assert row["requests"] == expected
 
@@ -153,3 +154,24 @@ def test_a_store_that_another_process_has_open_is_refused_in_one_line(tmp_path: 
         fcntl.flock(handle, fcntl.LOCK_EX)
         with pytest.raises(WarehouseError, match="in use by another process"):
             Warehouse(f"chdb://{tmp_path / 'store'}")
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "hours"),
+    [("UTC", (2026, 10, 25), 24), ("Europe/Berlin", (2026, 10, 25), 25), ("Europe/Berlin", (2026, 3, 29), 23), ("Asia/Kolkata", (2026, 3, 29), 24)],
+)
+def test_a_day_begins_at_local_midnight_and_has_the_hours_that_it_has(
+    zone: str, day: tuple[int, int, int], hours: int, warehouse: Warehouse, tenant: str, put: Callable[..., None]
+) -> None:
+    midnight = datetime(*day, tzinfo=ZoneInfo(zone))
+    first = int(midnight.timestamp())
+    attributes = otlp.attributes([(semconv.OPERATION_NAME, "chat"), (semconv.REQUEST_MODEL, "m")])
+    spans = [
+        otlp.span(uuid.uuid4().bytes, uuid.uuid4().bytes[:8], b"", "chat", ((first + 1800 + 3600 * n) * 10**9,) * 2, attributes)
+        for n in range(-3, hours + 3)
+    ]
+    put([otlp.traces([("service.name", "shop")], "test", "1", spans)])
+    window = {"since": midnight - timedelta(days=2), "until": midnight + timedelta(days=3), "step": 86_400, "tz": zone}
+    days = warehouse.ask("over_time", tenant=tenant, part="test", teams=[], models=[], **window)
+    assert [row["requests"] for row in days] == [3, hours, 3]
+    assert days[1]["bucket"] == first

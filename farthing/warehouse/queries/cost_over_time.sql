@@ -1,9 +1,13 @@
--- What did each model cost per bucket of `step` seconds over [since, until)?
+-- What did each model cost per bucket of `step` seconds of the local clock over [since, until)?
+WITH
+    timeZoneOffset(toTimeZone(started_at, {tz:String}))                              AS offset_s,
+    intDiv(toUnixTimestamp(started_at) + offset_s, {step:UInt32}) * {step:UInt32}    AS local_start,
+    timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String}))      AS start_offset_s
 SELECT
-    toUnixTimestamp(toStartOfInterval(started_at, toIntervalSecond({step:UInt32}), {tz:String})) AS bucket, -- epoch seconds
+    local_start - start_offset_s AS bucket, -- epoch seconds
     model,
-    sum(cost_usd) AS cost_usd,
-    count()       AS requests
+    sum(cost_usd)                AS cost_usd,
+    count()                      AS requests
 FROM requests
 WHERE tenant = {tenant:String}
   AND started_at >= {since:DateTime64(3)}

@@ -1,6 +1,11 @@
--- How do spend, calls and latency move over [since, until), per bucket of `step` seconds?
+-- How do spend, calls and latency move over [since, until), per bucket of `step` seconds of the local clock?
+WITH
+    timeZoneOffset(toTimeZone(started_at, {tz:String}))                              AS offset_s,
+    intDiv(toUnixTimestamp(started_at) + offset_s, {step:UInt32}) * {step:UInt32}    AS local_start,
+    -- with the offset that holds at the bucket's own start: some days have 23 or 25 hours
+    timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String}))      AS start_offset_s
 SELECT
-    toUnixTimestamp(toStartOfInterval(started_at, toIntervalSecond({step:UInt32}), {tz:String})) AS bucket, -- epoch seconds
+    local_start - start_offset_s                                          AS bucket, -- epoch seconds
     countIf(billed AND outcome != 'refused')                              AS requests,
     sumIf(cost_usd, billed)                                               AS cost_usd,
     sumIf(input_tokens, billed AND cache_hit = '')                        AS input_tokens,

@@ -1,0 +1,209 @@
+"""proxy/upstream.py against a real server that misbehaves in every way a server can."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from farthing.errors import UpstreamError
+from proxy.upstream import Client, NotSentError, Timeouts
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+QUICK = Timeouts(connect=1.0, headers=0.2, between=0.2)
+
+
+@asynccontextmanager
+async def server(handler: Handler) -> AsyncIterator[str]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handler(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    finally:
+        listening.close()
+
+
+async def head(reader: asyncio.StreamReader) -> bytes:
+    return await reader.readuntil(b"\r\n\r\n")
+
+
+def answering(*answers: bytes) -> Handler:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            await head(reader)
+            writer.write(answer)
+            await writer.drain()
+
+    return handle
+
+
+def whole(body: bytes, *headers: bytes) -> bytes:
+    lines = b"".join(header + b"\r\n" for header in headers)
+    return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n%b\r\n%b" % (len(body), lines, body)
+
+
+async def get(client: Client, url: str) -> bytes:
+    return await (await client.request("GET", url + "/path?q=1")).read()
+
+
+def test_a_connection_is_used_again() -> None:
+    async def run() -> None:
+        connections = 0
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            while True:
+                assert b"GET /path?q=1 HTTP/1.1" in await head(reader)
+                writer.write(whole(b"yes"))
+
+        async with server(handle) as url:
+            client = Client()
+            assert [await get(client, url) for _ in range(5)] == [b"yes"] * 5
+            client.close()
+        assert connections == 1
+
+    asyncio.run(run())
+
+
+def test_an_idle_connection_that_the_server_closed_is_replaced_without_an_error() -> None:
+    async def run() -> None:
+        async with server(answering(whole(b"once"))) as url:
+            client = Client()
+            assert await get(client, url) == b"once"
+            assert await get(client, url) == b"once"
+            client.close()
+
+    asyncio.run(run())
+
+
+def test_a_chunked_body_comes_in_parts_as_it_is_sent() -> None:
+    async def run() -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await head(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            for piece in (b"3\r\none\r\n", b"3\r\ntwo\r\n", b"0\r\n\r\n"):
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+        async with server(handle) as url:
+            client = Client()
+            response = await client.request("GET", url)
+            assert [part async for part in response.parts()] == [b"one", b"two"]
+            client.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("answers", "says"),
+    [
+        ((b"",), "broke off before it answered"),
+        ((b"not http at all\r\n\r\n",), "broke off before it answered"),
+        ((b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",), "in the middle of its answer"),
+    ],
+)
+def test_a_server_that_breaks_off_is_an_error_that_says_where(answers: tuple[bytes, ...], says: str) -> None:
+    async def run() -> None:
+        async with server(answering(*answers)) as url:
+            client = Client(QUICK)
+            with pytest.raises(UpstreamError, match=says):
+                await get(client, url)
+            client.close()
+
+    asyncio.run(run())
+
+
+def test_a_server_that_hangs_is_left_after_the_stage_s_own_time() -> None:
+    async def run() -> None:
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+
+        async def hang_later(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await head(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
+            await reader.read()
+
+        for handler, says in ((hang, "no answer"), (hang_later, "no further part")):
+            async with server(handler) as url:
+                client = Client(QUICK)
+                with pytest.raises(UpstreamError, match=says):
+                    await get(client, url)
+                client.close()
+
+    asyncio.run(run())
+
+
+def test_nobody_listening_means_that_nothing_was_sent() -> None:
+    async def run() -> None:
+        async with server(answering()) as url:
+            pass
+        with pytest.raises(NotSentError, match="cannot connect"):
+            await get(Client(QUICK), url)
+
+    asyncio.run(run())
+
+
+def test_a_body_that_ends_with_its_connection_is_whole() -> None:
+    async def run() -> None:
+        async with server(answering(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nall of it")) as url:
+            client = Client(QUICK)
+            assert await get(client, url) == b"all of it"
+            client.close()
+
+    asyncio.run(run())
+
+
+def test_a_slow_reader_pauses_the_server_instead_of_filling_memory() -> None:
+    async def run() -> None:
+        sent = 0
+
+        async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal sent
+            await head(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % 200_000_000)
+            while sent < 200_000_000:
+                writer.write(b"x" * 100_000)
+                await writer.drain()
+                sent += 100_000
+
+        async with server(flood) as url:
+            client = Client()
+            response = await client.request("GET", url)
+            await asyncio.sleep(0.5)
+            assert sent < 50_000_000
+            response.close()
+            client.close()
+
+    asyncio.run(run())
+
+
+def test_leaving_a_response_closes_its_connection() -> None:
+    async def run() -> None:
+        noticed = asyncio.Event()
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await head(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nfirst")
+            await reader.read()
+            noticed.set()
+
+        async with server(handle) as url:
+            client = Client()
+            response = await client.request("GET", url)
+            async for _ in response.parts():
+                break
+            response.close()
+            await asyncio.wait_for(noticed.wait(), 5)
+            client.close()
+
+    asyncio.run(run())
