@@ -8,6 +8,8 @@ import threading
 import time
 import uuid
 
+import pytest
+
 from farthing import otlp, semconv
 from tests.end_to_end.conftest import Platform, until
 from tests.end_to_end.test_journey import ask, client, team
@@ -53,12 +55,21 @@ class Sender(threading.Thread):
             connection.close()
 
 
-def test_a_station_killed_while_it_ingests_loses_and_doubles_nothing(platform: Platform) -> None:
+@pytest.mark.parametrize(
+    "pauses",
+    [
+        pytest.param((0.7, 1.3), id="2 kills"),
+        pytest.param(tuple(0.3 + 0.2 * n for n in range(14)), id="14 kills", marks=pytest.mark.proof),
+    ],
+)
+def test_a_station_killed_while_it_ingests_loses_and_doubles_nothing(
+    platform: Platform, pauses: tuple[float, ...]
+) -> None:
     name, stop = team(), threading.Event()
     senders = [Sender(platform.ports["collector"], name, stop) for _ in range(3)]
     for sender in senders:
         sender.start()
-    for pause in (0.7, 1.3):
+    for pause in pauses:  # seconds of ingest before each SIGKILL
         time.sleep(pause)
         os.kill(platform.pid_of("station"), signal.SIGKILL)
         until(lambda: _is_up(platform), "the station is back")

@@ -125,6 +125,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.book = self.opened()
         return None
 
+    @rule(target=holds, past=st.integers(0, 1), team=st.booleans(), user=st.booleans())
+    def reserve_to_the_edge(self, past: int, team: bool, user: bool) -> str:
+        self.expire()
+        day = self.now_s // DAY_S
+        names = ["org"] + ["team"] * team + ["user"] * user
+        return self.reserve(min(self.free(name, day) for name in names) + past, team, user, crash=False)
+
     @rule(target=holds, amount=st.integers(0, 200), team=st.booleans(), user=st.booleans(), crash=st.booleans())
     def reserve(self, amount: int, team: bool, user: bool, crash: bool) -> str:
         name, day = f"r{len(self.expected)}", self.now_s // DAY_S
@@ -243,4 +250,4 @@ def period_day(name: str) -> int:
 
 
 TestLedgerModel = LedgerMachine.TestCase
-TestLedgerModel.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestLedgerModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -1,0 +1,75 @@
+"""farthing/cli.py: what a user can mend is one line that says how, and an exit code that is not 0."""
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str, **environ: str) -> tuple[int, list[str]]:
+    """Run the command line; return its exit code and the lines it wrote to both streams."""
+    done = subprocess.run(
+        [sys.executable, "-m", "farthing", *arguments], capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, **environ}, cwd=REPOSITORY,
+    )  # fmt: skip
+    return done.returncode, (done.stdout + done.stderr).strip().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--nope",), "No such option: --nope"),
+        (("nope",), "No such command 'nope'"),
+        (("--set", "proxy_port", "doctor"), "write name=value"),
+        (("--set", "proxi_port=1", "doctor"), "unknown setting FARTHING_PROXI_PORT='1'; known: "),
+        (("--set", "proxy_port=many", "doctor"), "FARTHING_PROXY_PORT='many': allowed is a whole number"),
+        (("--config", "/nowhere.toml", "doctor"), "there is no such file"),
+        (("replay", "/nowhere.csv"), "/nowhere.csv"),
+        (("report", "--hours", "soon"), "Invalid value for '--hours'"),
+    ],
+)
+def test_a_wrong_word_is_one_line_that_names_it(arguments: tuple[str, ...], says: str) -> None:
+    code, lines = run(*arguments)
+    assert code == 2
+    assert len(lines) == 1 and lines[0].startswith("farthing: ") and says in lines[0]
+
+
+def test_a_report_without_a_platform_says_how_to_start_one() -> None:
+    code, lines = run("report", FARTHING_ANALYZER_PORT=str(free_port()))
+    assert code == 2 and "start it with `farthing up`" in lines[-1]
+
+
+def test_a_busy_port_is_one_line_that_names_the_setting(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for command in ("up", "policies"):
+            code, lines = run(command, FARTHING_DATA_DIR=str(tmp_path), FARTHING_POLICIES_PORT=port)
+            assert code == 2
+            assert f"127.0.0.1:{port} (Address already in use)" in lines[-1] and "FARTHING_POLICIES_PORT" in lines[-1]
+
+
+def test_doctor_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
+    code, lines = run("doctor", FARTHING_DATA_DIR=str(tmp_path), FARTHING_PROXY_PORT=str(free_port()))
+    assert code == 0
+    assert any(line.startswith("ok") and "chdb" in line for line in lines)
+    assert any(line.startswith("ok") and "openai" in line and "instrumented by" in line for line in lines)
+    assert any(line.startswith("missing") and "proxy" in line and "farthing up" in line for line in lines)
+
+
+def test_doctor_fails_where_the_data_folder_cannot_be_used() -> None:
+    code, lines = run("doctor", FARTHING_DATA_DIR="/proc/none")
+    assert code == 1 and any(line.startswith("bad") and "data folder" in line for line in lines)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
