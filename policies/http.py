@@ -109,7 +109,8 @@ class Request:
         try:
             moment = datetime.fromisoformat(text)
             moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-            return int((moment - EPOCH) / timedelta(microseconds=1)) * 1000
+            at_ns = int((moment - EPOCH) / timedelta(microseconds=1)) * 1000
+            return max(0, min(at_ns, 2**63 - 1))  # what the database can compare
         except (ValueError, OverflowError):
             allowed = "allowed is ISO 8601, such as 2026-03-01T00:00:00Z"
             raise HttpError(400, "bad_query", f"{name}={text!r}: {allowed}") from None

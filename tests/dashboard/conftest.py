@@ -4,31 +4,26 @@ A process can open one chDB folder only, so each test keeps its rows apart by te
 """
 from __future__ import annotations
 
-import asyncio
-import socket
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 
 import pytest
-import uvicorn
 
 from dashboard.main import app
-from farthing.serving import Asgi
 from farthing.settings import Settings
 from farthing.testing import SeedRequest, realistic_requests, seed_requests
 from farthing.warehouse import Warehouse
+from tests.conftest import served
 
 SEEDED, EMPTY, TINY, YOUNG, SILENT = "dash-seeded", "dash-empty", "dash-tiny", "dash-young", "dash-silent"
 Serve = Callable[[str], str]
 
 
 @pytest.fixture(scope="session")
-def dash_warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
-    """An embedded warehouse with one tenant for each thing that a page must be able to say."""
-    warehouse = Warehouse(f"chdb://{tmp_path_factory.mktemp('dashboard') / 'warehouse'}")
-    warehouse.migrate()
+def dash_warehouse(warehouse: Warehouse) -> Warehouse:
+    """The run's warehouse, with one tenant for each thing that a page must be able to say."""
     now = datetime.now(timezone.utc)
     seed_requests(warehouse, realistic_requests(3000, now - timedelta(days=3), now), SEEDED)
     ago = now - timedelta(minutes=5)
@@ -36,8 +31,7 @@ def dash_warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehou
     seed_requests(warehouse, [SeedRequest(now - timedelta(hours=h), "gpt-4.1", team="one") for h in (1, 2, 30)], YOUNG)
     seed_requests(warehouse, [SeedRequest(ago, "house-model", "internal", team="one")], SILENT)
     seed_findings(warehouse, SEEDED, now)
-    yield warehouse
-    warehouse.close()
+    return warehouse
 
 
 def seed_findings(warehouse: Warehouse, tenant: str, now: datetime) -> None:
@@ -59,23 +53,13 @@ def seed_findings(warehouse: Warehouse, tenant: str, now: datetime) -> None:
 @pytest.fixture(scope="session")
 def serve(dash_warehouse: Warehouse) -> Iterator[Serve]:
     """A function that serves a tenant's dashboard on a free port, once, and returns its address."""
-    running: dict[str, tuple[str, uvicorn.Server, threading.Thread]] = {}
+    running: dict[str, str] = {}
+    with ExitStack() as stack:
 
-    def address(tenant: str) -> str:
-        if tenant not in running:
-            running[tenant] = _started(app(Settings(tenant=tenant), dash_warehouse))
-        return running[tenant][0]
+        def address(tenant: str) -> str:
+            if tenant not in running:
+                port = stack.enter_context(served(app(Settings(tenant=tenant), dash_warehouse)))
+                running[tenant] = f"http://127.0.0.1:{port}"
+            return running[tenant]
 
-    yield address
-    for _, server, _ in running.values():
-        server.should_exit = True
-    for _, _, thread in running.values():
-        thread.join(timeout=20)
-
-
-def _started(application: Asgi) -> tuple[str, uvicorn.Server, threading.Thread]:
-    server = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="on"))
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)
-    thread.start()
-    return f"http://127.0.0.1:{listening.getsockname()[1]}", server, thread
+        yield address

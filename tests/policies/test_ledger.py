@@ -133,11 +133,13 @@ def test_a_hold_id_is_good_for_one_hold_even_after_a_restart(bench: Bench) -> No
     with pytest.raises(LedgerError, match="reserve a new attempt"):
         ledger.reserve("r", 0, SEARCH, 101)
     ledger.settle("r", 0, 10)
-    for opened in (ledger, bench.open()):
-        with pytest.raises(LedgerError, match="reserve a new attempt"):
-            opened.reserve("r", 0, SEARCH, 100)
+    with pytest.raises(LedgerError, match="reserve a new attempt"):
+        ledger.reserve("r", 0, SEARCH, 100)
+    restarted = bench.open()
+    with pytest.raises(LedgerError, match="reserve a new attempt"):
+        restarted.reserve("r", 0, SEARCH, 100)
     assert bench.figures("search") == (10, 0, 390)
-    assert bench.ledgers[-1].reserve("r", 1, SEARCH, 100) == ("company", "search")
+    assert restarted.reserve("r", 1, SEARCH, 100) == ("company", "search")
 
 
 def test_one_operation_that_the_database_refuses_fails_no_other_of_its_commit(bench: Bench) -> None:
@@ -215,8 +217,7 @@ def test_a_hold_belongs_to_the_period_it_was_reserved_in(bench: Bench) -> None:
     ledger.settle("r", 0, 7)
     assert bench.figures("search") == (0, 400, 0)
     bench.now_ns = march
-    assert bench.figures("search")[:2] == (400, 0)  # it had expired on the way; settled late, it stays in March
-    ledger.settle("r", 0, 7)
+    assert bench.figures("search") == (7, 0, 393)
 
 
 def test_a_lowered_limit_refuses_until_the_budget_is_under_it(bench: Bench) -> None:
@@ -262,7 +263,10 @@ def test_an_owner_that_was_taken_over_can_do_nothing(bench: Bench) -> None:
     assert bench.figures("search") == (0, 400, 0)
 
 
-@pytest.mark.parametrize("operation", [Reserve("r", 0, -1, SEARCH), Settle("r", 0, -1), Reserve("r", 0, 10**16, SEARCH)])
+SENSELESS = [Reserve("r", 0, -1, SEARCH), Settle("r", 0, -1), Reserve("r", 0, 10**16, SEARCH)]
+
+
+@pytest.mark.parametrize("operation", SENSELESS)
 def test_amounts_that_make_no_sense_are_refused_before_they_are_queued(bench: Bench, operation: Operation) -> None:
     with pytest.raises(LedgerError, match="allowed is 0 to"):
         performed(bench.open(), operation)

@@ -126,7 +126,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return None
 
     @rule(target=holds, past=st.integers(0, 1), team=st.booleans(), user=st.booleans())
-    def reserve_to_the_edge(self, past: int, team: bool, user: bool) -> str:
+    def reserve_to_the_edge(self, past: int, team: bool, user: bool) -> Any:
         self.expire()
         day = self.now_s // DAY_S
         names = ["org"] + ["team"] * team + ["user"] * user
