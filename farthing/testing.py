@@ -20,20 +20,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from zlib import crc32
 
 from farthing import otlp, semconv
 from farthing.prices import PriceBook
 from farthing.settings import DEFAULT_PRICES
-from farthing.warehouse import Warehouse
+from farthing.warehouse import Warehouse, segment
 
 __all__ = ["SeedRequest", "realistic_requests", "seed_requests", "write_segment"]
 
 SERVICE = "farthing.testing"
 SPANS_PER_BODY = 500
-_TENANT_KEY = otlp.varint(1001 << 3 | 2)
-_RECEIVED_KEY = otlp.varint(1002 << 3 | 0)
-_CRC_KEY = otlp.varint(1003 << 3 | 5)
 
 
 @dataclass(frozen=True)
@@ -82,11 +78,11 @@ def seed_requests(
         return
     prices = book or PriceBook(DEFAULT_PRICES)
     with tempfile.TemporaryDirectory(prefix="farthing-seed-") as folder:
-        segment = write_segment(Path(folder) / "seed.otlp", requests, tenant, received_at)
-        token = hashlib.sha256(segment.read_bytes()).hexdigest()
-        models = warehouse.unseen_models(segment)
+        path = write_segment(Path(folder) / "seed.otlp", requests, tenant, received_at)
+        token = hashlib.sha256(path.read_bytes()).hexdigest()
+        models = warehouse.unseen_models(path)
         warehouse.put_prices([price for provider, model in models for price in prices.history(provider, model)])
-        warehouse.insert_otlp(segment, token)
+        warehouse.insert_otlp(path, token)
 
 
 def write_segment(
@@ -100,16 +96,9 @@ def write_segment(
             spans = [_span(request, f"{tenant}/{start + i}") for i, request in enumerate(batch)]
             body = otlp.traces([("service.name", SERVICE)], SERVICE, "1", spans)
             received = received_at or max(one.started_at + timedelta(seconds=one.duration_s) for one in batch)
-            record = _stamp(body, tenant, round(received.timestamp() * 1000))
-            out.write(otlp.varint(len(record)) + record)
+            received_ms = round(received.timestamp() * 1000)
+            out.write(segment.frame(tenant, body, received_ms, segment.digest(tenant, body)))
     return path
-
-
-def _stamp(body: bytes, tenant: str, received_ms: int) -> bytes:
-    """Append the collector's fields to an OTLP body: tenant, receive time, and a checksum of all before it."""
-    name = tenant.encode()
-    stamped = body + _TENANT_KEY + otlp.varint(len(name)) + name + _RECEIVED_KEY + otlp.varint(received_ms)
-    return stamped + _CRC_KEY + crc32(stamped).to_bytes(4, "little")
 
 
 def _span(request: SeedRequest, identity: str) -> bytes:

@@ -4,10 +4,8 @@ Rows come in as they do in production: OTLP bodies, stamped with tenant and time
 """
 from __future__ import annotations
 
-import struct
 import time
 import uuid
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -16,7 +14,7 @@ import pytest
 
 from farthing import otlp, semconv
 from farthing.prices import PriceBook
-from farthing.warehouse.client import Warehouse
+from farthing.warehouse import Warehouse, segment
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=timezone.utc)
 
@@ -30,11 +28,11 @@ def put_bodies(warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) -
     folder, book = tmp_path_factory.mktemp("segments"), PriceBook()
 
     def put(tenant: str, bodies: Iterable[bytes]) -> None:
-        segment = folder / f"{uuid.uuid4().hex}.otlp"
-        segment.write_bytes(b"".join(_record(body, tenant) for body in bodies))
-        models = warehouse.unseen_models(segment)
+        path = folder / f"{uuid.uuid4().hex}.otlp"
+        path.write_bytes(b"".join(_record(body, tenant) for body in bodies))
+        models = warehouse.unseen_models(path)
         warehouse.put_prices(price for provider, model in models for price in book.history(provider, model))
-        warehouse.insert_otlp(segment, segment.name)
+        warehouse.insert_otlp(path, path.name)
 
     return put
 
@@ -62,10 +60,7 @@ def tenant() -> str:
 
 
 def _record(body: bytes, tenant: str) -> bytes:
-    stamped = body + b"\xca\x3e" + otlp.varint(len(tenant)) + tenant.encode()  # field 1001
-    stamped += b"\xd0\x3e" + otlp.varint(time.time_ns() // 1_000_000)  # field 1002
-    stamped += b"\xdd\x3e" + struct.pack("<I", zlib.crc32(stamped))  # field 1003
-    return otlp.varint(len(stamped)) + stamped
+    return segment.frame(tenant, body, time.time_ns() // 1_000_000, segment.digest(tenant, body))
 
 
 def _span(call: dict[str, Any]) -> bytes:
