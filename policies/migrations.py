@@ -39,12 +39,14 @@ DOCUMENTS: tuple[Statement, ...] = (
     {
         "sqlite": """CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit
             BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END""",
-        "postgresql": "CREATE RULE audit_is_kept AS ON DELETE TO audit DO INSTEAD NOTHING",
+        "postgresql": """CREATE FUNCTION audit_refuses() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN RAISE EXCEPTION 'audit is append-only' USING ERRCODE = 'integrity_constraint_violation'; END $$""",
     },
     {
         "sqlite": """CREATE TRIGGER audit_is_final BEFORE UPDATE ON audit
             BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END""",
-        "postgresql": "CREATE RULE audit_is_final AS ON UPDATE TO audit DO INSTEAD NOTHING",
+        "postgresql": """CREATE TRIGGER audit_is_final BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
+            FOR EACH STATEMENT EXECUTE FUNCTION audit_refuses()""",
     },
 )
 

@@ -122,7 +122,7 @@ class Demo:
             "refused": rush["refused"],
             "ledger_equals_warehouse": rush["equal"],
             "report": report["html"],
-            "dashboard": self._settings.url("dashboard"),
+            "dashboard": f"{self._settings.url('dashboard')}/?range=1h",
         }
 
     def _round(self, calls: list[DemoCall], threads: int) -> dict[str, Any]:
@@ -208,6 +208,7 @@ def run_demo(data_dir: Path, once: bool, say: Say) -> int:
         if not once:
             say("\nstays up; Ctrl-C stops")
             supervisor.wait()
+            say("stopping")
     finally:
         supervisor.stop()
     if once:

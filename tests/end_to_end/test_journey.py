@@ -1,11 +1,14 @@
 """One request's whole journey, with the real OpenAI client, the real engine and real chDB."""
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -233,3 +236,20 @@ def test_a_bad_request_raises_what_users_of_the_client_expect(
     with pytest.raises(error, match=says) as raised:
         client(platform, team()).chat.completions.create(**given)
     assert raised.value.code and raised.value.type
+
+
+def test_a_public_trace_is_replayed_as_priced_requests(platform: Platform, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    rows = [(100 + n, 5 + n) for n in range(40)]
+    lines = [f"2023-11-16 18:17:{n:02d}.0319600,{into},{out}\n" for n, (into, out) in enumerate(rows)]
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(lines))
+    name = team()
+    command = [sys.executable, "-m", "farthing", "replay", str(trace), "--team", name]
+    done = subprocess.run(command, env=platform.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    platform.post("collector", "/v1/flush")
+    totals = platform.totals(name)
+    # gpt-4o-mini: 0.15 USD per million tokens in, 0.60 out
+    expected = sum(into * Decimal("0.15") + out * Decimal("0.60") for into, out in rows) / 1_000_000
+    assert (totals["requests"], Decimal(totals["cost_usd"])) == (40, expected)
+    assert totals["duration_s"] == [None, None, None]

@@ -104,6 +104,13 @@ def client(opened: Callable[[], AbstractContextManager[Client]]) -> Iterator[Cli
         yield one
 
 
+@pytest.fixture(scope="module")
+def shared_client(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """For requests that change nothing."""
+    with serve(app(Settings(data_dir=tmp_path_factory.mktemp("shared")))) as port:
+        yield Client(port)
+
+
 def test_health_tells_the_version_in_force(client: Client) -> None:
     client.apply(BUDGET)
     health = client.get("/healthz")
@@ -270,9 +277,9 @@ def test_everything_survives_a_restart(opened: Callable[[], AbstractContextManag
     ],
 )
 def test_a_wrong_request_is_told_what_is_wrong(
-    client: Client, method: str, path: str, body: bytes | None, status: int, code: str
+    shared_client: Client, method: str, path: str, body: bytes | None, status: int, code: str
 ) -> None:
-    answer = client.call(method, path, body)
+    answer = shared_client.call(method, path, body)
     assert (answer.status, answer.error["code"]) == (status, code)
     assert answer.error["message"] and isinstance(answer.error["details"], list) and answer.error["type"]
 
