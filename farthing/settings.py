@@ -65,8 +65,8 @@ class ProxyKey:
     team: str = ""  # wins over a tag that the client sends
 
 
-# The two tiers of the bundled engine. The prices are this project's own: what a 2-core machine of about
-# 0.08 USD/h costs per token at the throughput that `make bench NAME=engine` prints for each dtype.
+# The two tiers of the bundled engine: the same weights in float32 and, at half the price, in bfloat16. The prices are
+# examples; what your own machine costs a token is its price an hour over the throughput of `make bench NAME=engine`.
 DEFAULT_DEPLOYMENTS = (
     Deployment("smollm2-135m", engine="smollm2-135m", dtype="float32"),
     Deployment("smollm2-135m-bf16", engine="smollm2-135m", dtype="bfloat16"),

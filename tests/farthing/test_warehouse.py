@@ -15,6 +15,7 @@ from farthing.errors import WarehouseError
 from farthing.prices import Price, PriceBook, Rates, Usage
 from farthing.warehouse import Warehouse, segment
 
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "otlp"
 AT = 1_795_000_000_000_000_000  # 2026-11-18
 TIERED = Price(
     "test", "tiered", Rates(1_250_000_000, 125_000_000, 1_562_500_000, 10_000_000_001), "own",
@@ -68,6 +69,19 @@ def test_a_dialect_lands_as_its_truth(
     put([shared(f"fixtures/otlp/{dialect}/traces-00.bin").read_bytes()])
     names = "sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(reasoning_tokens), countIf(outcome = 'error')"
     assert columns_sum(warehouse, tenant, names) == TRUTH[dialect]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "truth"), [("openinference", (607, 200, 320, 80, 1)), ("openlit", (641, 208, 320, 16, 1))]
+)
+def test_a_dialect_of_another_family_lands_as_its_truth(
+    dialect: str, truth: tuple[int, ...], warehouse: Warehouse, tenant: str, put: Callable[..., None]
+) -> None:
+    put([(FIXTURES / f"{dialect}.bin").read_bytes()])
+    names = "sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(reasoning_tokens), countIf(outcome = 'error')"
+    assert columns_sum(warehouse, tenant, names) == truth
+    kinds = "input_uncached + cache_read_tokens + cache_write_tokens"
+    assert columns_sum(warehouse, tenant, f"countIf({kinds} != input_tokens), uniq(provider)") == (0, 1)
 
 
 def columns_sum(warehouse: Warehouse, tenant: str, names: str) -> tuple[object, ...]:

@@ -1,101 +1,36 @@
-"""policies/ledger.py: budgets hold at any concurrency and after any crash, and refuse nothing that fits."""
+"""policies/ledger.py: what a budget holds, charges, refuses and remembers."""
 from __future__ import annotations
 
 import asyncio
-import os
-import random
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
 from farthing.errors import LedgerError, OverBudgetError
-from farthing.policy import Budget, CompiledDocument, Document, Facts
+from farthing.policy import Facts
 from policies import statement
-from policies.database import open_database, writing
+from policies.database import writing
 from policies.ledger import Ledger
 from policies.operations import Operation, Refused, Reserve, Reserved, Settle, Settled
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SEARCH = Facts("acme", team="search")
 OTHER = Facts("acme", team="other")
-NOON_NS = 1_772_366_400_000_000_000  # 2026-03-01T12:00:00Z
-
-
-def document(**limits: int) -> Document:
-    """`company` holds everything, `search` the search team, `soft_…` never refuses."""
-    scopes: dict[str, dict[str, str]] = {"search": {"team": "search"}}
-    budgets = [
-        Budget.model_validate(
-            {"name": name.replace("_", "-"), "limit_nusd": limit, "scope": scopes.get(name, {})}
-            | {"hard": not name.startswith("soft")}
-        )
-        for name, limit in limits.items()
-    ]
-    return Document(version=1, budgets=tuple(budgets))
-
-
-class Bench:
-    """A ledger on a database of its own, with a clock that the test sets."""
-
-    def __init__(self, path: Path) -> None:
-        self.engine: Engine = open_database(f"sqlite:///{path}/control.db")
-        self.now_ns = NOON_NS
-        self.ledgers: list[Ledger] = []
-        self.document = document(company=1000, search=400)
-
-    def open(self, **limits: int) -> Ledger:
-        if limits:
-            self.document = document(**limits)
-        ledger = Ledger(self.engine, CompiledDocument(self.document), hold_ttl_s=60, clock_ns=lambda: self.now_ns)
-        ledger.start()
-        self.ledgers.append(ledger)
-        return ledger
-
-    def follow(self, ledger: Ledger, **limits: int) -> None:
-        self.document = document(**limits)
-        asyncio.run(ledger.exclusively(lambda: ledger.adopt(CompiledDocument(self.document))))
-
-    def line(self, name: str) -> dict[str, Any]:
-        lines = statement.budgets(self.engine, self.document, self.now_ns)
-        return next(line for line in lines if line["name"] == name)
-
-    def figures(self, name: str) -> tuple[int, int, int]:
-        line = self.line(name)
-        return line["spent_nusd"], line["held_nusd"], line["free_nusd"]
-
-    def close(self) -> None:
-        for ledger in self.ledgers:
-            ledger.close()
-        self.engine.dispose()
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
-    yield made
-    made.close()
 
 
 def performed(ledger: Ledger, *operations: Operation) -> list[Any]:
     return asyncio.run(ledger.run(operations))
 
 
-def test_a_reservation_holds_the_amount_in_every_budget_it_falls_into(bench: Bench) -> None:
+def test_a_reservation_holds_the_amount_in_every_budget_it_falls_into(bench: Any) -> None:
     ledger = bench.open()
     assert ledger.reserve("r", 0, SEARCH, 300) == ("company", "search")
     assert ledger.reserve("s", 0, OTHER, 300) == ("company",)
     assert (bench.figures("company"), bench.figures("search")) == ((0, 600, 400), (0, 300, 100))
 
 
-def test_what_does_not_fit_into_one_budget_is_held_in_none(bench: Bench) -> None:
+def test_what_does_not_fit_into_one_budget_is_held_in_none(bench: Any) -> None:
     ledger = bench.open()
     with pytest.raises(OverBudgetError) as refused:
         ledger.reserve("r", 0, SEARCH, 401)
@@ -104,7 +39,7 @@ def test_what_does_not_fit_into_one_budget_is_held_in_none(bench: Bench) -> None
     assert (bench.figures("company"), bench.line("search")["refused"]) == ((0, 0, 1000), 1)
 
 
-def test_the_last_nano_dollar_can_be_used_and_no_more(bench: Bench) -> None:
+def test_the_last_nano_dollar_can_be_used_and_no_more(bench: Any) -> None:
     ledger = bench.open()
     assert ledger.reserve("r", 0, SEARCH, 400)
     with pytest.raises(OverBudgetError):
@@ -112,14 +47,14 @@ def test_the_last_nano_dollar_can_be_used_and_no_more(bench: Bench) -> None:
     assert ledger.reserve("t", 0, SEARCH, 0) == ("company", "search")
 
 
-def test_a_settlement_charges_the_real_cost_and_frees_the_rest(bench: Bench) -> None:
+def test_a_settlement_charges_the_real_cost_and_frees_the_rest(bench: Any) -> None:
     ledger = bench.open()
     ledger.reserve("r", 0, SEARCH, 300)
     assert ledger.settle("r", 0, 120) == ("company", "search")
     assert bench.figures("search") == (120, 0, 280)
 
 
-def test_repeats_change_nothing_and_get_the_same_answer(bench: Bench) -> None:
+def test_repeats_change_nothing_and_get_the_same_answer(bench: Any) -> None:
     ledger = bench.open()
     assert ledger.reserve("r", 0, SEARCH, 300) == ledger.reserve("r", 0, SEARCH, 300)
     assert bench.figures("search") == (0, 300, 100)
@@ -127,7 +62,7 @@ def test_repeats_change_nothing_and_get_the_same_answer(bench: Bench) -> None:
     assert bench.figures("search") == (120, 0, 280)
 
 
-def test_a_hold_id_is_good_for_one_hold_even_after_a_restart(bench: Bench) -> None:
+def test_a_hold_id_is_good_for_one_hold_even_after_a_restart(bench: Any) -> None:
     ledger = bench.open()
     ledger.reserve("r", 0, SEARCH, 100)
     with pytest.raises(LedgerError, match="reserve a new attempt"):
@@ -142,7 +77,7 @@ def test_a_hold_id_is_good_for_one_hold_even_after_a_restart(bench: Bench) -> No
     assert restarted.reserve("r", 1, SEARCH, 100) == ("company", "search")
 
 
-def test_one_operation_that_the_database_refuses_fails_no_other_of_its_commit(bench: Bench) -> None:
+def test_one_operation_that_the_database_refuses_fails_no_other_of_its_commit(bench: Any) -> None:
     first = bench.open()
     first.reserve("used", 0, SEARCH, 1)
     first.settle("used", 0, 1)
@@ -165,11 +100,11 @@ def test_one_operation_that_the_database_refuses_fails_no_other_of_its_commit(be
     assert bench.figures("search") == (1, 20, 379)
 
 
-def test_a_settlement_without_a_hold_charges_nothing(bench: Bench) -> None:
+def test_a_settlement_without_a_hold_charges_nothing(bench: Any) -> None:
     assert performed(bench.open(), Settle("unknown", 0, 5)) == [Settled(())]
 
 
-def test_a_cost_above_the_hold_is_charged_as_far_as_it_fits_and_the_rest_is_shown(bench: Bench) -> None:
+def test_a_cost_above_the_hold_is_charged_as_far_as_it_fits_and_the_rest_is_shown(bench: Any) -> None:
     ledger = bench.open()
     ledger.reserve("r", 0, SEARCH, 100)
     ledger.reserve("s", 0, SEARCH, 250)
@@ -178,14 +113,14 @@ def test_a_cost_above_the_hold_is_charged_as_far_as_it_fits_and_the_rest_is_show
     assert (bench.figures("search"), bench.line("search")["overrun_nusd"]) == ((150, 250, 0), 20)
 
 
-def test_a_soft_budget_counts_everything_and_refuses_nothing(bench: Bench) -> None:
+def test_a_soft_budget_counts_everything_and_refuses_nothing(bench: Any) -> None:
     ledger = bench.open(soft=10)
     ledger.reserve("r", 0, SEARCH, 500)
     ledger.settle("r", 0, 600)
     assert (bench.figures("soft"), bench.line("soft")["overrun_nusd"]) == ((600, 0, 0), 0)
 
 
-def test_a_forgotten_hold_is_charged_in_full_and_corrected_when_its_cost_is_known(bench: Bench) -> None:
+def test_a_forgotten_hold_is_charged_in_full_and_corrected_when_its_cost_is_known(bench: Any) -> None:
     ledger = bench.open()
     ledger.reserve("r", 0, SEARCH, 300)
     bench.now_ns += 60 * 10**9
@@ -198,7 +133,7 @@ def test_a_forgotten_hold_is_charged_in_full_and_corrected_when_its_cost_is_know
     assert {row["state"] for row in statement.settlements(bench.engine, 0)} == {"corrected"}
 
 
-def test_holds_expire_with_nobody_asking(bench: Bench) -> None:
+def test_holds_expire_with_nobody_asking(bench: Any) -> None:
     ledger = bench.open()
     ledger.reserve("r", 0, SEARCH, 300)
     bench.now_ns += 61 * 10**9
@@ -208,7 +143,7 @@ def test_holds_expire_with_nobody_asking(bench: Bench) -> None:
     assert bench.figures("search") == (300, 0, 100)
 
 
-def test_a_hold_belongs_to_the_period_it_was_reserved_in(bench: Bench) -> None:
+def test_a_hold_belongs_to_the_period_it_was_reserved_in(bench: Any) -> None:
     ledger = bench.open()
     ledger.reserve("r", 0, SEARCH, 400)
     march = bench.now_ns
@@ -220,7 +155,7 @@ def test_a_hold_belongs_to_the_period_it_was_reserved_in(bench: Bench) -> None:
     assert bench.figures("search") == (7, 0, 393)
 
 
-def test_a_lowered_limit_refuses_until_the_budget_is_under_it(bench: Bench) -> None:
+def test_a_lowered_limit_refuses_until_the_budget_is_under_it(bench: Any) -> None:
     ledger = bench.open()
     ledger.reserve("r", 0, SEARCH, 300)
     bench.follow(ledger, company=1000, search=100)
@@ -232,7 +167,7 @@ def test_a_lowered_limit_refuses_until_the_budget_is_under_it(bench: Bench) -> N
     assert bench.figures("search") == (60, 40, 0)
 
 
-def test_a_raised_limit_counts_at_once_and_hard_may_become_soft(bench: Bench) -> None:
+def test_a_raised_limit_counts_at_once_and_hard_may_become_soft(bench: Any) -> None:
     ledger = bench.open()
     ledger.reserve("r", 0, SEARCH, 400)
     bench.follow(ledger, company=1000, search=500)
@@ -241,7 +176,7 @@ def test_a_raised_limit_counts_at_once_and_hard_may_become_soft(bench: Bench) ->
     assert ledger.reserve("t", 0, SEARCH, 5000) == ("company",)
 
 
-def test_a_restart_keeps_holds_and_charges(bench: Bench) -> None:
+def test_a_restart_keeps_holds_and_charges(bench: Any) -> None:
     ledger = bench.open()
     ledger.reserve("r", 0, SEARCH, 100)
     ledger.reserve("s", 0, SEARCH, 200)
@@ -253,7 +188,7 @@ def test_a_restart_keeps_holds_and_charges(bench: Bench) -> None:
     assert bench.figures("search") == (80, 0, 320)
 
 
-def test_an_owner_that_was_taken_over_can_do_nothing(bench: Bench) -> None:
+def test_an_owner_that_was_taken_over_can_do_nothing(bench: Any) -> None:
     old = bench.open()
     old.reserve("r", 0, SEARCH, 100)
     new = bench.open()
@@ -267,12 +202,12 @@ SENSELESS = [Reserve("r", 0, -1, SEARCH), Settle("r", 0, -1), Reserve("r", 0, 10
 
 
 @pytest.mark.parametrize("operation", SENSELESS)
-def test_amounts_that_make_no_sense_are_refused_before_they_are_queued(bench: Bench, operation: Operation) -> None:
+def test_amounts_that_make_no_sense_are_refused_before_they_are_queued(bench: Any, operation: Operation) -> None:
     with pytest.raises(LedgerError, match="allowed is 0 to"):
         performed(bench.open(), operation)
 
 
-def test_a_database_that_fails_is_told_to_the_caller_and_recovered_from(bench: Bench) -> None:
+def test_a_database_that_fails_is_told_to_the_caller_and_recovered_from(bench: Any) -> None:
     ledger = bench.open()
     ledger.reserve("r", 0, SEARCH, 100)
     with writing(bench.engine) as connection:
@@ -285,7 +220,7 @@ def test_a_database_that_fails_is_told_to_the_caller_and_recovered_from(bench: B
     assert (bench.figures("search"), ledger.failures) == ((0, 200, 200), 1)
 
 
-def test_a_closed_ledger_answers_what_it_took_and_refuses_the_rest(bench: Bench) -> None:
+def test_a_closed_ledger_answers_what_it_took_and_refuses_the_rest(bench: Any) -> None:
     ledger = bench.open()
     answers: list[Any] = []
     for n in range(200):
@@ -294,124 +229,3 @@ def test_a_closed_ledger_answers_what_it_took_and_refuses_the_rest(bench: Bench)
     assert len(answers) == 200 and all(isinstance(answer, Reserved) for answer in answers)
     with pytest.raises(LedgerError, match="closed"):
         ledger.reserve("s", 0, SEARCH, 1)
-
-
-
-
-
-def in_64_threads(act: Callable[[int], int]) -> int:
-    with ThreadPoolExecutor(64) as pool:
-        return sum(pool.map(act, range(64)))
-
-
-def test_64_threads_use_a_budget_to_its_last_request_and_never_past_it(bench: Bench) -> None:
-    ledger = bench.open(company=10_007)  # 1429 holds of 7 nUSD, and 4 nUSD that none fits into
-
-    def take(thread: int) -> int:
-        for n in range(100):
-            try:
-                ledger.reserve(f"{thread}-{n}", 0, OTHER, 7)
-            except OverBudgetError as refused:
-                assert refused.free_nusd < 7
-                return n
-        return 100
-
-    assert in_64_threads(take) == 1429
-    assert bench.figures("company") == (0, 10_003, 4)
-
-
-def test_64_threads_are_refused_nothing_while_all_of_it_fits(bench: Bench) -> None:
-    ledger = bench.open(company=64 * 20 * 50)
-
-    def spend(thread: int) -> int:
-        chance = random.Random(thread)
-        total = 0
-        for n in range(20):
-            ledger.reserve(f"{thread}-{n}", 0, OTHER, 50)
-            cost = chance.randrange(51)
-            ledger.settle(f"{thread}-{n}", 0, cost)
-            total += cost
-        return total
-
-    spent = in_64_threads(spend)
-    assert bench.figures("company") == (spent, 0, 64_000 - spent)
-    assert bench.line("company")["refused"] == 0
-    assert ledger.commits < 2 * 64 * 20  # many operations shared a commit
-
-
-
-
-WORKER = """
-import sys
-from sqlalchemy import Engine
-from farthing.policy import Budget, CompiledDocument, Document, Facts
-from policies.database import open_database
-from policies.ledger import Ledger
-
-budget = Budget(name="company", limit_nusd=10**9)
-ledger = Ledger(open_database(sys.argv[1]), CompiledDocument(Document(version=1, budgets=(budget,))), 600)
-ledger.start()
-for n in range(10**6):
-    ledger.reserve(f"{sys.argv[2]}-{n}", 0, Facts("acme"), 100)
-    print("held", n, flush=True)
-    if n % 3:
-        ledger.settle(f"{sys.argv[2]}-{n}", 0, 40)
-        print("settled", n, flush=True)
-"""
-
-
-def killed(url: str, run: str, after: int) -> list[str]:
-    """Run a worker, kill it after it has acknowledged `after` times; return every acknowledgement."""
-    worker = subprocess.Popen(
-        [sys.executable, "-c", WORKER, url, run],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert worker.stdout is not None
-    with worker.stdout as told:
-        lines = [told.readline() for _ in range(after)]
-        os.kill(worker.pid, signal.SIGKILL)
-        lines += told.readlines()
-    worker.wait()
-    return [line.strip() for line in lines if line.endswith("\n")]
-
-
-def test_what_was_acknowledged_before_a_kill_is_there_after_it(bench: Bench, tmp_path: Path) -> None:
-    bench.document = Document(version=1, budgets=(Budget(name="company", limit_nusd=10**9),))
-    bench.now_ns = 0
-    url = f"sqlite:///{tmp_path}/killed.db"
-    held = settled = 0
-    for run, after in (("a", 5), ("b", 38)):
-        acknowledged = killed(url, run, after)
-        held += sum(line.startswith("held") for line in acknowledged)
-        settled += sum(line.startswith("settled") for line in acknowledged)
-    engine = open_database(url)
-    with engine.connect() as connection:
-        rows = connection.execute(text("SELECT state, COUNT(*) AS n FROM holds GROUP BY state")).all()
-        spent, open_nusd = connection.execute(text("SELECT spent_nusd, held_nusd FROM balances")).one()
-    engine.dispose()
-    counts = {row.state: row.n for row in rows}
-    # at most the one operation in flight at each kill is there without having been acknowledged
-    assert held <= counts["open"] + counts["settled"] <= held + 2
-    assert settled <= counts["settled"] <= settled + 2
-    assert (spent, open_nusd) == (40 * counts["settled"], 100 * counts["open"])
-
-
-def test_holds_that_a_kill_left_open_are_settled_or_expire(bench: Bench, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/killed.db"
-    killed(url, "a", 1)
-    engine = open_database(url)
-    budget = Budget(name="company", limit_nusd=10**9)
-    compiled = CompiledDocument(Document(version=1, budgets=(budget,)))
-    ledger = Ledger(engine, compiled, hold_ttl_s=600)
-    ledger.start()
-    assert ledger.settle("a-0", 0, 25) == ("company",)
-    ledger.close()
-    later = Ledger(engine, compiled, hold_ttl_s=0)
-    later.start()
-    later.close()
-    with engine.connect() as connection:
-        assert connection.execute(text("SELECT SUM(held_nusd) FROM balances")).scalar() == 0
-        assert connection.execute(text("SELECT COUNT(*) FROM holds WHERE state = 'open'")).scalar() == 0
-    engine.dispose()
