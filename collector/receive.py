@@ -1,17 +1,17 @@
-"""Checks one OTLP/HTTP body before anything is stored: its size in both forms, its span count, its protobuf.
+"""Checks one OTLP body before anything is stored: its size in both forms, its span count, its protobuf.
 
 Limits come before parsing, because 4 MB of empty spans are 2,000,000 spans and gzip to 4 KB.
 """
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from farthing.errors import IngestError
-
-PROTOBUF = "application/x-protobuf"
 
 
 def decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
@@ -36,39 +36,62 @@ def decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
     return plain
 
 
-def checked_span_count(body: bytes, max_spans: int) -> int:
-    """Return the number of spans in an ExportTraceServiceRequest.
+@dataclass(frozen=True)
+class Extent:
+    """What the wire format tells of a body before it is parsed."""
+
+    spans: int
+    longest: int  # bytes of the longest span
+
+
+def parsed(body: bytes, max_spans: int) -> tuple[ExportTraceServiceRequest, Extent]:
+    """Return a trace request as a message, and its extent.
 
     Raises:
         IngestError: 413 for too many spans, 400 for bytes that are not such a request.
     """
-    if count_spans(body, max_spans) > max_spans:
-        raise IngestError(413, f"the body holds more than {max_spans} spans; send smaller batches")
+    extent = measured(body, max_spans)
     try:
-        request = ExportTraceServiceRequest.FromString(body)
+        return ExportTraceServiceRequest.FromString(body), extent
     except DecodeError as error:
         raise IngestError(400, f"the body is not an OTLP ExportTraceServiceRequest: {error}") from None
-    return sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
 
 
-def count_spans(body: bytes, stop_at: int) -> int:
-    """Count spans by walking the wire format, without building anything; ends early past `stop_at`.
+def measured(body: bytes, max_spans: int) -> Extent:
+    """Walk the wire format down to the spans, without building anything.
+
+    Raises:
+        IngestError: 413 past `max_spans` spans, resources or scopes; 400 where the bytes are not protobuf.
+    """
+    spans = parents = longest = 0
+    for resource_start, resource_end in _fields(body, 0, len(body), (1,)):
+        parents += 1
+        for scope_start, scope_end in _fields(body, resource_start, resource_end, (2,)):
+            parents += 1
+            for start, end in _fields(body, scope_start, scope_end, (2,)):
+                spans += 1
+                longest = max(longest, end - start)
+                if spans > max_spans:
+                    raise IngestError(413, f"the body holds more than {max_spans} spans; send smaller batches")
+        if parents > max_spans:
+            raise IngestError(413, f"the body holds more than {max_spans} resources and scopes; send smaller batches")
+    return Extent(spans, longest)
+
+
+def count_items(body: bytes, path: Sequence[tuple[int, ...]]) -> int:
+    """Count the messages that lie at `path`, one tuple of field numbers for each level.
 
     Raises:
         IngestError: 400 where the bytes are not protobuf.
     """
-    count = 0
-    for resource_start, resource_end in _fields(body, 0, len(body), 1):
-        for scope_start, scope_end in _fields(body, resource_start, resource_end, 2):
-            for _ in _fields(body, scope_start, scope_end, 2):
-                count += 1
-                if count > stop_at:
-                    return count
-    return count
+    spots = [(0, len(body))]
+    for numbers in path[:-1]:
+        spots = [inner for start, end in spots for inner in _fields(body, start, end, numbers)]
+    return sum(1 for start, end in spots for _ in _fields(body, start, end, path[-1]))
 
 
-def _fields(body: bytes, at: int, end: int, wanted: int):  # type: ignore[no-untyped-def]
-    """Yield (start, end) of each length-delimited field number `wanted` in body[at:end]."""
+def _fields(body: bytes, at: int, end: int, wanted: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of each length-delimited field in body[at:end] whose number is in `wanted`."""
     while at < end:
         key, at = _varint(body, at, end)
         wire = key & 7
@@ -76,7 +99,7 @@ def _fields(body: bytes, at: int, end: int, wanted: int):  # type: ignore[no-unt
             length, at = _varint(body, at, end)
             if at + length > end:
                 raise IngestError(400, "the body is cut short")
-            if key >> 3 == wanted:
+            if key >> 3 in wanted:
                 yield at, at + length
             at += length
         elif wire == 0:

@@ -6,16 +6,22 @@ removed only after `forget`, which the flusher calls once the warehouse has it o
 """
 from __future__ import annotations
 
+import logging
 import os
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from farthing.warehouse import segment as record
 from farthing.errors import SpoolFullError
+from farthing.warehouse import segment as record
+
+log = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 16 * 1024 * 1024  # bytes past which a segment is closed; bounds the memory of one insert
+MIN_FREE_BYTES = 64 * 1024 * 1024  # bytes that appends leave free on the disk, for the store's own merges
+DIGESTS_KEPT_S = 900.0  # seconds that the digests of a forgotten segment stay on the disk
 _SUFFIX = ".otlp"
 
 
@@ -33,20 +39,27 @@ class Segment:
 
 
 class Spool:
-    """One folder of segments; `append` and `rotate` may be called from different threads, one at a time each."""
+    """One folder of segments; every method may be called from any thread."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, min_free_bytes: int = MIN_FREE_BYTES) -> None:
         """Open the spool; the newest segments of the last run become leftovers."""
         self.folder = folder
         self.max_bytes = max_bytes
+        self.min_free_bytes = min_free_bytes
         self.corrupt_bytes = 0  # bytes of leftovers that held no whole record
+        self._lock = threading.RLock()
         _make_durable_folder(folder)
+        for stray in folder.glob("*.tmp"):
+            stray.unlink()
         self._closed = [self._repaired(path) for path in sorted(folder.glob(f"*{_SUFFIX}"))]
         self._closed = [segment for segment in self._closed if segment.size]
         self.held_bytes = sum(segment.size for segment in self._closed)
         self._epoch = time.time_ns()
         self._sequence = 0
-        self._open()
+        self._file: int | None = None  # descriptor of the open segment; None = the next append begins one
+        self._path = folder
+        self._size = 0
+        self._pruned_at = 0.0
 
     def append(self, records: Iterable[bytes]) -> None:
         """Write records and return once they are on the disk.
@@ -55,50 +68,74 @@ class Spool:
             SpoolFullError: the disk or the spool is full; nothing of `records` was kept.
         """
         buffer = b"".join(records)
-        if self.held_bytes + len(buffer) > self.max_bytes:
-            raise SpoolFullError(f"the spool {self.folder} holds {self.held_bytes} of {self.max_bytes} bytes")
-        try:
-            _write_all(self._file, buffer)
-            os.fdatasync(self._file)
-        except OSError as error:
-            self._cut_back()
-            raise SpoolFullError(f"the spool {self.folder} cannot be written: {error.strerror}") from error
-        self._size += len(buffer)
-        self.held_bytes += len(buffer)
+        with self._lock:
+            self._refuse_past_limits(len(buffer))
+            if self._size and self._size + len(buffer) > SEGMENT_BYTES:
+                self.rotate()
+            try:
+                descriptor = self._opened()
+                _write_all(descriptor, buffer)
+                os.fdatasync(descriptor)
+            except OSError as error:
+                self._cut_back()
+                raise SpoolFullError(f"the spool {self.folder} cannot be written: {error.strerror}") from error
+            self._size += len(buffer)
+            self.held_bytes += len(buffer)
 
     def rotate(self) -> None:
-        """Close the open segment, if it holds anything, and open the next."""
-        if self._size == 0:
-            return
-        finished, size, descriptor = self._path, self._size, self._file
-        self._open()
-        os.close(descriptor)
-        self._closed.append(Segment(finished, size))
-
-    @property
-    def open_bytes(self) -> int:
-        return self._size
+        """Close the open segment, if there is one; the next append begins another."""
+        with self._lock:
+            if self._file is None:
+                return
+            os.close(self._file)
+            self._file = None
+            if self._size:
+                self._closed.append(Segment(self._path, self._size))
+            else:
+                self._path.unlink()
+            self._size = 0
 
     def closed(self) -> list[Segment]:
         """Return the closed segments that are still held, oldest first."""
-        return list(self._closed)
+        with self._lock:
+            return list(self._closed)
 
     def forget(self, segment: Segment) -> None:
         """Remove a segment that the warehouse has on disk; its digests are kept beside for the duplicate check."""
-        digests = digests_of(segment.path.read_bytes())
-        segment.path.with_suffix(".seen").write_bytes(b"".join(digests))
+        digests = b"".join(digests_of(segment.path.read_bytes()))
+        seen = segment.path.with_suffix(".seen")
+        try:
+            _write_durably(seen, digests)
+        except OSError as error:  # a full disk: it matters more that the segment frees its room
+            seen.unlink(missing_ok=True)
+            log.warning("the duplicate check forgets %d bodies: %s", len(digests) // 16, error)
         segment.path.unlink()
         self._drop(segment)
+        self._prune()
 
-    def bury(self, segment: Segment) -> Path:
-        """Move a segment that the warehouse will never take to the dead-letter folder."""
+    def bury(self, segment: Segment, records: Iterable[bytes] = ()) -> Path:
+        """Move a segment, or only these records of it, to the dead-letter folder; the rest stays as it is."""
         grave = self.folder / "dead-letter"
         grave.mkdir(exist_ok=True)
-        target = segment.path.rename(grave / segment.path.name)
+        target = grave / segment.path.name
+        content = b"".join(records)
+        if content:
+            _write_durably(target, content)
+        else:
+            segment.path.rename(target)
+            self._drop(segment)
         _sync_folder(grave)
         _sync_folder(self.folder)
-        self._drop(segment)
         return target
+
+    def rewrite(self, segment: Segment, records: Iterable[bytes]) -> None:
+        """Replace what a closed segment holds; its token stays."""
+        content = b"".join(records)
+        _replace(segment.path, content)
+        with self._lock:
+            at = self._closed.index(segment)
+            self._closed[at] = Segment(segment.path, len(content))
+            self.held_bytes += len(content) - segment.size
 
     def recent_digests(self, max_age_s: float) -> list[bytes]:
         """Return the digests of bodies accepted in the last `max_age_s` seconds, before this start."""
@@ -109,33 +146,55 @@ class Spool:
                 continue
             content = path.read_bytes()
             digests += [content[at : at + 16] for at in range(0, len(content) - 15, 16)]
-        for segment in self._closed:
+        for segment in self.closed():
             digests += digests_of(segment.path.read_bytes())
         return digests
 
     def close(self) -> None:
-        os.close(self._file)
-        if self._size == 0:
-            self._path.unlink(missing_ok=True)
+        """Close the open segment; what the spool holds is taken up by the next start."""
+        self.rotate()
+
+    def _refuse_past_limits(self, coming: int) -> None:
+        if self.held_bytes + coming > self.max_bytes:
+            raise SpoolFullError(f"the spool {self.folder} holds {self.held_bytes} of {self.max_bytes} bytes")
+        free = free_bytes(self.folder)
+        if free - coming < self.min_free_bytes:
+            raise SpoolFullError(f"the disk of {self.folder} has {free} bytes left, {self.min_free_bytes} stay free")
 
     def _drop(self, segment: Segment) -> None:
-        self._closed.remove(segment)
-        self.held_bytes -= segment.size
+        with self._lock:
+            self._closed.remove(segment)
+            self.held_bytes -= segment.size
 
-    def _open(self) -> None:
-        self._path = self.folder / f"{self._epoch:019d}-{self._sequence:08d}{_SUFFIX}"
-        self._sequence += 1
-        self._file = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_EXCL, 0o600)
-        self._size = 0
-        _sync_folder(self.folder)
+    def _opened(self) -> int:
+        """Return the descriptor of the open segment; begin one where there is none."""
+        if self._file is None:
+            path = self.folder / f"{self._epoch:019d}-{self._sequence:08d}{_SUFFIX}"
+            self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_EXCL, 0o600)
+            self._path, self._size = path, 0
+            self._sequence += 1
+            _sync_folder(self.folder)
+        return self._file
 
     def _cut_back(self) -> None:
-        """Drop a torn tail so that later appends stay readable; a failed sync makes the whole file doubtful."""
-        os.ftruncate(self._file, self._size)
+        """Drop a torn tail, and begin another file: after a failed sync nobody knows what later syncs of it are worth."""
+        if self._file is None:
+            return
         try:
+            os.ftruncate(self._file, self._size)
             os.fdatasync(self._file)
-        except OSError:
-            self.rotate()
+        except OSError as error:
+            log.error("the tail of %s may be torn: %s", self._path, error)
+        self.rotate()
+
+    def _prune(self) -> None:
+        """Remove digests that are past their time; looks once a minute."""
+        if time.monotonic() - self._pruned_at < 60:
+            return
+        self._pruned_at = time.monotonic()
+        for path in self.folder.glob("*.seen"):
+            if time.time() - path.stat().st_mtime > DIGESTS_KEPT_S:
+                path.unlink()
 
     def _repaired(self, path: Path) -> Segment:
         """Return a leftover segment, rewritten without its corrupt bytes where it has any."""
@@ -143,18 +202,10 @@ class Spool:
         spans = [(start, end) for start, _, end in record.scan(buffer)]
         whole = sum(end - start for start, end in spans)
         self.corrupt_bytes += len(buffer) - whole
-        if whole == len(buffer):
-            return Segment(path, whole) if whole else _removed(path)
         if not spans:
-            return _removed(path)
-        repaired = path.with_suffix(".repair")
-        with repaired.open("wb") as handle:
-            for start, end in spans:
-                handle.write(buffer[start:end])
-            handle.flush()
-            os.fsync(handle.fileno())
-        repaired.rename(path)
-        _sync_folder(path.parent)
+            path.unlink()
+        elif whole != len(buffer):
+            _replace(path, b"".join(buffer[start:end] for start, end in spans))
         return Segment(path, whole)
 
 
@@ -163,9 +214,10 @@ def digests_of(buffer: bytes) -> list[bytes]:
     return [record.body_digest_of(buffer[start:end]) for _, start, end in record.scan(buffer)]
 
 
-def _removed(path: Path) -> Segment:
-    path.unlink()
-    return Segment(path, 0)
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that are left to us on the disk of `folder`."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def _write_all(descriptor: int, buffer: bytes) -> None:
@@ -173,6 +225,21 @@ def _write_all(descriptor: int, buffer: bytes) -> None:
     left = memoryview(buffer)
     while left:
         left = left[os.write(descriptor, left) :]
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put other content behind a name, whole or not at all."""
+    beside = path.with_suffix(".tmp")
+    _write_durably(beside, content)
+    beside.rename(path)
+    _sync_folder(path.parent)
 
 
 def _make_durable_folder(folder: Path) -> None:

@@ -25,6 +25,7 @@ class Site:
     host: str
     port: int
     reuse_port: bool = False  # several processes may share the port (SO_REUSEPORT)
+    on_stop: Callable[[], None] | None = None  # called before the server waits for what is still being answered
 
 
 def bind(site: Site) -> socket.socket:
@@ -81,7 +82,9 @@ async def run(sites: list[Site], on_ready: Callable[[], None] | None = None) -> 
         waiting = asyncio.create_task(stop.wait())
         await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for server in servers:
+        for site, server in zip(sites, servers, strict=True):
+            if site.on_stop is not None:
+                site.on_stop()
             server.should_exit = True
         await asyncio.gather(*running, return_exceptions=True)
 

@@ -59,6 +59,10 @@ class ControlPlane:
         self._ledger.close()
         self._engine.dispose()
 
+    def release_polls(self) -> None:
+        """Let every long poll answer that nothing is new."""
+        self._feed.publish(self._feed.newest)
+
     async def health(self, _request: Request) -> Reply:
         """Answer once the ledger has committed: its thread lives, it is the owner, and the disk takes writes."""
         await asyncio.wait_for(self._ledger.run([]), HEALTH_TIMEOUT_S)
@@ -181,34 +185,45 @@ ROUTES = tuple(
 
 def app(settings: Settings) -> Asgi:
     """Return the control plane as an ASGI application; its lifespan opens and closes store and ledger."""
-    planes: list[ControlPlane] = []
-
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _live(settings, planes, receive, send)
-        elif scope["type"] == "http":
-            await send_reply(send, await _reply(planes[0], read_request(scope, receive)))
-
-    return serve
+    return PoliciesApp(settings)
 
 
 def main(settings: Settings) -> None:
     """Serve the control plane until SIGINT or SIGTERM."""
-    site = serving.Site("policies", app(settings), settings.host, settings.policies_port)
+    serve = PoliciesApp(settings)
+    site = serving.Site("policies", serve, settings.host, settings.policies_port, on_stop=serve.release_polls)
     asyncio.run(serving.run([site]))
 
 
-async def _live(settings: Settings, planes: list[ControlPlane], receive: Receive, send: Send) -> None:
-    await receive()
-    try:
-        planes.append(await asyncio.to_thread(ControlPlane, settings))
-    except FarthingError as error:
-        await send({"type": "lifespan.startup.failed", "message": str(error)})
-        return
-    await send({"type": "lifespan.startup.complete"})
-    await receive()
-    await asyncio.to_thread(planes.pop().close)
-    await send({"type": "lifespan.shutdown.complete"})
+class PoliciesApp:
+    """The ASGI application around a control plane that lives as long as its lifespan."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._plane: ControlPlane | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http" and self._plane is not None:
+            await send_reply(send, await _reply(self._plane, read_request(scope, receive)))
+
+    def release_polls(self) -> None:
+        """Answer the long polls now; they would hold up the end."""
+        if self._plane is not None:
+            self._plane.release_polls()
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            self._plane = await asyncio.to_thread(ControlPlane, self._settings)
+        except FarthingError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await asyncio.to_thread(self._plane.close)
+        await send({"type": "lifespan.shutdown.complete"})
 
 
 async def _reply(plane: ControlPlane, request: Request) -> Reply:

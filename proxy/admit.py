@@ -8,10 +8,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
-from typing import Any
 
 import msgspec
 
+from farthing import semconv
 from farthing.errors import LedgerError, OverBudgetError
 from farthing.fingerprint import prefix_hashes, request_hash
 from farthing.policy.decide import decide
@@ -19,46 +19,24 @@ from farthing.prices import Price, PriceBook
 from farthing.settings import Deployment, Settings
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
+from proxy.bound import bound_tokens
 from proxy.cache import Entry, ExactCache, Key
 from proxy.call import Call
 from proxy.dispatch import Deployments
 from proxy.identity import Keys, trace_context
-from proxy.spend import Spend
+from proxy.request import Asked, read_request
+from proxy.spend import MAX_NUSD, Spend
 
-# Tokens that a chat template may add to a request beyond the bytes of its JSON: a default system prompt, say.
-_TEMPLATE_TOKENS = 128
-
-
-class ChatRequest(msgspec.Struct):
-    """What the proxy reads of a chat completion request; everything else passes through as it is."""
-
-    model: str
-    messages: list[Any]
-    stream: bool = False
-    stream_options: dict[str, Any] | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    n: int | None = None
-    temperature: float | None = None
-    user: str = ""
-
-    @property
-    def wants_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.get("include_usage"))
-
-
-_decode = msgspec.json.Decoder(ChatRequest).decode
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
-_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_OPENAI = ("openai", "azure.ai.openai")  # their newer models refuse max_tokens
+_WITH_USAGE = {"include_usage": True}
 
 
 @dataclass(slots=True)
 class Admitted:
-    """A request that may go on: `cached` holds its answer, or `body` is what to send upstream."""
+    """A request that may go on: `cached` holds its answer, else one of the candidates is asked."""
 
-    request: ChatRequest
+    asked: Asked
     candidates: list[Deployment]
-    body: bytes
     cache_key: Key | None = None  # where an answer is to be kept
     cached: Entry | None = None
 
@@ -80,41 +58,39 @@ class Admission:
         self._book = PriceBook(settings.prices)
         self._prices: dict[tuple[str, str, date], Price | None] = {}
 
-    def identify(self, headers: Mapping[bytes, bytes], body: bytes) -> tuple[Call, ChatRequest]:
+    def identify(self, headers: Mapping[bytes, bytes], body: bytes) -> tuple[Call, Asked]:
         """Read who asks for what.
 
         Raises:
             ApiError: 400 for a body that is not a chat request, 401 for a wrong key.
         """
-        request = _parsed(body)
+        asked = read_request(body)
+        chat = asked.chat
         trace_id, parent = trace_context(headers.get(b"traceparent", b"").decode("latin-1"))
-        facts = self._keys.facts(headers, request.model, request.user)
-        call = Call(f"req_{os.urandom(12).hex()}", trace_id, os.urandom(8), parent, facts, asked_model=request.model)
-        call.is_stream, call.temperature = request.stream, request.temperature
-        call.max_tokens = request.max_completion_tokens or request.max_tokens or 0
-        return call, request
+        facts = self._keys.facts(headers, chat.model, chat.user or "")
+        call = Call(f"req_{os.urandom(12).hex()}", trace_id, os.urandom(8), parent, facts, asked_model=chat.model)
+        call.is_stream, call.temperature, call.max_tokens = bool(chat.stream), chat.temperature, chat.max_output
+        return call, asked
 
-    async def admit(self, call: Call, request: ChatRequest, body: bytes) -> Admitted:
+    async def admit(self, call: Call, asked: Asked) -> Admitted:
         """Decide, look into the cache, and reserve.
 
         Raises:
             ApiError: the model is unknown, the budget is spent, the price is unknown, or the ledger is away.
         """
         decision = call.decision = decide(self._feed.compiled, call.facts, _day(call))
-        candidates = self._deployments.candidates(decision.route_to or request.model)
+        candidates = self._deployments.candidates(decision.route_to or call.asked_model)
         call.deployment = candidates[0]
         call.price = self.price(call, candidates[0])
-        call.request_hash = request_hash(self._hash_key, call.facts.tenant, _decode_object(body))
-        call.prefix_hashes = prefix_hashes(self._hash_key, call.facts.tenant, request.messages)
-        admitted = Admitted(request, candidates, body)
-        if decision.cache is not None and (request.temperature == 0 or decision.cache.allow_sampled):
-            served = candidates[0].model
-            admitted.cache_key = (call.facts.tenant, call.request_hash, served, request.stream, request.wants_usage)
+        call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.fields)
+        call.prefix_hashes = prefix_hashes(self._hash_key, call.facts.tenant, asked.chat.messages)
+        admitted = Admitted(asked, candidates)
+        if decision.cache is not None and (call.temperature == 0 or decision.cache.allow_sampled):
+            served, wants_usage = candidates[0].model, asked.chat.wants_usage
+            admitted.cache_key = (call.facts.tenant, call.request_hash, served, call.is_stream, wants_usage)
             admitted.cached = self._cache.get(admitted.cache_key, decision.cache.ttl_s)
-        if admitted.cached is None:
-            if decision.budgets:
-                await self._reserve(call, admitted)
-            admitted.body = self._upstream_body(call, admitted)
+        if admitted.cached is None and decision.budgets:
+            await self._reserve(call, admitted)
         return admitted
 
     async def _reserve(self, call: Call, admitted: Admitted) -> None:
@@ -146,26 +122,21 @@ class Admission:
             )  # fmt: skip
         if not call.max_tokens:
             call.max_tokens = self._settings.max_output_tokens
-        outputs = max(1, admitted.request.n or 1) * call.max_tokens
-        inputs = len(admitted.body) + _TEMPLATE_TOKENS  # a token is at least one byte
-        return max(price.bound_nusd(inputs, outputs) for price in prices if price is not None)
+        tokens = bound_tokens(admitted.asked, call.max_tokens)
+        amount = max(price.bound_nusd(*tokens) for price in prices if price is not None)
+        if amount > MAX_NUSD:
+            raise ApiError(400, "cost_unbounded", f"this call may cost {amount / 1e9:.0f} USD; ask for less (max_tokens)")
+        return amount
 
-    def _upstream_body(self, call: Call, admitted: Admitted) -> bytes:
-        """Return the client's own bytes, changed only where something must change."""
-        request, deployment = admitted.request, admitted.candidates[0]
-        changes: dict[str, msgspec.Raw] = {}
+    def body(self, call: Call, asked: Asked, deployment: Deployment) -> bytes:
+        """Return what to send to `deployment`: the client's own bytes, changed only where something must change."""
+        chat, changes = asked.chat, _limits(call, asked, deployment)
         name = deployment.upstream_model or deployment.model
-        if name != request.model:
-            changes["model"] = msgspec.Raw(msgspec.json.encode(name))
-        if call.max_tokens and not (request.max_tokens or request.max_completion_tokens):
-            field = "max_completion_tokens" if deployment.provider == "openai" else "max_tokens"
-            changes[field] = msgspec.Raw(b"%d" % call.max_tokens)
-        if request.stream and not request.wants_usage:
-            options = {**(request.stream_options or {}), "include_usage": True}
-            changes["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
-        if not changes:
-            return admitted.body
-        return msgspec.json.encode({**_decode_raw(admitted.body), **changes})
+        if name != chat.model:
+            changes["model"] = name
+        if chat.stream and not chat.wants_usage:
+            changes["stream_options"] = {**(chat.stream_options or {}), **_WITH_USAGE}
+        return msgspec.json.encode({**asked.raw, **changes}) if changes else asked.body
 
     def price(self, call: Call, deployment: Deployment) -> Price | None:
         """Return what a deployment charges on the day of the call, whatever its answers call themselves."""
@@ -175,22 +146,15 @@ class Admission:
         return self._prices[key]
 
 
+def _limits(call: Call, asked: Asked, deployment: Deployment) -> dict[str, object]:
+    """Return the limit of output tokens that the hold stands on, where the upstream might not take it as it was sent."""
+    if call.decision is None or not call.decision.budgets or asked.chat.max_tokens:
+        return {}
+    if deployment.provider in (*_OPENAI, semconv.SELF_HOSTED_PROVIDER):  # these honour both names
+        field = "max_completion_tokens" if deployment.provider in _OPENAI else "max_tokens"
+        return {} if asked.chat.max_completion_tokens else {field: call.max_tokens}
+    return {"max_tokens": call.max_tokens}  # a compatible server may know this name only
+
+
 def _day(call: Call) -> date:
     return datetime.fromtimestamp(call.started_ns // 1_000_000_000, timezone.utc).date()
-
-
-def _parsed(body: bytes) -> ChatRequest:
-    try:
-        request = _decode(body)
-    except msgspec.ValidationError as error:
-        raise ApiError(400, "invalid_request", f"the request is not a chat completion: {error}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ApiError(400, "invalid_json", f"the body is not JSON: {error}") from None
-    if not request.messages:
-        raise ApiError(400, "invalid_request", "`messages` is empty; send at least one message", param="messages")
-    limit = request.max_completion_tokens or request.max_tokens
-    if limit is not None and limit < 1:
-        raise ApiError(400, "invalid_request", f"max_tokens is {limit}; it must be 1 or more", param="max_tokens")
-    if request.n is not None and not 1 <= request.n <= 128:
-        raise ApiError(400, "invalid_request", f"n is {request.n}; it must be from 1 to 128", param="n")
-    return request

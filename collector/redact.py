@@ -1,0 +1,109 @@
+"""Takes secrets out of texts: keys by their prefix, tokens, e-mail addresses and card numbers.
+
+Two speeds: `is_suspect` looks over the raw bytes of a whole body at the price of a few substring searches, so that a
+body without any secret costs no more; `text` rewrites one text. The first finds at least all that the second would
+change (the own patterns excepted, which make every body suspect).
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from farthing.errors import SettingsError
+
+SECRET, EMAIL, CARD, OWN = "[secret]", "[email]", "[card]", "[redacted]"
+
+# what each kind of secret begins with, and the pattern of the whole; every quantifier is bounded or possessive
+_SECRETS = (
+    ("sk-", r"\bsk-[A-Za-z0-9_-]{16,}+"),  # OpenAI, Anthropic and many who copied them
+    ("AKIA", r"\bAKIA[A-Z0-9]{12,}+"),  # AWS
+    ("ASIA", r"\bASIA[A-Z0-9]{12,}+"),
+    ("ghp_", r"\bghp_[A-Za-z0-9]{16,}+"),  # GitHub
+    ("gho_", r"\bgho_[A-Za-z0-9]{16,}+"),
+    ("github_pat_", r"\bgithub_pat_[A-Za-z0-9_]{16,}+"),
+    ("glpat-", r"\bglpat-[A-Za-z0-9_-]{16,}+"),
+    ("xox", r"\bxox[a-z]-[A-Za-z0-9-]{10,}+"),  # Slack
+    ("AIza", r"\bAIza[A-Za-z0-9_-]{30,}+"),  # Google
+    ("hf_", r"\bhf_[A-Za-z0-9]{16,}+"),
+    ("fth_", r"\bfth_[A-Za-z0-9_]{12,}+"),  # Farthing
+    ("eyJ", r"\beyJ[A-Za-z0-9_-]{12,}+(?:\.[A-Za-z0-9_-]*+){0,2}"),  # JWT, also one that was cut short
+)
+_PREFIXES = tuple(prefix for prefix, _ in _SECRETS)
+_PREFIX_BYTES = tuple(prefix.encode() for prefix in _PREFIXES)
+_secret = re.compile("|".join(pattern for _, pattern in _SECRETS), re.ASCII)
+_secret_in_bytes = re.compile(_secret.pattern.encode().replace(rb"\b", b""))
+
+_DOMAIN = r"@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,24}"
+_email = re.compile(r"[A-Za-z0-9._%+-]{1,64}" + _DOMAIN)
+_email_in_bytes = re.compile(rb"@[A-Za-z0-9-]{1,63}\.[A-Za-z0-9]")
+
+# 13 to 19 digits, plain or in the groups that are printed on cards; ISO/IEC 7812: no bank's number begins with 0 or 1
+_GROUPED = r"[2-6]\d{3}([ -])\d{4}\%d\d{4}\%d\d{1,7}"
+_card = re.compile(
+    r"(?<![\w.-])(?:[2-6]\d{12,18}|" + _GROUPED % (1, 1) + r"|3\d{3}([ -])\d{6}\2\d{5})(?![\w-])", re.ASCII
+)
+_card_in_bytes = re.compile(_card.pattern.encode())
+_RUN = b"0" * 13
+_runs = re.compile(_RUN + b"+")
+_DIGITS_TO_0 = bytes(48 if chr(byte) in "0123456789 -" else 46 for byte in range(256))
+
+
+class Redactor:
+    """The built-in patterns and the user's own."""
+
+    def __init__(self, own: Iterable[str] = ()) -> None:
+        """Compile the user's own patterns.
+
+        Raises:
+            SettingsError: one of them is not a regular expression.
+        """
+        self._own = [_compiled(pattern) for pattern in own]
+
+    def is_suspect(self, body: bytes) -> bool:
+        """Tell whether a text somewhere in `body` may hold something that `text` would change."""
+        if self._own or any(prefix in body for prefix in _PREFIX_BYTES) and _secret_in_bytes.search(body):
+            return True
+        return _email_in_bytes.search(body) is not None or _has_card(body)
+
+    def text(self, text: str, is_identity: bool = False) -> str:
+        """Return `text` without secrets; an identity keeps an e-mail address and a number that looks like a card's."""
+        if any(prefix in text for prefix in _PREFIXES):
+            text = _secret.sub(SECRET, text)
+        if not is_identity:
+            if "@" in text:
+                text = _email.sub(EMAIL, text)
+            text = _card.sub(_card_or_number, text)
+        for own in self._own:
+            text = own.sub(OWN, text)
+        return text
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise SettingsError(f"redactions: {pattern!r} is not a regular expression: {error}") from None
+    if compiled.search(""):
+        raise SettingsError(f"redactions: {pattern!r} matches the empty text, so it would change everything")
+    return compiled
+
+
+def _has_card(body: bytes) -> bool:
+    digits = body.translate(_DIGITS_TO_0)
+    if _RUN not in digits:
+        return False
+    for run in _runs.finditer(digits):
+        for found in _card_in_bytes.finditer(body, run.start(), min(run.end() + 1, len(body))):
+            if is_card_number(found.group().decode()):
+                return True
+    return False
+
+
+def _card_or_number(found: re.Match[str]) -> str:
+    return CARD if is_card_number(found.group()) else found.group()
+
+
+def is_card_number(text: str) -> bool:
+    """Tell whether the digits of `text` pass Luhn's check (ISO/IEC 7812-1, annex B)."""
+    digits = [int(char) for char in reversed(text) if char.isdigit()]
+    return sum(digits[::2]) % 10 == -sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2]) % 10
