@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 NAME ?=
+PUBLISH ?=
 
 help:  ## Say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -29,8 +30,11 @@ check: $(INSTALLED)  ## Lint, type-check and check who imports whom
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED)  ## Run a benchmark: make bench NAME=engine; without NAME, list them
-	@if [ -z "$(NAME)" ]; then ls bench/*.py | sed -E 's,bench/(.*)\.py,\1,'; else $(BIN)/python bench/$(NAME).py $(ARGS); fi
+bench: $(INSTALLED)  ## Run a benchmark: make bench NAME=engine; PUBLISH=1 stores its verdict; without NAME, list them
+	@if [ -z "$(NAME)" ]; then ls bench/*.py | sed -E 's,bench/(.*)\.py,\1,'; exit; fi; \
+	mkdir -p bench/.cache bench/results; \
+	bash -o pipefail -c '$(BIN)/python bench/$(NAME).py $(ARGS) | tee bench/.cache/$(NAME).out'; code=$$?; \
+	if [ -n "$(PUBLISH)" ]; then tail -n 1 bench/.cache/$(NAME).out > bench/results/$(NAME).json; fi; exit $$code
 
 wheel: $(INSTALLED)  ## Build the wheel
 	$(BIN)/python -m build --wheel --no-isolation

@@ -15,34 +15,35 @@ SECRET, EMAIL, CARD, OWN = "[secret]", "[email]", "[card]", "[redacted]"
 
 # what each kind of secret begins with, and the pattern of the whole; every quantifier is bounded or possessive
 _SECRETS = (
-    ("sk-", r"\bsk-[A-Za-z0-9_-]{16,}+"),  # OpenAI, Anthropic and many who copied them
-    ("AKIA", r"\bAKIA[A-Z0-9]{12,}+"),  # AWS
-    ("ASIA", r"\bASIA[A-Z0-9]{12,}+"),
-    ("ghp_", r"\bghp_[A-Za-z0-9]{16,}+"),  # GitHub
-    ("gho_", r"\bgho_[A-Za-z0-9]{16,}+"),
-    ("github_pat_", r"\bgithub_pat_[A-Za-z0-9_]{16,}+"),
-    ("glpat-", r"\bglpat-[A-Za-z0-9_-]{16,}+"),
-    ("xox", r"\bxox[a-z]-[A-Za-z0-9-]{10,}+"),  # Slack
-    ("AIza", r"\bAIza[A-Za-z0-9_-]{30,}+"),  # Google
-    ("hf_", r"\bhf_[A-Za-z0-9]{16,}+"),
-    ("fth_", r"\bfth_[A-Za-z0-9_]{12,}+"),  # Farthing
-    ("eyJ", r"\beyJ[A-Za-z0-9_-]{12,}+(?:\.[A-Za-z0-9_-]*+){0,2}"),  # JWT, also one that was cut short
+    ("sk-", r"sk-[A-Za-z0-9_-]{16,}+"),  # OpenAI, Anthropic and many who copied them
+    ("AKIA", r"AKIA[A-Z0-9]{12,}+"),  # AWS
+    ("ASIA", r"ASIA[A-Z0-9]{12,}+"),
+    ("ghp_", r"ghp_[A-Za-z0-9]{16,}+"),  # GitHub
+    ("gho_", r"gho_[A-Za-z0-9]{16,}+"),
+    ("github_pat_", r"github_pat_[A-Za-z0-9_]{16,}+"),
+    ("glpat-", r"glpat-[A-Za-z0-9_-]{16,}+"),
+    ("xox", r"xox[a-z]-[A-Za-z0-9-]{10,}+"),  # Slack
+    ("AIza", r"AIza[A-Za-z0-9_-]{30,}+"),  # Google
+    ("hf_", r"hf_[A-Za-z0-9]{16,}+"),
+    ("fth_", r"fth_[A-Za-z0-9_]{12,}+"),  # Farthing
+    ("eyJ", r"eyJ[A-Za-z0-9_-]{12,}+(?:\.[A-Za-z0-9_-]*+){0,2}"),  # JWT, also one that was cut short
 )
 _PREFIXES = tuple(prefix for prefix, _ in _SECRETS)
 _PREFIX_BYTES = tuple(prefix.encode() for prefix in _PREFIXES)
-_secret = re.compile("|".join(pattern for _, pattern in _SECRETS), re.ASCII)
-_secret_in_bytes = re.compile(_secret.pattern.encode().replace(rb"\b", b""))
+_ANY_SECRET = "(?:" + "|".join(pattern for _, pattern in _SECRETS) + ")"
+_secret = re.compile("(?<![A-Za-z0-9])" + _ANY_SECRET)
+_secret_in_bytes = re.compile(_ANY_SECRET.encode())  # a length byte may stand before it, so no boundary is asked for
 
-_DOMAIN = r"@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,24}"
-_email = re.compile(r"[A-Za-z0-9._%+-]{1,64}" + _DOMAIN)
-_email_in_bytes = re.compile(rb"@[A-Za-z0-9-]{1,63}\.[A-Za-z0-9]")
+_LOCAL = r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]++"  # tried once a run, so a long run costs no more than its length
+_email = re.compile(_LOCAL + r"@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,24}")
+_email_in_bytes = re.compile(rb"@[A-Za-z0-9-]{1,63}\.[A-Za-z0-9-]")
 
 # 13 to 19 digits, plain or in the groups that are printed on cards; ISO/IEC 7812: no bank's number begins with 0 or 1
-_GROUPED = r"[2-6]\d{3}([ -])\d{4}\%d\d{4}\%d\d{1,7}"
-_card = re.compile(
-    r"(?<![\w.-])(?:[2-6]\d{12,18}|" + _GROUPED % (1, 1) + r"|3\d{3}([ -])\d{6}\2\d{5})(?![\w-])", re.ASCII
-)
-_card_in_bytes = re.compile(_card.pattern.encode())
+_NUMBER = r"(?:[2-6]\d{12,18}|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{1,7}|3\d{3}([ -])\d{6}\2\d{5})"
+_card = re.compile(r"(?<![\w.-])" + _NUMBER + r"(?![\w-])", re.ASCII)
+# In the wire format a text begins behind a tag and its length, 1 to 3 bytes, and ends before the next field's tag.
+_START = rb"(?:(?<![\w.-])|(?<=[\n\x12\x1a*].)|(?<=[\n\x12\x1a*][\x80-\xff].)|(?<=[\n\x12\x1a*][\x80-\xff]{2}.))"
+_card_in_bytes = re.compile(_START + _NUMBER.encode() + rb"(?![1-8B-IK-OQ-Y_a-ik-oq-y-])", re.DOTALL)
 _RUN = b"0" * 13
 _runs = re.compile(_RUN + b"+")
 _DIGITS_TO_0 = bytes(48 if chr(byte) in "0123456789 -" else 46 for byte in range(256))
@@ -94,7 +95,8 @@ def _has_card(body: bytes) -> bool:
         return False
     for run in _runs.finditer(digits):
         for found in _card_in_bytes.finditer(body, run.start(), min(run.end() + 1, len(body))):
-            if is_card_number(found.group().decode()):
+            digits_found = found.group().decode()
+            if is_card_number(digits_found) or is_card_number(digits_found[:-1]):  # the last may be a field's tag
                 return True
     return False
 
