@@ -253,3 +253,22 @@ def test_a_public_trace_is_replayed_as_priced_requests(platform: Platform, tmp_p
     expected = sum(into * Decimal("0.15") + out * Decimal("0.60") for into, out in rows) / 1_000_000
     assert (totals["requests"], Decimal(totals["cost_usd"])) == (40, expected)
     assert totals["duration_s"] == [None, None, None]
+
+
+def test_policies_are_applied_and_budgets_shown_from_the_command_line(platform: Platform, tmp_path: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "farthing", *arguments]
+        done = subprocess.run(command, env=platform.environ, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    name, file = team(), tmp_path / "budget.yaml"
+    file.write_text(
+        f"apiVersion: farthing/v1\nkind: Budget\nmetadata: {{name: {name}}}\nscope: {{team: {name}}}\nlimit: 12.5 USD\n"
+    )
+    assert run("apply", str(file), "--dry-run")[1].startswith(f"added      Budget {name}\n")
+    assert name not in run("budgets")[1]
+    assert run("apply", str(file))[0] == 0
+    assert any(line.split()[:2] == [name, "$12.50"] for line in run("budgets")[1].splitlines())
+    file.write_text(file.read_text().replace("limit", "limmit"))
+    code, said = run("apply", str(file))
+    assert code == 2 and "limmit" in said and len(said.splitlines()) == 1
