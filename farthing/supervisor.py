@@ -22,6 +22,7 @@ from farthing.serving import Site, bind
 from farthing.settings import Settings, child_environ
 
 START_S = 180.0  # seconds that a part may take to answer; the first start converts the weights
+_PATIENCE_S = 3.0  # seconds after which a start that takes long is spoken of
 _STOP_S = 20.0  # seconds that a part may take to end before it is killed
 _RESTART_S = (0.5, 1.0, 2.0, 5.0, 10.0)  # pauses before the restarts of a part that keeps dying
 _STEADY_S = 30.0  # seconds after which an earlier death is forgotten
@@ -37,6 +38,7 @@ class Child:
     part: str  # what `farthing <part>` it runs
     health: str  # URL that answers 200 when it is ready
     shown: tuple[tuple[str, str], ...]  # (what, URL) lines to print
+    excuse: str = "is starting"  # what to say when its start takes long
     process: subprocess.Popen[bytes] | None = None
     deaths: int = 0
     started_at: float = field(default=0.0)
@@ -109,8 +111,11 @@ class Supervisor:
         child.started_at = time.monotonic()
 
     def _wait_until_ready(self, child: Child) -> None:
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
+        began, is_told = time.monotonic(), False
+        while time.monotonic() < began + START_S:
+            if not is_told and time.monotonic() > began + _PATIENCE_S:
+                is_told = True
+                self._say(f"{child.name:<10} {child.excuse} …")
             if child.process is not None and child.process.poll() is not None:
                 code = child.process.returncode
                 raise ServeError(f"{child.name}: ended with exit code {code}: {self._last_words(child)}")
@@ -177,7 +182,8 @@ def _children(settings: Settings) -> list[Child]:
         Child("station", "station", health("analyzer"), shown("collector", "analyzer", "dashboard")),
     ]
     if any(deployment.engine for deployment in settings.deployments):
-        children.append(Child("engine", "engine", health("engine"), shown("engine")))
+        excuse = "is loading; the very first start converts its weights"
+        children.append(Child("engine", "engine", health("engine"), shown("engine"), excuse))
     proxy_url = (("proxy", f"{settings.url('proxy')}/v1"),)
     for number in range(max(1, settings.proxy_workers)):
         name = "proxy" if number == 0 else f"proxy-{number + 1}"
