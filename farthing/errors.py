@@ -1,18 +1,18 @@
 """Every error that Farthing raises on purpose, as one tree; each message says what, which value, and what to do.
 
-    FarthingError
-    ├── SettingsError        a setting is unknown or cannot be read; stops the start
-    ├── DocumentError        a policy document is refused, as a whole
-    ├── PriceError           a price override cannot be read
-    ├── WarehouseError       the store cannot be opened, is in use, or refused a statement
-    ├── IngestError          an OTLP body is refused; `.status` is the HTTP status
-    ├── SpoolFullError       the spool cannot take a record now; ask the sender to retry
-    ├── LedgerError          the ledger cannot be reached or refused an operation
-    │   └── OverBudgetError  a reservation does not fit into a budget
-    ├── UpstreamError        a deployment did not answer as it should
-    ├── EngineError          the engine cannot run a request, or a weight package is missing
-    ├── TraceFileError       a serving trace given to `farthing replay` cannot be read
-    └── ServeError           a port is in use, or a part did not come up
+FarthingError
+├── SettingsError        a setting is unknown or cannot be read; stops the start
+├── DocumentError        a policy document is refused, as a whole
+├── PriceError           a price override cannot be read
+├── WarehouseError       the store cannot be opened, is in use, or refused a statement
+├── IngestError          an OTLP body is refused; `.status` is the HTTP status
+├── SpoolFullError       the spool cannot take a record now; ask the sender to retry
+├── LedgerError          the ledger cannot be reached or refused an operation
+│   └── OverBudgetError  a reservation does not fit into a budget
+├── UpstreamError        a deployment did not answer as it should
+├── EngineError          the engine cannot run a request, or a weight package is missing
+├── TraceFileError       a serving trace given to `farthing replay` cannot be read
+└── ServeError           a port is in use, or a part did not come up
 """
 from __future__ import annotations
 

@@ -73,17 +73,19 @@ def span(
 ) -> bytes:
     """Encode one Span."""
     status = field(0x7A, field(0x12, error.encode("utf-8", "replace")) + bytes((0x18, STATUS_ERROR))) if error else b""
-    return b"".join((
-        field(0x0A, trace_id),
-        field(0x12, span_id),
-        field(0x22, parent_span_id) if parent_span_id else b"",
-        field(0x2A, name.encode("utf-8", "replace")),
-        bytes((0x30, kind)),
-        b"\x39" + _fixed64(window_ns[0]),
-        b"\x41" + _fixed64(window_ns[1]),
-        encoded_attributes,
-        status,
-    ))
+    return b"".join(
+        (
+            field(0x0A, trace_id),
+            field(0x12, span_id),
+            field(0x22, parent_span_id) if parent_span_id else b"",
+            field(0x2A, name.encode("utf-8", "replace")),
+            bytes((0x30, kind)),
+            b"\x39" + _fixed64(window_ns[0]),
+            b"\x41" + _fixed64(window_ns[1]),
+            encoded_attributes,
+            status,
+        )
+    )
 
 
 def traces(resource: Iterable[tuple[str, Value]], scope: str, version: str, spans: Iterable[bytes]) -> bytes:

@@ -75,12 +75,14 @@ class Price:
         """Return what `usage` costs, nano-dollars; the rule that the warehouse applies too."""
         over = self.tier_rates is not None and self.tier_over > 0 and usage.input > self.tier_over
         rates = self.tier_rates if over and self.tier_rates is not None else self.rates
-        return cost_nusd((
-            (usage.input_uncached, rates.input),
-            (usage.cache_read, rates.cache_read),
-            (usage.cache_write, rates.cache_write),
-            (usage.output, rates.output),
-        ))
+        return cost_nusd(
+            (
+                (usage.input_uncached, rates.input),
+                (usage.cache_read, rates.cache_read),
+                (usage.cache_write, rates.cache_write),
+                (usage.output, rates.output),
+            )
+        )
 
     def bound_nusd(self, max_input: int, max_output: int) -> int:
         """Return the most that a call of at most so many tokens can cost, at the dearest tier and kind."""
@@ -136,9 +138,13 @@ class PriceBook:
             return []
         starts = [FIRST_DAY]
         if isinstance(found.prices, list):
-            starts += sorted({
-                one.constraint.start_date for one in found.prices if isinstance(one.constraint, types.StartDateConstraint)
-            })
+            starts += sorted(
+                {
+                    one.constraint.start_date
+                    for one in found.prices
+                    if isinstance(one.constraint, types.StartDateConstraint)
+                }
+            )
         base = Price(provider, model, Rates(0, 0, 0, 0), self._public_version)
         prices = [_from_public(base, found, start) for start in starts]
         return [price for price in prices if price is not None]
@@ -191,7 +197,7 @@ def _from_override(override: PriceOverride) -> Price:
         except InvalidOperation:
             value = Decimal(-1)
         if not value.is_finite() or value < 0:
-            raise PriceError(f"{where}: {name} = {text!r}; write USD per million tokens, such as \"0.25\"")
+            raise PriceError(f'{where}: {name} = {text!r}; write USD per million tokens, such as "0.25"')
         return price_from_usd_per_mtok(value)
 
     try:

@@ -67,7 +67,9 @@ async def run(sites: list[Site], on_ready: Callable[[], None] | None = None) -> 
 
     sockets = [bind(site) for site in sites]
     servers = [
-        Server(uvicorn.Config(site.app, log_level="warning", lifespan="on", access_log=False, timeout_graceful_shutdown=10))
+        Server(
+            uvicorn.Config(site.app, log_level="warning", lifespan="on", access_log=False, timeout_graceful_shutdown=10)
+        )
         for site in sites
     ]
     stop = asyncio.Event()

@@ -40,7 +40,9 @@ def test_the_parts_are_loaded_from_inside_the_package(wheel: Path, tmp_path: Pat
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = "from farthing.parts import load, PARTS\nfor part in PARTS: print(load(part).__file__)"
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert all(line.startswith(f"{tmp_path}/farthing/_platform/") for line in done.stdout.split())
     assert len(done.stdout.split()) == len(PARTS) + 1

@@ -37,8 +37,8 @@ _CAMPAIGNS = ("tea", "bicycles", "lamps", "boots", "kites", "violins")
 _NOTES = (
     "The meeting began at nine. The team went through the incident of last week, in which a cache was emptied by a "
     "deployment and the database behind it could not take the load for eleven minutes. Three measures were agreed on: "
-    "the cache is filled before traffic is moved, the number of connections is limited per service, and the alarm looks "
-    "at the queue instead of the processor. Then the budget of the next quarter was discussed, where the cost of "
+    "the cache is filled before traffic is moved, the number of connections is limited per service, and the alarm "
+    "looks at the queue instead of the processor. Then the budget of the next quarter was discussed, where the cost of "
     "inference has grown by a third while the number of users has not. Nobody could say which product the growth came "
     "from, so every call is to carry the name of its team from now on. "
 )
@@ -46,9 +46,7 @@ _NOTES = (
 
 def everyday_calls() -> list[DemoCall]:
     """Return the calls of all teams, mixed as they would come."""
-    support = [
-        DemoCall("support", f"agent-{n % 3}", "faq", f"s-{n}", FULL, _FAQ[n % len(_FAQ)], 16) for n in range(16)
-    ]
+    support = [DemoCall("support", f"agent-{n % 3}", "faq", f"s-{n}", FULL, _FAQ[n % len(_FAQ)], 16) for n in range(16)]
     search = [
         DemoCall("search", f"shopper-{n}", "rewrite", f"q-{n}", CHEAP, _QUERIES[n % len(_QUERIES)], 12, stream=True)
         for n in range(12)
@@ -58,7 +56,16 @@ def everyday_calls() -> list[DemoCall]:
         for n, what in enumerate(_CAMPAIGNS)
     ]
     research = [
-        DemoCall("research", f"r-{n}", "summary", f"d-{n}", FULL, f"Summarise point {n + 1} of these notes. {_NOTES}", 20, True)
+        DemoCall(
+            "research",
+            f"r-{n}",
+            "summary",
+            f"d-{n}",
+            FULL,
+            f"Summarise point {n + 1} of these notes. {_NOTES}",
+            20,
+            True,
+        )
         for n in range(4)
     ]
     return _interleaved([support, search, growth, research])
@@ -79,5 +86,7 @@ def write(calls: list[DemoCall], path: Path) -> Path:
 
 
 def _interleaved(teams: list[list[DemoCall]]) -> list[DemoCall]:
-    placed = [((n + 0.5) / len(calls), index, call) for index, calls in enumerate(teams) for n, call in enumerate(calls)]
+    placed = [
+        ((n + 0.5) / len(calls), index, call) for index, calls in enumerate(teams) for n, call in enumerate(calls)
+    ]
     return [call for _, _, call in sorted(placed, key=lambda item: item[:2])]

@@ -86,7 +86,9 @@ class Platform:
             "FARTHING_COLLECTOR_URL": self.url("collector"),
             "FARTHING_PROXY_URL": self.url("proxy"),
         }
-        done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=120, check=False
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -127,7 +129,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     assert process.stdout is not None
     reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")))  # type: ignore[union-attr]
     reader.start()
-    until(lambda: any(line.startswith("ready") for line in lines) or process.poll() is not None, "the platform is up", 200)
+    until(
+        lambda: any(line.startswith("ready") for line in lines) or process.poll() is not None, "the platform is up", 200
+    )
     assert process.poll() is None, "".join(lines)
     yield Platform(process, ports, data_dir, environ, lines)
     process.send_signal(signal.SIGINT)

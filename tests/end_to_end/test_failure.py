@@ -24,7 +24,8 @@ def body(name: str) -> bytes:
     ])  # fmt: skip
     started = time.time_ns()
     spans = [
-        otlp.span(uuid.uuid4().bytes, uuid.uuid4().bytes[:8], b"", "chat", (started, started + 1), attributes) for _ in range(SPANS)
+        otlp.span(uuid.uuid4().bytes, uuid.uuid4().bytes[:8], b"", "chat", (started, started + 1), attributes)
+        for _ in range(SPANS)
     ]
     return otlp.traces([("service.name", "shop")], "test", "1", spans)
 

@@ -26,12 +26,15 @@ import json, farthing, farthing.auto
 from openai import OpenAI
 client, out = OpenAI(), []
 with farthing.tags(team={team!r}, user="ann", feature="faq", session="s1", tier="gold"):
-    ask = dict(model={model!r}, messages=[{{"role": "user", "content": "What is the capital of France?"}}], max_tokens=12)
+    question = "What is the capital of France?"
+    ask = dict(model={model!r}, messages=[{{"role": "user", "content": question}}], max_tokens=12)
     raw = client.chat.completions.with_raw_response.create(**ask, temperature=0)
-    out.append([raw.headers["x-farthing-request-id"], raw.parse().usage.prompt_tokens, raw.parse().usage.completion_tokens])
+    used = raw.parse().usage
+    out.append([raw.headers["x-farthing-request-id"], used.prompt_tokens, used.completion_tokens])
     with client.chat.completions.create(**ask, temperature=0, stream=True) as events:
         chunks = list(events)
-    out.append([all(chunk.choices for chunk in chunks), "".join(chunk.choices[0].delta.content or "" for chunk in chunks)])
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    out.append([all(chunk.choices for chunk in chunks), text])
     asked = list(client.chat.completions.create(**ask, stream=True, stream_options={{"include_usage": True}}))
     out.append([asked[-1].usage.prompt_tokens, asked[-1].usage.completion_tokens])
 farthing.flush()
@@ -60,7 +63,9 @@ def cost(model: str, *usages: tuple[int, int]) -> Decimal:
 
 def test_an_instrumented_call_arrives_tagged_priced_and_billed_once(platform: Platform) -> None:
     name = team()
-    (request_id, prompt, completion), (no_usage_seen, text), streamed = platform.run_app(APP.format(team=name, model=FULL))
+    (request_id, prompt, completion), (no_usage_seen, text), streamed = platform.run_app(
+        APP.format(team=name, model=FULL)
+    )
     platform.until_quiet()
     assert no_usage_seen and "Paris" in text
     totals = platform.totals(name)
@@ -85,7 +90,9 @@ def test_the_report_and_the_dashboard_show_the_figure_of_the_warehouse(platform:
     spent = platform.ask("totals", teams=[], models=[])[0]["cost_usd"]
     assert report["spend_usd"] == spent
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page()
         page.goto(platform.url("dashboard"))
         page.wait_for_selector("#kpi-spend[data-value]")
@@ -185,7 +192,8 @@ def test_a_budget_can_be_used_until_the_next_call_does_not_fit(platform: Platfor
 def test_an_identical_call_is_served_from_the_cache_and_costs_nothing(platform: Platform) -> None:
     name = team()
     version = platform.apply(
-        f"apiVersion: farthing/v1\nkind: Policy\nmetadata: {{name: {name}}}\nmatch: {{team: {name}}}\naction: {{cache: {{ttl_s: 60}}}}\n"
+        f"apiVersion: farthing/v1\nkind: Policy\nmetadata: {{name: {name}}}\nmatch: {{team: {name}}}\n"
+        "action: {cache: {ttl_s: 60}}\n"
     )
     platform.until_applied(version)
     asking = client(platform, name)

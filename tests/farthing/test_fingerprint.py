@@ -10,7 +10,13 @@ ASKED = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tempera
 
 
 def test_the_order_of_keys_and_who_asks_do_not_matter() -> None:
-    turned = {"temperature": 0, "messages": [{"content": "hi", "role": "user"}], "model": "m", "user": "ann", "stream": True}
+    turned = {
+        "temperature": 0,
+        "messages": [{"content": "hi", "role": "user"}],
+        "model": "m",
+        "user": "ann",
+        "stream": True,
+    }
     assert request_hash(KEY, "acme", ASKED) == request_hash(KEY, "acme", turned)
 
 

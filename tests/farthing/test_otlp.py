@@ -13,7 +13,8 @@ from farthing import otlp
 
 def test_hand_written_bytes_are_read_back_by_the_official_classes() -> None:
     values: list[tuple[str, otlp.Value]] = [
-        ("text", "grün"), ("yes", True), ("no", False), ("count", 2**40), ("minus", -5), ("share", 0.25), ("list", ("a", "b")),
+        ("text", "grün"), ("yes", True), ("no", False), ("count", 2**40), ("minus", -5), ("share", 0.25),
+        ("list", ("a", "b")),
     ]  # fmt: skip
     span = otlp.span(b"T" * 16, b"S" * 8, b"P" * 8, "chat m", (10, 20), otlp.attributes(values), error="boom")
     body = otlp.traces([("service.name", "shop")], "scope", "7", [span, span])
@@ -21,7 +22,11 @@ def test_hand_written_bytes_are_read_back_by_the_official_classes() -> None:
     (resource,) = request.resource_spans
     (scope,) = resource.scope_spans
     read = scope.spans[0]
-    assert (resource.resource.attributes[0].value.string_value, scope.scope.name, scope.scope.version) == ("shop", "scope", "7")
+    assert (resource.resource.attributes[0].value.string_value, scope.scope.name, scope.scope.version) == (
+        "shop",
+        "scope",
+        "7",
+    )
     assert (read.trace_id, read.span_id, read.parent_span_id, read.name) == (b"T" * 16, b"S" * 8, b"P" * 8, "chat m")
     assert (read.start_time_unix_nano, read.end_time_unix_nano, read.kind) == (10, 20, otlp.KIND_SERVER)
     assert (read.status.code, read.status.message, len(scope.spans)) == (otlp.STATUS_ERROR, "boom", 2)

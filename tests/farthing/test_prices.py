@@ -40,7 +40,9 @@ def test_a_public_price_agrees_with_its_source(provider: str, public: str, model
     assert abs(usd_from_nusd(ours) - theirs.total_price) <= Decimal("0.0000000005")
 
 
-@pytest.mark.parametrize("pair", [("farthing", "gpt-4o"), ("", "gpt-4o"), ("openai", "no-such-model"), ("nobody", "gpt-4o")])
+@pytest.mark.parametrize(
+    "pair", [("farthing", "gpt-4o"), ("", "gpt-4o"), ("openai", "no-such-model"), ("nobody", "gpt-4o")]
+)
 def test_what_has_no_price_has_none(pair: tuple[str, str]) -> None:
     assert PriceBook().history(*pair) == []
 

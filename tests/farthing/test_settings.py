@@ -19,7 +19,9 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(tmp_pa
 
 def test_tables_of_the_file_become_records(tmp_path: Path) -> None:
     file = tmp_path / "farthing.toml"
-    file.write_text('[[deployments]]\nmodel = "gpt"\nurl = "https://up.example/v1/"\nprovider = "openai"\nmetered = true\n')
+    file.write_text(
+        '[[deployments]]\nmodel = "gpt"\nurl = "https://up.example/v1/"\nprovider = "openai"\nmetered = true\n'
+    )
     (deployment,) = read_settings({"FARTHING_CONFIG": str(file)}).served()
     assert (deployment.model, deployment.url, deployment.metered) == ("gpt", "https://up.example/v1", True)
 

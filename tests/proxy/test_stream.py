@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,9 @@ def event(**values: object) -> bytes:
 
 
 def delta(text: str, finish: str | None = None) -> bytes:
-    return event(id="chatcmpl-1", choices=[{"index": 0, "delta": {"content": text}, "finish_reason": finish}], usage=None)
+    return event(
+        id="chatcmpl-1", choices=[{"index": 0, "delta": {"content": text}, "finish_reason": finish}], usage=None
+    )
 
 
 USAGE = {
@@ -29,7 +32,7 @@ STREAM = delta("one") + TRICKY + delta("", "stop") + LAST + b"data: [DONE]\n\n"
 
 def relayed(stream: bytes, cuts: list[int], hide_usage: bool) -> tuple[bytes, EventRelay]:
     relay, out, edges = EventRelay(hide_usage), b"", sorted({0, *cuts, len(stream)})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         out += relay.feed(stream[start:end])
     return out + relay.finish(), relay
 
