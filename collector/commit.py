@@ -9,10 +9,10 @@ import asyncio
 import time
 from collections import OrderedDict
 
+from collector.spool import DIGESTS_KEPT_S, SEGMENT_BYTES, Spool
 from farthing.warehouse import segment as record
-from collector.spool import Spool
 
-REMEMBERED_S = 900.0  # seconds that a body is remembered
+REMEMBERED_S = DIGESTS_KEPT_S  # seconds that a body is remembered
 REMEMBERED = 200_000  # bodies remembered at most
 
 
@@ -21,7 +21,8 @@ class GroupCommit:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._seen: OrderedDict[bytes, float] = OrderedDict.fromkeys(spool.recent_digests(REMEMBERED_S), time.monotonic())
+        before = spool.recent_digests(REMEMBERED_S)
+        self._seen: OrderedDict[bytes, float] = OrderedDict.fromkeys(before, time.monotonic())
         self._in_flight: dict[bytes, asyncio.Future[None]] = {}
         self._waiting: list[tuple[bytes, asyncio.Future[None], bytes]] = []
         self._task: asyncio.Task[None] | None = None
@@ -56,7 +57,7 @@ class GroupCommit:
 
     async def _write_waiting(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting, []
+            batch = self._next_batch()
             error: Exception | None = None
             try:
                 await asyncio.to_thread(self._spool.append, [framed for framed, _, _ in batch])
@@ -64,6 +65,15 @@ class GroupCommit:
                 error = raised
             for _, done, body_digest in batch:
                 self._resolve(done, body_digest, error)
+
+    def _next_batch(self) -> list[tuple[bytes, asyncio.Future[None], bytes]]:
+        """Take what fits into one segment; a spool that refuses a batch refuses no more than that."""
+        size = taken = 0
+        while taken < len(self._waiting) and (not taken or size + len(self._waiting[taken][0]) <= SEGMENT_BYTES):
+            size += len(self._waiting[taken][0])
+            taken += 1
+        batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        return batch
 
     def _resolve(self, done: asyncio.Future[None], body_digest: bytes, error: Exception | None) -> None:
         self._in_flight.pop(body_digest, None)

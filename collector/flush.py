@@ -1,7 +1,8 @@
 """Moves closed segments into the warehouse, about once a second, each exactly once.
 
 A segment is inserted with its name as deduplication token, so an insert that was cut off can be repeated; it is
-removed only after a later sync of the store's file system, because the store does not sync its parts itself.
+removed only after a later sync of the store's file system, because the store does not sync its parts itself. What the
+last run left is compared with what the store holds: after a power cut the store may know a token whose rows it lost.
 """
 from __future__ import annotations
 
@@ -9,99 +10,202 @@ import logging
 import re
 import threading
 import time
+from pathlib import Path
 
+from collector.ballast import BALLAST_BYTES, Ballast
 from collector.pricing import Pricing
 from collector.spool import Segment, Spool
 from farthing.errors import FarthingError, WarehouseError
 from farthing.warehouse import Warehouse
+from farthing.warehouse import segment as record
 
 log = logging.getLogger(__name__)
 
 SYNC_INTERVAL_S = 10.0  # seconds between syncs of the store's file system
-MAX_TRIES = 5  # non-retryable failures after which a segment is a dead letter
-# ClickHouse's codes for input that will never parse: CANNOT_PARSE_*, ATTEMPT_TO_READ_AFTER_EOF, PROTOBUF_BAD_CAST, …
-_POISON = re.compile(r"Code: (?:26|27|32|33|36|72|117|436|441|442|443|444|445|621)\b")
+MAX_TRIES = 5  # failures that are not the store's after which a segment is examined
+# ClickHouse's codes for a store that is away, busy, full or misconfigured: such a segment waits, however long it takes.
+# Every other code is about the segment, once a later one was taken.
+_STORE = {
+    60, 74, 75, 76, 81, 107, 115, 159, 160, 164, 173, 192, 193, 194, 198, 202, 209, 210, 236, 241, 242, 243, 252, 279,
+    285, 286, 319, 394, 425, 473, 497, 499, 516, 999, 1001,
+}  # fmt: skip
+_CODE = re.compile(r"Code: (\d+)\b")
+_FULL = re.compile(r"Code: 243\b|No space left|NOT_ENOUGH_SPACE")
 
 
 class Flusher:
     """A thread that empties the spool into the warehouse."""
 
-    def __init__(self, spool: Spool, warehouse: Warehouse, pricing: Pricing, interval_s: float) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        warehouse: Warehouse,
+        pricing: Pricing,
+        interval_s: float,
+        ballast_bytes: int = BALLAST_BYTES,
+    ) -> None:
         self._spool = spool
         self._warehouse = warehouse
         self._pricing = pricing
         self._interval_s = interval_s
-        self._inserted: list[Segment] = []  # in the warehouse, perhaps not yet on its disk
+        self._ballast = Ballast(spool.folder.parent / "ballast", ballast_bytes)
+        self._min_free = spool.min_free_bytes
+        self._leftovers = {segment.token for segment in spool.closed()}
+        self._inserted: dict[str, Segment] = {}  # in the warehouse, perhaps not yet on its disk
         self._tries: dict[str, int] = {}
         self._synced_at = time.monotonic()
         self._stop = threading.Event()
-        self._flush_lock = threading.Lock()
+        self._flush_lock = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="farthing-flush", daemon=True)
-        self.dead_letters = 0
+        self.dead_letters = len(list(spool.folder.glob("dead-letter/*")))
         self.failures = 0  # attempts that failed and are repeated
         self.last_error = ""
 
     def start(self) -> None:
+        self._restore_ballast()
         self._thread.start()
 
     def stop(self) -> None:
         """Flush what is held and return; what cannot be flushed stays in the spool for the next start."""
         self._stop.set()
         self._thread.join()
-        self.flush()
-        self._settle_on_disk()
+        self._guarded_round(is_last=True)
 
     def flush(self) -> None:
         """Insert everything that was acknowledged before this call."""
         with self._flush_lock:
             self._spool.rotate()
+            suspects: list[tuple[Segment, WarehouseError]] = []
             for segment in self._spool.closed():
-                if segment not in self._inserted and not self._insert(segment):
+                if segment.token in self._inserted:
+                    continue
+                error = self._insert(segment)
+                if error is None:
+                    self._bury(suspects)
+                elif self._is_suspect(segment, error):
+                    suspects.append((segment, error))
+                else:
                     return
+                self._settle_if_due()
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
-            try:
-                self.flush()
-                if time.monotonic() - self._synced_at >= SYNC_INTERVAL_S:
-                    self._settle_on_disk()
-            except Exception as error:  # noqa: BLE001 - the loop must outlive whatever one round brings
-                self._failed(error)
+            self._guarded_round()
 
-    def _insert(self, segment: Segment) -> bool:
-        """Insert one segment; False means: not now, keep the order and try again."""
+    def _guarded_round(self, is_last: bool = False) -> None:
+        try:
+            self.flush()
+        except Exception as error:  # noqa: BLE001 - the loop must outlive whatever one round brings
+            self._failed(error)
+        try:
+            self._settle_if_due(is_last)
+        except Exception as error:  # noqa: BLE001 - as above; a full spool is emptied here
+            self._failed(error)
+
+    def _insert(self, segment: Segment) -> WarehouseError | None:
+        """Insert one segment; the error means: not now."""
         try:
             self._pricing.prepare(segment.path)
-            self._warehouse.insert_otlp(segment.path, segment.token)
+            if segment.token in self._leftovers:
+                self._warehouse.insert_otlp_again(segment.path, segment.token)
+            else:
+                self._warehouse.insert_otlp(segment.path, segment.token)
         except WarehouseError as error:
             self._failed(error)
-            return self._is_buried(segment, error)
+            if _FULL.search(str(error)):
+                self._make_room()
+            return error
         self._tries.pop(segment.token, None)
-        self._inserted.append(segment)
-        return True
+        self._inserted[segment.token] = segment
+        return None
 
-    def _is_buried(self, segment: Segment, error: WarehouseError) -> bool:
-        if not _POISON.search(str(error)):
+    def _is_suspect(self, segment: Segment, error: WarehouseError) -> bool:
+        """True: it may be the segment's own fault, so go on to the next one, which tells."""
+        found = _CODE.search(str(error))
+        if found is None or int(found.group(1)) in _STORE:
             return False
         self._tries[segment.token] = self._tries.get(segment.token, 0) + 1
         if self._tries[segment.token] < MAX_TRIES:
             return False
-        grave = self._spool.bury(segment)
+        return self._tries[segment.token] > MAX_TRIES or not self._is_cured(segment)
+
+    def _is_cured(self, segment: Segment) -> bool:
+        """Move the bodies that the warehouse refuses, if it takes the others, to the dead letters."""
+        buffer = segment.path.read_bytes()
+        records = [buffer[start:end] for start, _, end in record.scan(buffer)]
+        if not records:
+            self._bury([(segment, WarehouseError("it holds no whole record"))])
+            return True
+        hollow = [record.hollow(one) for one in records]
+        if self._refused(segment.path, hollow[:1]):
+            return False  # even nothing is refused: it is not the bodies
+        poison = set(self._refused(segment.path, records))
+        if not poison:
+            return False
+        # The hollow ones keep the number of rows, and with it the blocks that the store may have taken already.
+        grave = self._spool.bury(segment, [records[n] for n in sorted(poison)])
+        self._spool.rewrite(segment, [hollow[n] if n in poison else one for n, one in enumerate(records)])
         self.dead_letters += 1
-        log.error("the warehouse refused %s %d times, kept as %s: %s", segment.token, MAX_TRIES, grave, error)
+        self._tries.pop(segment.token)
+        log.error("the warehouse refuses %d of %d bodies, kept as %s", len(poison), len(records), grave)
         return True
+
+    def _refused(self, path: Path, records: list[bytes], first: int = 0) -> list[int]:
+        """Return the numbers of the records that do not pass a dry run, found by halving."""
+        trial = path.with_suffix(".tmp")
+        trial.write_bytes(b"".join(records))
+        try:
+            self._warehouse.check_otlp(trial)
+        except WarehouseError as error:
+            found = _CODE.search(str(error))
+            if found is None or int(found.group(1)) in _STORE:
+                raise
+            if len(records) == 1:
+                return [first]
+            half = len(records) // 2
+            return self._refused(path, records[:half], first) + self._refused(path, records[half:], first + half)
+        finally:
+            trial.unlink()
+        return []
+
+    def _bury(self, suspects: list[tuple[Segment, WarehouseError]]) -> None:
+        """The store works, so it is the segments that do not."""
+        while suspects:
+            segment, error = suspects.pop()
+            grave = self._spool.bury(segment)
+            self.dead_letters += 1
+            self._tries.pop(segment.token, None)
+            log.error("the warehouse refused %s %d times, kept as %s: %s", segment.token, MAX_TRIES, grave, error)
+
+    def _settle_if_due(self, is_last: bool = False) -> None:
+        with self._flush_lock:
+            if is_last or time.monotonic() - self._synced_at >= SYNC_INTERVAL_S:
+                self._settle_on_disk()
+                self._restore_ballast()
 
     def _settle_on_disk(self) -> None:
         self._synced_at = time.monotonic()
-        if not self._inserted:
-            return
         try:
             self._warehouse.sync()
         except (OSError, FarthingError) as error:
             self._failed(error)
             return
-        while self._inserted:
-            self._spool.forget(self._inserted.pop(0))
+        for token, segment in list(self._inserted.items()):
+            self._spool.forget(segment)
+            del self._inserted[token]
+            self._leftovers.discard(token)
+
+    def _make_room(self) -> None:
+        """Give the ballast to the store, keep senders off it, and let go of what is stored already."""
+        if self._warehouse.path is None or not self._ballast.release():
+            return
+        self._spool.min_free_bytes = self._min_free + self._ballast.size
+        log.error("the disk of %s is full; senders wait, the store gets the ballast", self._spool.folder)
+        self._settle_on_disk()
+
+    def _restore_ballast(self) -> None:
+        if self._warehouse.path is not None and self._ballast.restore():
+            self._spool.min_free_bytes = self._min_free
 
     def _failed(self, error: BaseException) -> None:
         self.failures += 1

@@ -1,50 +1,47 @@
-"""The collector: OTLP/HTTP in front, the spool and the flusher behind, as one ASGI application."""
+"""The collector: OTLP over HTTP and gRPC in front, the spool and the flusher behind, as one ASGI application."""
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from dataclasses import dataclass, field
-from hmac import compare_digest
+from typing import TYPE_CHECKING
 
+from collector import grpc_server
+from collector.answers import JSON, PROTOBUF, RETRY_S, SIGNALS, Outcome, Signal, failure, is_retryable, success
 from collector.commit import GroupCommit
 from collector.flush import Flusher
+from collector.intake import Delivery, Intake
 from collector.pricing import Pricing
-from collector.receive import PROTOBUF, checked_span_count, decompressed
 from collector.spool import Spool
-from farthing.errors import IngestError, SpoolFullError
-from farthing.otlp import field as encode_field
-from farthing.otlp import varint
+from farthing.errors import IngestError, ServeError, SpoolFullError
 from farthing.prices import PriceBook
-from farthing.semconv import HEADER_TENANT_KEY
 from farthing.serving import Asgi, Receive, Scope, Send, Site, run
 from farthing.settings import Settings
 from farthing.warehouse import Warehouse
 
+if TYPE_CHECKING:
+    import grpc.aio
+
 log = logging.getLogger(__name__)
 
-MAX_IN_FLIGHT = 256 * 1024 * 1024  # bytes of bodies being received at once; more get 503
-_INLINE_BYTES = 64 * 1024  # a larger body is inflated and parsed off the event loop
-_GRPC_CODES = {400: 3, 401: 16, 404: 5, 405: 12, 413: 8, 415: 3, 429: 8, 503: 14}  # google.rpc.Code
-
-
-@dataclass
-class Counts:
-    """What happened since the start; sent = accepted + refused, always."""
-
-    bodies: int = 0
-    spans: int = 0
-    refused: dict[int, int] = field(default_factory=dict)  # HTTP status -> bodies
+_SIGNALS = {f"/v1/{signal.name}": signal for signal in SIGNALS}
+_METHODS = {**dict.fromkeys(_SIGNALS, "POST"), "/v1/flush": "POST", "/v1/status": "GET", "/healthz": "GET"}
 
 
 class Collector:
     """The open collector of one process; the ASGI application is the object itself."""
 
     def __init__(self, settings: Settings, warehouse: Warehouse) -> None:
+        """Read the rules.
+
+        Raises:
+            SettingsError: the address is open to others and no keys are set, or a rule cannot be used.
+        """
         self._settings = settings
         self._warehouse = warehouse
-        self._in_flight = 0
-        self.counts = Counts()
+        self._intake = Intake(settings)
+        self._grpc: grpc.aio.Server | None = None
+        self._grpc_error = ""  # why OTLP/gRPC is not served although it should be
 
     def open(self) -> None:
         """Bring the schema up to date, take up what the last run left in the spool, and start to flush."""
@@ -54,7 +51,7 @@ class Collector:
         self._pricing.start()
         self._spool = Spool(settings.data_dir / "spool", settings.spool_max_bytes)
         if self._spool.corrupt_bytes:
-            log.error("the spool held %d corrupt bytes; the whole records around them were kept", self._spool.corrupt_bytes)
+            log.error("the spool held %d corrupt bytes; all whole records were kept", self._spool.corrupt_bytes)
         self._flusher = Flusher(self._spool, self._warehouse, self._pricing, settings.flush_interval_s)
         self._flusher.start()
 
@@ -72,33 +69,53 @@ class Collector:
         await receive()
         await asyncio.to_thread(self.open)
         self._commit = GroupCommit(self._spool)
+        self._intake.start(self._commit)
+        await self._start_grpc()
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        if self._grpc is not None:
+            await grpc_server.stop(self._grpc)
         await asyncio.to_thread(self.close)
         await send({"type": "lifespan.shutdown.complete"})
 
+    async def _start_grpc(self) -> None:
+        """Open the second door; that its port is in use is no reason to close the first."""
+        if self._settings.collector_grpc_port == 0:
+            return
+        try:
+            self._grpc = await grpc_server.start(self._settings, self._intake)
+        except ServeError as error:
+            self._grpc_error = str(error)
+            log.error("%s", error)
+
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = (scope["method"], scope["path"])
-        if route == ("POST", "/v1/traces"):
-            await self._traces(scope, receive, send)
-        elif route == ("GET", "/healthz"):
-            await _answer(send, 200, b'{"status":"ok"}', "application/json")
-        elif route == ("GET", "/v1/status"):
-            await _answer(send, 200, json.dumps(self.status()).encode(), "application/json")
-        elif route == ("POST", "/v1/flush"):
-            await asyncio.to_thread(self._flusher.flush)
-            await _answer(send, 200, json.dumps(self.status()).encode(), "application/json")
+        path, method = scope["path"], scope["method"]
+        if _METHODS.get(path, method) != method:
+            text = f"{method} {path} is not supported; use {_METHODS[path]}"
+            await _answer(send, 405, failure(405, text, is_json=True), JSON, (b"allow", _METHODS[path].encode()))
+        elif path in _SIGNALS:
+            await self._export(_SIGNALS[path], scope, receive, send)
+        elif path == "/healthz":
+            await _answer(send, 200, b'{"status":"ok"}', JSON)
+        elif path in _METHODS:
+            if path == "/v1/flush":
+                await asyncio.to_thread(self._flusher.flush)
+            await _answer(send, 200, json.dumps(self.status()).encode(), JSON)
         else:
-            known = "POST /v1/traces, GET /v1/status, GET /healthz"
-            await _refuse(send, 404, f"no route {scope['method']} {scope['path']}; known: {known}")
+            known = ", ".join(f"{method} {path}" for path, method in _METHODS.items())
+            await _answer(send, 404, failure(404, f"no route {method} {path}; known: {known}", is_json=True), JSON)
 
     def status(self) -> dict[str, object]:
         """Return the collector's counters."""
+        counts = self._intake.counts
         return {
-            "accepted_bodies": self.counts.bodies,
-            "accepted_spans": self.counts.spans,
+            "accepted_bodies": counts.bodies,
+            "accepted_spans": counts.spans,
             "duplicate_bodies": self._commit.duplicates,
-            "refused_bodies": {str(status): n for status, n in self.counts.refused.items()},
+            "refused_bodies": {str(status): n for status, n in counts.refused.items()},
+            "rejected": {reason: n for reason, n in counts.rejected.items() if n},
+            "cut": {reason: n for reason, n in counts.cuts.items() if n},
+            "grpc_error": self._grpc_error,
             "spool_bytes": self._spool.held_bytes,
             "waiting_segments": len(self._spool.closed()),
             "dead_letters": self._flusher.dead_letters,
@@ -108,38 +125,32 @@ class Collector:
             "recovered_from": str(self._warehouse.recovered_from or ""),
         }
 
-    async def _traces(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _export(self, signal: Signal, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        content_type = headers.get("content-type", "").split(";")[0].strip().lower()
+        is_json = content_type == JSON
+        form = JSON if is_json else PROTOBUF
         try:
-            tenant = self._tenant(headers)
-            spans = await self._accept(tenant, headers, receive)
+            if content_type not in (PROTOBUF, JSON):
+                raise IngestError(415, f"content-type {content_type!r} is not supported; send {PROTOBUF} or {JSON}")
+            outcome = await self._take(signal, headers, receive, is_json)
         except IngestError as error:
-            await self._refused(send, error.status, str(error))
+            await self._refuse(send, error.status, str(error), form)
         except SpoolFullError as error:
-            await self._refused(send, 503, str(error))
+            await self._refuse(send, 503, str(error), form)
         else:
-            self.counts.bodies += 1
-            self.counts.spans += spans
-            await _answer(send, 200, b"", PROTOBUF)
+            await _answer(send, 200, success(signal, outcome, is_json), form)
 
-    async def _refused(self, send: Send, status: int, message: str) -> None:
-        self.counts.refused[status] = self.counts.refused.get(status, 0) + 1
-        await _refuse(send, status, message)
-
-    async def _accept(self, tenant: str, headers: dict[str, str], receive: Receive) -> int:
-        content_type = headers.get("content-type", "").split(";")[0].strip()
-        if content_type != PROTOBUF:
-            raise IngestError(415, f"content-type {content_type!r} is not supported; send {PROTOBUF}")
-        if self._in_flight > MAX_IN_FLIGHT:
-            raise SpoolFullError(f"{self._in_flight} bytes are being received; try again")
+    async def _take(self, signal: Signal, headers: dict[str, str], receive: Receive, is_json: bool) -> Outcome:
+        intake = self._intake
+        tenant = intake.tenant(headers)
+        intake.admit()
         raw = await self._read(receive)
         try:
-            body, spans = await self._check(raw, headers.get("content-encoding", "").lower())
-            if spans:
-                await self._commit.put(tenant, body)
+            encoding = headers.get("content-encoding", "").lower()
+            return await intake.take(Delivery(signal, tenant, raw, encoding, is_json))
         finally:
-            self._in_flight -= len(raw)
-        return spans
+            intake.in_flight -= len(raw)
 
     async def _read(self, receive: Receive) -> bytes:
         """Read a body; what was read counts as in flight until the caller takes it off."""
@@ -151,50 +162,27 @@ class Collector:
                     raise IngestError(400, "the sender went away in the middle of the body")
                 chunk = message.get("body", b"")
                 size += len(chunk)
-                self._in_flight += len(chunk)
+                self._intake.in_flight += len(chunk)
                 if size > limit:
                     raise IngestError(413, f"the body is larger than {limit} bytes; send smaller batches")
                 chunks.append(chunk)
                 if not message.get("more_body"):
                     return b"".join(chunks)
-        except IngestError:
-            self._in_flight -= size
+        except BaseException:  # a cancelled request gives its bytes back too
+            self._intake.in_flight -= size
             raise
 
-    async def _check(self, raw: bytes, encoding: str) -> tuple[bytes, int]:
-        if len(raw) <= _INLINE_BYTES and not encoding:
-            return raw, checked_span_count(raw, self._settings.max_request_spans)
-        return await asyncio.to_thread(self._check_slowly, raw, encoding)
-
-    def _check_slowly(self, raw: bytes, encoding: str) -> tuple[bytes, int]:
-        body = decompressed(raw, encoding, self._settings.max_body_bytes)
-        return body, checked_span_count(body, self._settings.max_request_spans)
-
-    def _tenant(self, headers: dict[str, str]) -> str:
-        """The tenant comes from the key alone, never from what a span says."""
-        given = headers.get(HEADER_TENANT_KEY, "") or headers.get("authorization", "").removeprefix("Bearer ")
-        for known in self._settings.ingest_keys:
-            if compare_digest(known.key.encode(), given.encode()):
-                return known.tenant
-        if given and self._settings.ingest_keys:
-            raise IngestError(401, f"the key in {HEADER_TENANT_KEY} is unknown; see `ingest_keys` in farthing.toml")
-        if self._settings.require_ingest_key:
-            raise IngestError(401, f"send a key in the header {HEADER_TENANT_KEY}")
-        return self._settings.tenant
+    async def _refuse(self, send: Send, status: int, message: str, form: str) -> None:
+        """Answer with a google.rpc.Status; 503 asks for a retry in 1 s, which every OTLP SDK honours."""
+        self._intake.refused(status)
+        retry = ((b"retry-after", str(RETRY_S).encode()),) if is_retryable(status) else ()
+        await _answer(send, status, failure(status, message, form == JSON), form, *retry)
 
 
-async def _answer(send: Send, status: int, body: bytes, content_type: str, retry: bool = False) -> None:
-    headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
-    if retry:
-        headers.append((b"retry-after", b"1"))
+async def _answer(send: Send, status: int, body: bytes, content_type: str, *more: tuple[bytes, bytes]) -> None:
+    headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode()), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-async def _refuse(send: Send, status: int, message: str) -> None:
-    """Answer with a google.rpc.Status; 503 asks for a retry in 1 s, which every OTLP SDK honours."""
-    body = b"\x08" + varint(_GRPC_CODES[status]) + encode_field(0x12, message.encode())
-    await _answer(send, status, body, PROTOBUF, retry=status in (429, 503))
 
 
 def app(settings: Settings, warehouse: Warehouse) -> Asgi:

@@ -177,7 +177,7 @@ class Spool:
         return self._file
 
     def _cut_back(self) -> None:
-        """Drop a torn tail, and begin another file: after a failed sync nobody knows what later syncs of it are worth."""
+        """Drop a torn tail and begin another file: after a failed sync, later ones of the same file prove nothing."""
         if self._file is None:
             return
         try:

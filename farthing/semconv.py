@@ -118,7 +118,8 @@ OPERATION_ALIASES: dict[str, str] = {
     "embedding": "embeddings",
 }
 
-# Attributes that hold what people wrote or models answered, in any dialect: not stored, whatever the SDK was told.
+# Attributes that hold what people wrote or models answered, in any dialect: not stored unless `store_content` is set,
+# whatever the SDK was told. Instead come <key>.length (characters) and <key>.hash (keyed, 16 hex digits).
 CONTENT_PREFIXES = (
     "gen_ai.input.messages",
     "gen_ai.output.messages",
@@ -146,4 +147,93 @@ CONTENT_PREFIXES = (
     "traceloop.entity.output",
     "exception.message",
     "exception.stacktrace",
+    "gen_ai.tool.description",
+    "gen_ai.agent.description",
+    "gen_ai.request.stop_sequences",
+    "gen_ai.request.structured_output_schema",
+    "gen_ai.retrieval.query",
+    "gen_ai.retrieval.documents",
+    "gen_ai.evaluation.explanation",
+    "llm.invocation_parameters",
+    "llm.function_call",
+    "llm.choices",
+    "llm.headers",
+    "http.request.header",
+    "http.response.header",
+    "http.request.body.content",
+    "http.response.body.content",
+    "http.url",
+    "http.target",
+    "url.full",
+    "url.query",
+    "db.statement",
+    "db.query",
 )
+
+# An attribute whose last word is one of these is content too, in whichever namespace, unless `ALIASES` names it.
+CONTENT_LAST_WORDS = frozenset((
+    "arguments", "body", "content", "description", "documents", "headers", "input", "instructions", "message",
+    "messages", "output", "prompt", "query", "schema", "statement", "stacktrace", "text", "transcript",
+))  # fmt: skip
+
+# What may be stored as it comes: names, counts and settings of the semantic conventions and of Farthing. All that is
+# in neither list is dropped by the collector, because an unknown attribute may hold anything; `allowed_attributes` in
+# farthing.toml adds to it.
+CONTENT_FREE_PREFIXES = (
+    "farthing.",
+    "gen_ai.",
+    "llm.",
+    "openai.",
+    "openinference.",
+    "embedding.model_name",
+    "traceloop.span.kind",
+    "traceloop.workflow.name",
+    "traceloop.entity.name",
+    "aws.bedrock.",
+    "azure.",
+    "az.",
+    "service.",
+    "telemetry.",
+    "deployment.",
+    "host.",
+    "os.",
+    "process.pid",
+    "process.runtime.",
+    "container.",
+    "k8s.",
+    "cloud.",
+    "hw.",
+    "gpu.",
+    "http.",
+    "url.scheme",
+    "url.template",
+    "url.domain",
+    "server.",
+    "client.",
+    "network.",
+    "net.",
+    "rpc.",
+    "messaging.",
+    "db.system",
+    "db.operation",
+    "db.namespace",
+    "db.collection.name",
+    "error.",
+    "exception.",
+    "otel.",
+    "thread.",
+    "code.",
+    "user.id",
+    "enduser.id",
+    "session.id",
+)
+
+# Who or which, chosen by the application so that money can be attributed: an e-mail address or a long number in one
+# of these is meant and stays; a key or a token does not.
+CONTENT_IDENTITY_KEYS = frozenset((
+    *ALIASES["user"], *ALIASES["session"], *ALIASES["response_id"], TEAM, FEATURE, REQUEST_ID, REQUEST_HASH,
+    PREFIX_HASHES, "gen_ai.user", "service.instance.id", "host.id", "container.id",
+))  # fmt: skip
+
+# What the length and the hash of a span's status message are stored as, in the span's attributes
+CONTENT_STATUS_MESSAGE = "otel.status_message"

@@ -1,1 +1,1 @@
-"""OpenAI-compatible requests in, tokens and spans out. Nothing here imports torch; the engine is a process of its own."""
+"""OpenAI-compatible requests in, tokens and spans out; nothing here imports torch, since the engine is a process."""

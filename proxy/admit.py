@@ -125,7 +125,8 @@ class Admission:
         tokens = bound_tokens(admitted.asked, call.max_tokens)
         amount = max(price.bound_nusd(*tokens) for price in prices if price is not None)
         if amount > MAX_NUSD:
-            raise ApiError(400, "cost_unbounded", f"this call may cost {amount / 1e9:.0f} USD; ask for less (max_tokens)")
+            message = f"this call may cost {amount / 1e9:.0f} USD; ask for less (max_tokens)"
+            raise ApiError(400, "cost_unbounded", message, param="max_tokens")
         return amount
 
     def body(self, call: Call, asked: Asked, deployment: Deployment) -> bytes:
@@ -147,7 +148,7 @@ class Admission:
 
 
 def _limits(call: Call, asked: Asked, deployment: Deployment) -> dict[str, object]:
-    """Return the limit of output tokens that the hold stands on, where the upstream might not take it as it was sent."""
+    """Return the limit of output tokens that the hold stands on, where the upstream might not know it as it came."""
     if call.decision is None or not call.decision.budgets or asked.chat.max_tokens:
         return {}
     if deployment.provider in (*_OPENAI, semconv.SELF_HOSTED_PROVIDER):  # these honour both names

@@ -45,7 +45,7 @@ class PolicyFeed:
         self._load_kept()
         try:
             await self._fetch(wait_s=0)
-        except UpstreamError as error:
+        except (UpstreamError, DocumentError, OSError) as error:
             self._failed(error)
         self._task = asyncio.create_task(self._follow())
 
@@ -68,11 +68,12 @@ class PolicyFeed:
         body = await response.read()
         if response.status not in (200, 304):
             raise UpstreamError(f"the control plane answered {response.status}: {body[:200]!r}")
-        self.fetched_at = time.time()
-        self.last_error = ""
         if response.status == 200:
             self._swap(Document.from_json(body))
             self._etag = response.headers.get(b"etag", b"").decode("latin-1")
+        self.fetched_at = time.time()
+        self.last_error = ""
+        if response.status == 200:
             self._keep(body)
 
     def _swap(self, document: Document) -> None:
@@ -90,13 +91,16 @@ class PolicyFeed:
             checksum, _, body = self._kept.read_bytes().partition(b"\n")
         except FileNotFoundError:
             return
+        except OSError as error:
+            log.error("policies: %s cannot be read: %s", self._kept, error)
+            return
         if hashlib.sha256(body).hexdigest().encode() != checksum:
             log.error("policies: %s is damaged and is not used", self._kept)
             return
         try:
             self._swap(Document.from_json(body))
-        except ValueError as error:
-            log.error("policies: %s cannot be read: %s", self._kept, error)
+        except DocumentError as error:
+            log.error("policies: %s is of another version and is not used: %s", self._kept, error)
 
     def _failed(self, error: Exception) -> None:
         if str(error) != self.last_error:

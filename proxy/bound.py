@@ -13,7 +13,7 @@ from proxy.request import Asked
 
 # Tokens that a chat template may add to a request beyond the bytes of its JSON: a default system prompt, say.
 TEMPLATE_TOKENS = 128
-# The dearest published rule, gpt-4o-mini: 2,833 + 5,667 for each 512-pixel tile, 8 tiles at most (OpenAI's guide to images).
+# The dearest published rule, gpt-4o-mini in OpenAI's guide to images: 2,833 + 5,667 for each 512-pixel tile, 8 at most.
 IMAGE_TOKENS = 50_000
 
 # Field -> values that leave a call within the price of its tokens. `auto` is what a request without the field means.

@@ -34,8 +34,10 @@ class Call:
     settled_nusd: int | None = None
     usage: Usage | None = None
     reasoning_tokens: int = 0
-    usage_source: str = ""  # proxy | estimate | missing
+    usage_source: str = ""  # provider | proxy | estimate | missing
     is_cache_hit: bool = False
+    is_begun: bool = False  # the answer's head has left for the client, so no other answer can be given
+    is_delivered: bool = False  # all of the answer has left: a client that goes now has not given up
     first_byte_ns: int = 0  # when the first content left for the client
     upstream_ns: int = 0  # nanoseconds spent waiting for the upstream
     engine_s: float | None = None
@@ -47,7 +49,9 @@ class Call:
     error_type: str = ""
 
     def fail(self, outcome: str, error_type: str, status: int) -> None:
-        self.outcome, self.error_type, self.status = outcome, error_type, status
+        """Say how the call ended other than well; what was said first stands."""
+        if self.outcome == "ok":
+            self.outcome, self.error_type, self.status = outcome, error_type, status
 
     def cost_nusd(self) -> int | None:
         """Return what the call costs, nano-dollars; None = the price or the usage is unknown."""

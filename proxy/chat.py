@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: admit, forward, relay, and then, however it ends, settle and record.
 
-Every path out of a call passes `_finish`: success, refusal, an upstream's error, an abort, a cut stream. A stream that
-has begun is never restarted.
+Every path out of a call passes `_finish`: success, refusal, an upstream's error, an abort, a cut stream. A request that
+an upstream may have begun to work on is never sent again: the hold covers one attempt.
 """
 from __future__ import annotations
 
@@ -20,8 +20,19 @@ from proxy.api_error import ApiError
 from proxy.cache import ExactCache
 from proxy.call import Call
 from proxy.dispatch import Deployments
-from proxy.http import EVENT_STREAM, JSON, ClientGoneError, Headers, answer, begin_stream, read_body, refuse, until_gone
+from proxy.http import (
+    EVENT_STREAM,
+    JSON,
+    ClientGoneError,
+    ClientWatch,
+    Headers,
+    answer,
+    begin_stream,
+    read_body,
+    refuse,
+)
 from proxy.record import Recorder
+from proxy.request import Asked
 from proxy.spend import Spend
 from proxy.stream import Answer, EventRelay, Tape, read_answer
 from proxy.upstream import Client, NotSentError, Response, Timeouts
@@ -29,7 +40,10 @@ from proxy.upstream import Client, NotSentError, Response, Timeouts
 log = logging.getLogger(__name__)
 
 _CACHEABLE_BYTES = 1024 * 1024  # a longer stream is not kept while it passes
+_ERROR_BYTES = 1024 * 1024  # of an upstream's own error
 _ENDED_USAGE = Timeouts(connect=1.0, headers=2.0, between=2.0)
+_LAST_WORD_S = 1.0  # seconds that a client has to take the event that says that its stream broke off
+_BYTES_PER_TOKEN = 4  # of JSON; the rule of thumb of OpenAI's documentation
 
 
 class Chat:
@@ -48,25 +62,32 @@ class Chat:
         self._recorder = recorder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
         call: Call | None = None
         try:
             body = await read_body(receive, self._settings.max_request_bytes)
-            call, request = self._admission.identify(headers, body)
-            admitted = await self._admission.admit(call, request, body)
-            if admitted.cached is not None:
-                await self._serve_cached(call, admitted, send)
-            else:
-                await self._serve(call, admitted, receive, send)
+            call, asked = self._admission.identify(dict(scope["headers"]), body)
+            with ClientWatch(receive) as client:
+                await self._serve(call, asked, client, send)
         except ApiError as error:
             if call is not None:
-                call.fail("error" if call.upstream_ns else "refused", error.code, error.status)
+                call.fail("refused", error.code, error.status)
             await refuse(send, error, _response_headers(call) if call else ())
         except ClientGoneError:
             log.debug("a client went away")
         finally:
             if call is not None:
                 self._finish(call)
+
+    async def _serve(self, call: Call, asked: Asked, client: ClientWatch, send: Send) -> None:
+        admitted = await self._admission.admit(call, asked)
+        if admitted.cached is not None:
+            await self._serve_cached(call, admitted, send)
+            return
+        if client.is_gone:
+            call.fail("aborted", "client_disconnected", 499)
+            call.usage, call.usage_source = Usage(), "proxy"
+            raise ClientGoneError
+        await self._serve_from_upstream(call, admitted, client, send)
 
     async def _serve_cached(self, call: Call, admitted: Admitted, send: Send) -> None:
         entry = admitted.cached
@@ -75,77 +96,88 @@ class Chat:
         call.first_byte_ns = time.time_ns()
         await answer(send, 200, entry.body, entry.content_type, _response_headers(call))
 
-    async def _serve(self, call: Call, admitted: Admitted, receive: Receive, send: Send) -> None:
-        gone = asyncio.create_task(until_gone(receive))
-        work = asyncio.create_task(self._forward(call, admitted, send))
-        try:
-            await asyncio.wait((gone, work), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                await self._abandon(call, work)
-            await work
-        finally:
-            gone.cancel()
-            work.cancel()
+    async def _serve_from_upstream(self, call: Call, admitted: Admitted, client: ClientWatch, send: Send) -> None:
+        """Forward; when the client goes, a third party's answer is read to its end, our own engine is told to stop."""
+        task = asyncio.current_task()
+        assert task is not None
 
-    async def _abandon(self, call: Call, work: asyncio.Task[None]) -> None:
-        """The client has gone: a third party bills on, so read to the end; our own engine is told to stop."""
-        call.fail("aborted", "client_disconnected", 499)
-        assert call.deployment is not None
-        if call.deployment.metered:
-            return  # the caller goes on waiting; sends to a client that has gone do nothing
-        work.cancel()
-        with suppress(asyncio.CancelledError):
-            await work
-        await self._ask_for_usage(call)
-        raise ClientGoneError
+        def gone() -> None:
+            if not call.is_delivered:
+                call.fail("aborted", "client_disconnected", 499)
+                if call.deployment is None or not call.deployment.metered:
+                    task.cancel()
+
+        client.on_gone = gone
+        try:
+            await self._forward(call, admitted, send)
+        except asyncio.CancelledError:
+            client.on_gone = None
+            if not client.is_gone or task.uncancel():
+                call.fail("aborted", "proxy_stopped", 503)
+                raise
+            await self._ask_for_usage(call)
+            raise ClientGoneError from None
+        finally:
+            client.on_gone = None
 
     async def _forward(self, call: Call, admitted: Admitted, send: Send) -> None:
         started = time.time_ns()
+        limit_s = self._settings.request_timeout_s
         try:
-            async with asyncio.timeout(self._settings.request_timeout_s):
-                response, deployment = await self._open(call, admitted)
-                self._deployments.in_flight[deployment] += 1
-                try:
-                    await self._relay(call, admitted, response, send)
-                finally:
-                    self._deployments.in_flight[deployment] -= 1
-                    response.close()
+            async with asyncio.timeout(limit_s):
+                await self._exchange(call, admitted, send)
         except TimeoutError:
-            call.upstream_ns = time.time_ns() - started
-            raise ApiError(504, "upstream_timeout", f"no whole answer within {self._settings.request_timeout_s:g} s") from None
-        except UpstreamError as error:
-            call.upstream_ns = time.time_ns() - started
-            await self._broken(call, error)
+            error = ApiError(504, "upstream_timeout", f"no whole answer within {limit_s:g} s")
+            await self._break_off(call, error, send)
+        except UpstreamError as failure:
+            if isinstance(failure, NotSentError):
+                call.usage, call.usage_source = Usage(), "proxy"
+            error = ApiError(502, "upstream_error", f"the model's server failed: {failure}", retry_after_s=1)
+            await self._break_off(call, error, send)
         finally:
             call.upstream_ns = time.time_ns() - started
 
-    async def _broken(self, call: Call, error: UpstreamError) -> None:
-        if isinstance(error, NotSentError):
-            call.usage, call.usage_source = Usage(), "proxy"
-        else:
-            await self._ask_for_usage(call)
-        if not call.first_byte_ns:
-            raise ApiError(502, "upstream_error", f"the model's server failed: {error}", retry_after_s=1)
-        call.fail("error", "upstream_cut", 502)
-        log.warning("%s: stream cut: %s", call.request_id, error)
+    async def _break_off(self, call: Call, error: ApiError, send: Send) -> None:
+        """End a call whose upstream failed: by an answer, or by a last event where a stream has begun.
 
-    async def _open(self, call: Call, admitted: Admitted) -> tuple[Response, Deployment]:
-        """Connect to the first deployment that takes the request; nothing has been answered yet, so asking on is safe."""
+        Raises:
+            ApiError: nothing has been answered yet.
+        """
+        call.fail("error", error.code, error.status)
+        log.warning("%s: %s", call.request_id, error)
+        if call.usage is None or call.usage_source == "estimate":
+            await self._ask_for_usage(call)
+        if not call.is_begun:
+            raise error
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_S):
+                await send({"type": "http.response.body", "body": b"data: " + error.body() + b"\n\n"})
+
+    async def _exchange(self, call: Call, admitted: Admitted, send: Send) -> None:
+        """Ask the deployments in turn until one can be reached, and relay its answer."""
         failure: UpstreamError | None = None
         for deployment in admitted.candidates:
             call.deployment, call.price = deployment, self._admission.price(call, deployment)
+            self._deployments.in_flight[deployment] += 1
             try:
-                return await self._post(call, admitted, deployment), deployment
-            except UpstreamError as error:
+                response = await self._post(call, admitted.asked, deployment)
+                try:
+                    return await self._relay(call, admitted, response, send)
+                finally:
+                    response.close()
+            except NotSentError as error:
                 failure = error
+            finally:
+                self._deployments.in_flight[deployment] -= 1
         raise failure or UpstreamError("no deployment is configured")
 
-    async def _post(self, call: Call, admitted: Admitted, deployment: Deployment) -> Response:
+    async def _post(self, call: Call, asked: Asked, deployment: Deployment) -> Response:
         headers = [("content-type", "application/json"), *self._deployments.headers(deployment)]
         if deployment.provider == semconv.SELF_HOSTED_PROVIDER:
             headers.append((semconv.HEADER_REQUEST_ID, call.request_id))
             headers.append(("traceparent", f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"))
-        return await self._client.request("POST", f"{deployment.url}/chat/completions", admitted.body, headers)
+        body, url = self._admission.body(call, asked, deployment), f"{deployment.url}/chat/completions"
+        return await self._client.request("POST", url, body, headers, is_repeatable=not deployment.metered)
 
     async def _relay(self, call: Call, admitted: Admitted, response: Response, send: Send) -> None:
         if response.status != 200:
@@ -156,13 +188,24 @@ class Chat:
             await self._relay_json(call, admitted, response, send)
 
     async def _relay_error(self, call: Call, response: Response, send: Send) -> None:
-        """The upstream's own error passes through; it charges nothing for it."""
-        body = await response.read()
-        call.fail("error", f"upstream_{response.status}", response.status)
-        call.usage, call.usage_source = Usage(), "provider"
+        """The upstream's own error passes through; it charges nothing for it.
+
+        Raises:
+            UpstreamError: the answer is none that a client could use.
+        """
+        status = response.status
+        if status >= 300:
+            call.usage, call.usage_source = Usage(), "provider"
+        if not 400 <= status <= 599:
+            raise UpstreamError(f"it answered {status}")
+        if status in (401, 403):  # it is this proxy's key that was refused, and the answer may quote it
+            raise UpstreamError(f"it refused this proxy's key ({status}); the proxy's operator has to set api_key_env")
+        body = await response.read(_ERROR_BYTES)
+        call.fail("error", f"upstream_{status}", status)
         retry = [(b"retry-after", response.headers[b"retry-after"])] if b"retry-after" in response.headers else []
         content_type = response.headers.get(b"content-type", JSON)
-        await answer(send, response.status, body, content_type, [*retry, *_response_headers(call)])
+        call.is_begun = call.is_delivered = True
+        await answer(send, status, body, content_type, [*retry, *_response_headers(call)])
 
     async def _relay_json(self, call: Call, admitted: Admitted, response: Response, send: Send) -> None:
         body = await response.read()
@@ -170,29 +213,39 @@ class Chat:
         _take(call, found)
         if found is not None and found.choices:
             call.finish_reason = found.choices[0].finish_reason or ""
+        if found is None or found.error is not None:
+            call.fail("error", "upstream_error", 200)
         call.first_byte_ns = time.time_ns()
-        await answer(send, 200, body, JSON, _response_headers(call))
-        self._keep(call, admitted, body, JSON)
+        call.is_begun = call.is_delivered = True
+        content_type = response.headers.get(b"content-type", JSON)
+        await answer(send, 200, body, content_type, _response_headers(call))
+        self._keep(call, admitted, body, content_type)
 
     async def _relay_events(self, call: Call, admitted: Admitted, response: Response, send: Send) -> None:
-        relay, tape = EventRelay(hide_usage=not admitted.request.wants_usage), Tape(_CACHEABLE_BYTES)
+        relay = EventRelay(hide_usage=not admitted.asked.chat.wants_usage)
+        tape = Tape(_CACHEABLE_BYTES if admitted.cache_key else 0)
+        call.is_begun = True
         await begin_stream(send, _response_headers(call))
         try:
             async for part in response.parts():
-                if out := relay.feed(part):
-                    call.first_byte_ns = call.first_byte_ns or time.time_ns()
-                    tape.add(out)
-                    await send({"type": "http.response.body", "body": out, "more_body": True})
+                await _pass_on(call, relay.feed(part), tape, send)
+                call.is_delivered = relay.is_done
+            await _pass_on(call, relay.finish(), tape, send)
         finally:
-            _take_stream(call, relay)
-        await send({"type": "http.response.body", "body": relay.finish()})
+            _take_stream(call, relay, len(admitted.asked.body))
+        if not relay.is_whole and not relay.has_failed:
+            raise UpstreamError("the upstream's stream ended before its answer did")
+        call.is_delivered = True
+        await send({"type": "http.response.body", "body": b""})
         kept = tape.whole()
-        if kept is not None and relay.answer is not None:
+        if kept is not None and relay.is_done:
             self._keep(call, admitted, kept, EVENT_STREAM)
 
     def _keep(self, call: Call, admitted: Admitted, body: bytes, content_type: bytes) -> None:
         """Keep a whole, good answer where a cache policy wants it."""
-        if admitted.cache_key is None or call.usage is None or call.decision is None or call.decision.cache is None:
+        if admitted.cache_key is None or call.decision is None or call.decision.cache is None:
+            return
+        if call.usage is None or call.usage_source != "proxy" or not call.finish_reason or call.outcome == "error":
             return
         answer_kept = (body, content_type, call.usage, call.response_id)
         self._cache.put(admitted.cache_key, answer_kept, call.decision.cache.max_bytes)
@@ -224,13 +277,29 @@ class Chat:
         self._recorder.put(call)
 
 
-def _take_stream(call: Call, relay: EventRelay) -> None:
-    """Take what a stream said of itself; one that broke off before its usage is estimated by its events."""
-    _take(call, relay.answer)
+async def _pass_on(call: Call, out: bytes, tape: Tape, send: Send) -> None:
+    if out:
+        call.first_byte_ns = call.first_byte_ns or time.time_ns()
+        tape.add(out)
+        await send({"type": "http.response.body", "body": out, "more_body": True})
+
+
+def _take_stream(call: Call, relay: EventRelay, asked_bytes: int) -> None:
+    """Take what a stream said of itself; usage told on the way is final only once the stream is whole.
+
+    A third party bills what it did and not what arrived, so its broken stream is of unknown usage; our own servers'
+    is estimated by its events.
+    """
+    is_metered = call.deployment is not None and call.deployment.metered
     call.finish_reason = relay.finish_reason
     call.response_id = call.response_id or relay.response_id
-    if call.usage is None and relay.events:
-        call.usage, call.usage_source = Usage(output=relay.events), "estimate"
+    if relay.has_failed:
+        call.fail("error", "upstream_error", 200)
+    if relay.answer is not None and (relay.is_whole or not relay.answer.choices or not is_metered):
+        _take(call, relay.answer)
+    elif relay.events and not is_metered:
+        output = min(relay.events, call.max_tokens) if call.is_reserved else relay.events
+        call.usage, call.usage_source = Usage(asked_bytes // _BYTES_PER_TOKEN, output=output), "estimate"
 
 
 def _take(call: Call, found: Answer | None) -> None:
@@ -238,8 +307,8 @@ def _take(call: Call, found: Answer | None) -> None:
     if found is None:
         return
     call.response_id = found.id or call.response_id
-    if found.usage is not None:
-        call.usage, call.usage_source = found.usage.usage(), "proxy"
+    if found.usage is not None and (usage := found.usage.usage()) is not None:
+        call.usage, call.usage_source = usage, "proxy"
         call.reasoning_tokens = found.usage.reasoning
     if found.timings is not None:
         call.engine_s, call.engine_queue_s = found.timings.engine_s, found.timings.queue_s

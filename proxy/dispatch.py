@@ -37,9 +37,9 @@ class Deployments:
         """
         pool = self._pools.get(model)
         if pool is None:
-            served = ", ".join(self._pools) or "none"
-            raise ApiError(404, "model_not_found", f"the model {model!r} is not served here; served: {served}", param="model")
-        return sorted(pool, key=lambda deployment: self.in_flight[deployment])
+            message = f"the model {model!r} is not served here; served: {', '.join(self._pools) or 'none'}"
+            raise ApiError(404, "model_not_found", message, param="model")
+        return pool if len(pool) == 1 else sorted(pool, key=lambda deployment: self.in_flight[deployment])
 
     def headers(self, deployment: Deployment) -> list[tuple[str, str]]:
         """Return the headers that carry the deployment's own key."""

@@ -1,7 +1,9 @@
 """Small ASGI helpers of the proxy: read a body within a limit, know when the client has gone, answer."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Self
 
 from farthing.serving import Receive, Send
 from proxy.api_error import ApiError
@@ -16,6 +18,29 @@ class ClientGoneError(Exception):
     """The client went away; there is nobody to answer."""
 
 
+class ClientWatch:
+    """Notices, inside a `with` block, that the client goes away, and calls `on_gone` then."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.is_gone = False
+        self.on_gone: Callable[[], object] | None = None
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.create_task(self._watch())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._task.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.is_gone = True
+        if self.on_gone is not None:
+            self.on_gone()
+
+
 async def read_body(receive: Receive, limit: int) -> bytes:
     """Return the request's body.
 
@@ -23,30 +48,24 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         ApiError: 413 past `limit` bytes.
         ClientGoneError: the client went away before it had sent all.
     """
-    message = await receive()
-    body = message.get("body", b"")
-    while message.get("more_body"):
+    parts: list[bytes] = []
+    size, is_more = 0, True
+    while is_more:
         message = await receive()
-        body += message.get("body", b"")
-        if len(body) > limit:
-            break
-    if message["type"] == "http.disconnect":
-        raise ClientGoneError
-    if len(body) > limit:
-        raise ApiError(413, "request_too_large", f"the request is larger than {limit} bytes; send less context")
-    return body
-
-
-async def until_gone(receive: Receive) -> None:
-    """Return when the client has gone away."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        is_more = message.get("more_body", False)
+        if size > limit:
+            raise ApiError(413, "request_too_large", f"the request is larger than {limit} bytes; send less context")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def answer(send: Send, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
     """Send a whole answer."""
-    length = (b"content-length", b"%d" % len(body))
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", content_type), length, *headers]})
+    fixed = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -38,7 +38,8 @@ def trace_context(header: str) -> tuple[bytes, bytes]:
             trace_id, parent = bytes.fromhex(parts[1]), bytes.fromhex(parts[2])
         except ValueError:
             return os.urandom(16), b""
-        if any(trace_id) and any(parent):
+        # fromhex skips spaces; an id of another length would cost the collector's trust in a whole batch.
+        if len(trace_id) == 16 and len(parent) == 8 and any(trace_id) and any(parent):
             return trace_id, parent
     return os.urandom(16), b""
 
@@ -61,7 +62,7 @@ class Keys:
         return Facts(
             tenant=key.tenant if key else self._tenant,
             team=(key.team if key else "") or tags.get("team", ""),
-            user=tags.get("user", "") or body_user,
+            user=tags.get("user", "") or body_user[:MAX_TAG_LENGTH],
             feature=tags.get("feature", ""),
             session=tags.get("session", ""),
             key=key.name if key else "",
@@ -75,9 +76,9 @@ class Keys:
         given = headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip()
         match: ProxyKey | None = None
         for known in self._known:  # every key is compared, so that time tells nothing
-            if hmac.compare_digest(known.key.encode(), given):
+            if hmac.compare_digest(known.key.encode(), given) and given:
                 match = known
         if match is None:
-            what = "is unknown" if given else "is missing"
-            raise ApiError(401, "invalid_api_key", f"the API key {what}; send one of this proxy's keys as a Bearer token")
+            problem = f"the API key is {'unknown' if given else 'missing'}"
+            raise ApiError(401, "invalid_api_key", f"{problem}; send one of this proxy's keys as a Bearer token")
         return match

@@ -121,4 +121,15 @@ def app(settings: Settings) -> Asgi:
 def main(settings: Settings) -> None:
     """Run one proxy worker until it is told to stop."""
     site = Site("proxy", app(settings), settings.host, settings.proxy_port, reuse_port=settings.proxy_workers > 1)
-    asyncio.run(run([site]))
+    # uvloop halves the cost of a request, and its sockets never wait for a full segment (TCP_NODELAY).
+    with asyncio.Runner(loop_factory=_new_loop()) as runner:
+        runner.run(run([site]))
+
+
+def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's loop where it is installed; Windows has none."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -114,6 +114,8 @@ class Recorder:
         self._url = f"{collector_url}/v1/traces"
         self._resource = (("service.name", service),)
         self._spans: deque[bytes] = deque()
+        self._batch: list[bytes] = []  # under way; sent again unchanged, so that the collector knows a repeat
+        self._is_stopping = False
         self._task: asyncio.Task[None] | None = None
         self.sent = self.dropped = 0
 
@@ -129,30 +131,28 @@ class Recorder:
 
     @property
     def waiting(self) -> int:
-        return len(self._spans)
+        return len(self._spans) + len(self._batch)
 
     async def stop(self, seconds: float) -> None:
         """Send what is held, at most for `seconds`; the rest is counted as dropped."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        self._is_stopping = True
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._spans and await self._send():
-                    pass
-        self.dropped += len(self._spans)
+                if self._task is not None:
+                    await self._task
+        self.dropped += self.waiting
 
     async def _run(self) -> None:
-        while True:
+        while not self._is_stopping:
             await asyncio.sleep(_INTERVAL_S)
-            while self._spans and await self._send():
+            while self.waiting and await self._send():
                 pass
 
     async def _send(self) -> bool:
         """Send one batch; False = the collector is away, try later with the same spans."""
-        batch = [self._spans[i] for i in range(min(_BATCH, len(self._spans)))]
-        body = otlp.traces(self._resource, semconv.PROXY_SCOPE, "1", batch)
+        if not self._batch:
+            self._batch = [self._spans.popleft() for _ in range(min(_BATCH, len(self._spans)))]
+        body = otlp.traces(self._resource, semconv.PROXY_SCOPE, "1", self._batch)
         try:
             response = await self._client.request("POST", self._url, body, _HEADERS, _TIMEOUTS)
             answer = await response.read()
@@ -163,8 +163,7 @@ class Recorder:
         if response.status in (429, 502, 503, 504):
             await asyncio.sleep(1.0)
             return False
-        for _ in batch:
-            self._spans.popleft()
+        batch, self._batch = self._batch, []
         if response.status == 200:
             self.sent += len(batch)
         else:

@@ -18,7 +18,9 @@ _MAX_CHOICES = 128  # OpenAI's limit of `n`
 _MAX_MODEL = 256  # characters of a model's name
 
 # Fields that decide what a call may cost, beside those of `ChatRequest`; `proxy.bound` reads them.
-_COSTLY = ("audio", "chat_template", "modalities", "models", "plugins", "prediction", "service_tier", "web_search_options")
+_COSTLY = (
+    "audio", "chat_template", "modalities", "models", "plugins", "prediction", "service_tier", "web_search_options",
+)  # fmt: skip
 
 
 class ChatRequest(msgspec.Struct):
@@ -85,7 +87,8 @@ def read_request(body: bytes) -> Asked:
 def _check_names(asked: Asked) -> None:
     for name in asked.raw:
         if name not in _MEANT and (meant := name.casefold()) in _MEANT:
-            raise ApiError(400, "invalid_request", f"the field {name!r} is unknown; did you mean {meant!r}?", param=name)
+            message = f"the field {name!r} is unknown; did you mean {meant!r}?"
+            raise ApiError(400, "invalid_request", message, param=name)
     repeated = "" if _is_compact(asked) else _repeated(asked.body)
     if repeated:
         raise ApiError(400, "invalid_request", f"the field {repeated!r} is there twice; send it once", param=repeated)
@@ -121,4 +124,5 @@ def _check_values(chat: ChatRequest) -> None:
 
 def _check_count(name: str, value: int | None, most: int) -> None:
     if value is not None and not 1 <= value <= most:
-        raise ApiError(400, "invalid_request", f"{name} is {value}; it must be 1 or more, and {most} at most", param=name)
+        message = f"{name} is {value}; it must be 1 or more, and {most} at most"
+        raise ApiError(400, "invalid_request", message, param=name)

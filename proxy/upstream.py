@@ -10,6 +10,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -17,6 +18,7 @@ import httptools
 from farthing.errors import UpstreamError
 
 _HIGH_WATER = 256 * 1024  # bytes read ahead of the consumer before the socket is paused
+_FRESH_S = 1.0  # seconds; a connection idle for longer is looked at before it is used again
 
 
 class NotSentError(UpstreamError):
@@ -53,6 +55,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.is_closed = False
+        self.idle_since = 0.0  # event loop's seconds
         self._begin()
 
     def _begin(self) -> None:
@@ -70,13 +73,13 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none, and behaves like one
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
         if not self.is_done:
-            if self._headers_ready and b"content-length" not in self.headers and b"transfer-encoding" not in self.headers:
+            framed = b"content-length" in self.headers or b"transfer-encoding" in self.headers
+            if self._headers_ready and exc is None and not framed:
                 self.is_done = True  # the body ends where the connection does
             else:
                 self._error = exc or ConnectionResetError("the upstream closed the connection")
@@ -84,6 +87,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.has_answered = True
+        if self.is_done:  # nobody asked: what follows an answer must never become the next caller's
+            self.close()
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -92,14 +98,23 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.lower()] = value
+        if not self._headers_ready:
+            self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
+        if self._headers_ready:
+            self.keeps_alive = False  # a second answer, which nobody asked for
+            return
         self.status = self._parser.get_status_code()
+        if self.status < 200:  # such as 100 Continue: the answer follows
+            self.headers = {}
+            return
         self.keeps_alive = self._parser.should_keep_alive()  # wrong when asked after the message
         self._headers_ready = True
 
     def on_body(self, body: bytes) -> None:
+        if self.is_done:
+            return
         self._parts.append(body)
         self._buffered += len(body)
         if self._buffered > _HIGH_WATER and not self._is_paused and self.transport is not None:
@@ -107,7 +122,7 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        self.is_done = True
+        self.is_done = self._headers_ready
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -149,6 +164,15 @@ class Connection(asyncio.Protocol):
             self._is_paused = False
             self.transport.resume_reading()
         return part
+
+    @property
+    def was_reset(self) -> bool:
+        """Tell whether the upstream closed it, rather than a timeout of ours or an answer that is not HTTP."""
+        return isinstance(self._error, ConnectionError)
+
+    @property
+    def is_usable(self) -> bool:
+        return not self.is_closed and self.transport is not None and not self.transport.is_closing()
 
     def close(self) -> None:
         self.is_closed = True
@@ -211,27 +235,33 @@ class Pool:
         self._idle: deque[Connection] = deque()
         self._context = ssl.create_default_context() if origin.is_tls else None
 
-    async def send(self, request: bytes, timeouts: Timeouts | None = None) -> Response:
-        """Send a whole request, head and body.
+    async def send(self, request: bytes, timeouts: Timeouts | None = None, is_repeatable: bool = True) -> Response:
+        """Send a whole request, head and body; one that is not repeatable is sent once only.
 
         Raises:
             NotSentError: no connection came about.
-        UpstreamError: it timed out, or broke off before the headers.
+            UpstreamError: it timed out, or broke off before the headers.
         """
         limits = timeouts or self._timeouts
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_closed:
-                continue
+        while (connection := await self._idle_one()) is not None:
             try:
                 return await self._exchange(connection, request, limits)
             except UpstreamError:
                 # An idle connection that the upstream closed meanwhile; nothing of an answer came, so ask on a new one.
-                if connection.has_answered or not connection.is_closed or connection.transport is None:
-                    raise
-                if not isinstance(connection._error, ConnectionError):
+                if not is_repeatable or connection.has_answered or not connection.was_reset:
                     raise
         return await self._exchange(await self._connect(limits), request, limits)
+
+    async def _idle_one(self) -> Connection | None:
+        """Return an idle connection that the upstream has not closed, as far as this machine has heard."""
+        while self._idle:
+            connection = self._idle.pop()
+            if asyncio.get_running_loop().time() - connection.idle_since > _FRESH_S:
+                await asyncio.sleep(0)  # the event loop looks at its sockets, and hears of a close
+            if connection.is_usable:
+                return connection
+            connection.close()
+        return None
 
     async def _exchange(self, connection: Connection, request: bytes, timeouts: Timeouts) -> Response:
         try:
@@ -254,7 +284,8 @@ class Pool:
         return connection
 
     def give_back(self, connection: Connection) -> None:
-        if connection.keeps_alive and not connection.is_closed and len(self._idle) < self._max_idle:
+        if connection.keeps_alive and connection.is_usable and len(self._idle) < self._max_idle:
+            connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:
             connection.close()
@@ -278,20 +309,22 @@ class Client:
         body: bytes = b"",
         headers: Sequence[tuple[str, str]] = (),
         timeouts: Timeouts | None = None,
+        is_repeatable: bool = True,
     ) -> Response:
-        """Send a request to `url`; see `Pool.send` for errors."""
+        """Send a request to `url`; see `Pool.send` for errors and for `is_repeatable`."""
         base, path = _split(url)
         pool, host = self._pool(base)
         head = f"{method} {path} HTTP/1.1\r\n".encode("latin-1") + host
         extra = "".join(f"{name}: {value}\r\n" for name, value in headers).encode("latin-1")
         length = b"content-length: %d\r\n\r\n" % len(body)
-        return await pool.send(b"".join((head, extra, length, body)), timeouts)
+        return await pool.send(b"".join((head, extra, length, body)), timeouts, is_repeatable)
 
     def _pool(self, base: str) -> tuple[Pool, bytes]:
         known = self._pools.get(base)
         if known is None:
             origin = Origin.of(base)
-            host = f"host: {origin.host}:{origin.port}\r\n".encode("latin-1")
+            name = f"[{origin.host}]" if ":" in origin.host else origin.host
+            host = f"host: {name}:{origin.port}\r\naccept-encoding: identity\r\n".encode("latin-1")
             known = self._pools[base] = (Pool(origin, self._timeouts), host, base)
         return known[0], known[1]
 

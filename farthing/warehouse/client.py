@@ -9,7 +9,8 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
@@ -20,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from farthing.errors import WarehouseError
 from farthing.prices import Price
-from farthing.warehouse import view
+from farthing.warehouse import repair, view
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,15 @@ _LIMITS = {  # of one question; a page must never take the store down
     "max_execution_time": 30,
     "max_result_rows": 100_000,
     "max_memory_usage": 2 * 1024**3,
+}
+_INSERT = {  # of a segment: one thread and fixed blocks, so that every attempt cuts it into the same ones
+    "insert_deduplicate": 1,
+    "deduplicate_blocks_in_dependent_materialized_views": 1,
+    "async_insert": 0,
+    "max_insert_threads": 1,
+    "max_threads": 1,
+    "max_partitions_per_insert_block": 0,
+    "input_format_allow_errors_num": 0,
 }
 
 
@@ -50,6 +60,7 @@ class Warehouse:
         """
         self.dsn = dsn
         self.recovered_from: Path | None = None  # where a store that did not open was set aside
+        self._is_to_salvage = False
         self._local = threading.local()
         self._clients: list[Any] = []
         self._lock = threading.Lock()
@@ -81,7 +92,13 @@ class Warehouse:
             if version in done:
                 continue
             self.command(self._render(_text("schema", name)))
+            self.sync()  # a power cut must not leave the note without the table
             self.command(f"INSERT INTO schema_migrations VALUES ({version}, '{name}', now64(3))")
+        if self._is_to_salvage and self.recovered_from is not None:
+            self._is_to_salvage = False
+            parts = repair.salvage(self._rows, self.recovered_from)
+            log.error("%d whole parts of %s were taken over into the new store", parts, self.recovered_from)
+        self.sync()
 
     def _render(self, statement: str) -> str:
         values = {
@@ -118,44 +135,61 @@ class Warehouse:
 
     def insert_otlp(self, segment: Path, token: str) -> None:
         """Insert a file of length-delimited OTLP bodies, once, however often it is asked with the same token."""
-        settings = {
-            "insert_deduplication_token": token,
-            "insert_deduplicate": 1,
-            "deduplicate_blocks_in_dependent_materialized_views": 1,
-            "async_insert": 0,
-            "max_insert_threads": 1,
-            "input_format_allow_errors_num": 0,
-            **_protobuf(self.path is not None),
-        }
+        settings = {"insert_deduplication_token": token, **_INSERT, **_protobuf(self.path is not None)}
         with self._errors(f"insert of {segment.name}"):
             if self.path is None:
                 block = segment.read_bytes()
                 self._client().raw_insert("otlp_in", insert_block=block, fmt="Protobuf", settings=settings)
                 return
-            pairs = ", ".join(f"{key} = {_literal(value)}" for key, value in settings.items())
-            self._client().command(f"INSERT INTO otlp_in FROM INFILE '{segment}' SETTINGS {pairs} FORMAT Protobuf")
+            source = f"FROM INFILE {_literal(str(segment))} SETTINGS {_pairs(settings)}"
+            self._client().command(f"INSERT INTO otlp_in {source} FORMAT Protobuf")
+
+    def insert_otlp_again(self, segment: Path, token: str) -> None:
+        """Insert a file that an earlier process may have inserted, wholly, in part or not.
+
+        A server remembers the token. An embedded store may have lost rows and kept their token, or the other way
+        round, so the rows decide, and the token is a new one.
+        """
+        if self.path is None:
+            self.insert_otlp(segment, token)
+            return
+        with self._errors(f"comparison with {segment.name}"):
+            if repair.is_stored(self._rows, _file(segment), _pairs(_protobuf(is_embedded=True))):
+                return
+        self.insert_otlp(segment, f"{token}-{time.time_ns()}")
+
+    def check_otlp(self, segment: Path) -> None:
+        """Do what an insert of a file of OTLP bodies would do, and store nothing.
+
+        Raises:
+            WarehouseError: the insert would be refused.
+        """
+        with self._errors(f"check of {segment.name}"), self._source(segment) as (source, settings):
+            spans = view.explode_spans(source)
+            requests = view.normalise_requests(f"({spans})").replace("{{database}}", self.database)
+            for statement in (spans, requests):
+                self._client().command(f"SELECT * FROM ({statement}) {settings} FORMAT Null")
 
     def unseen_models(self, segment: Path) -> list[tuple[str, str]]:
         """Return the distinct (provider, model) of the model calls in a file of OTLP bodies."""
-        if self.path is None:
-            return self._unseen_on_server(segment)
-        source = f"file('{segment}', Protobuf, '{view.OTLP_STRUCTURE}')"
-        pairs = ", ".join(f"{key} = {_literal(value)}" for key, value in _protobuf(is_embedded=True).items())
-        with self._errors(f"models of {segment.name}"):
-            rows = self._client().query(f"{view.unseen_models(source)} SETTINGS {pairs}").result_rows
+        with self._errors(f"models of {segment.name}"), self._source(segment) as (source, settings):
+            rows = self._rows(f"{view.unseen_models(source)} {settings}")
         return sorted({(row[0], row[1]) for row in rows})
 
-    def _unseen_on_server(self, segment: Path) -> list[tuple[str, str]]:
+    @contextmanager
+    def _source(self, segment: Path) -> Generator[tuple[str, str]]:
+        """Yield SQL that reads a file of OTLP bodies, and the settings that it needs."""
+        if self.path is not None:
+            yield _file(segment), f"SETTINGS {_pairs(_protobuf(is_embedded=True))}"
+            return
         stage = f"otlp_stage_{threading.get_ident()}"
         self.command(f"CREATE TABLE IF NOT EXISTS {stage} ({view.OTLP_STRUCTURE}) ENGINE = Memory")
         try:
-            with self._errors(f"models of {segment.name}"):
-                block = segment.read_bytes()
-                self._client().raw_insert(stage, insert_block=block, fmt="Protobuf", settings=_protobuf(is_embedded=False))
-                rows = self._client().query(view.unseen_models(stage)).result_rows
+            block = segment.read_bytes()
+            self._client().raw_insert(stage, insert_block=block, fmt="Protobuf", settings=_protobuf(is_embedded=False))
+            yield stage, ""
         finally:
             self.command(f"DROP TABLE IF EXISTS {stage}")
-        return sorted({(row[0], row[1]) for row in rows})
 
     def put_prices(self, prices: Iterable[Price]) -> None:
         """Add prices to the book and make the views see them."""
@@ -187,6 +221,13 @@ class Warehouse:
                 client.close()
             self._clients.clear()
 
+    def _rows(self, statement: str) -> Sequence[Sequence[Any]]:
+        client = self._client()
+        if statement.startswith("SELECT"):
+            return client.query(statement).result_rows
+        client.command(statement)
+        return []
+
     def _client(self) -> Any:
         client = getattr(self._local, "client", None)
         if client is None:
@@ -215,6 +256,7 @@ class Warehouse:
         aside = self.path.with_name(f"{self.path.name}.broken-{datetime.now():%Y%m%dT%H%M%S}")
         self.path.rename(aside)
         self.recovered_from = aside
+        self._is_to_salvage = True
         log.error("%s; set aside as %s, a new store is filled from the spool", error, aside)
         self._client()
 
@@ -260,6 +302,14 @@ def _protobuf(is_embedded: bool) -> Mapping[str, object]:
         "format_schema": _text("schema", "otlp.proto"),
         "format_schema_message_name": "TracesData",
     }
+
+
+def _pairs(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} = {_literal(value)}" for key, value in settings.items())
+
+
+def _file(segment: Path) -> str:
+    return f"file({_literal(str(segment))}, Protobuf, '{view.OTLP_STRUCTURE}')"
 
 
 def _literal(value: object) -> str:

@@ -38,6 +38,11 @@ def frame(tenant: str, body: bytes, received_ms: int, body_digest: bytes) -> byt
     return varint(len(stamped)) + stamped
 
 
+def hollow(framed: bytes) -> bytes:
+    """Return a record that carries the same digest and no body."""
+    return frame("", b"", 0, body_digest_of(framed))
+
+
 def body_digest_of(stamped: bytes | memoryview) -> bytes:
     """Return the digest that a record carries."""
     return bytes(stamped[-TAIL + len(_DIGEST) : -len(_CRC) - 4])
@@ -72,9 +77,10 @@ def _resync(view: memoryview, at: int) -> int:
 
     Every offset is tried: the flipped byte may be the very mark that a quicker search would look for.
     """
-    while at < len(view) and _record_at(view, at) is None:
+    last_mark = bytes(view).rfind(_CRC)  # no record starts behind it; a torn tail is over at once
+    while at < last_mark and _record_at(view, at) is None:
         at += 1
-    return at
+    return at if at < last_mark else len(view)
 
 
 def _read_varint(view: memoryview, at: int) -> tuple[int, int]:

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from collector.receive import checked_span_count, count_spans, decompressed
+from collector.answers import SIGNALS, TRACES, Signal
+from collector.intake import Delivery, Intake
+from collector.receive import count_items, decompressed, measured, parsed
 from farthing import otlp
 from farthing.errors import IngestError
+from farthing.settings import Settings
 
 LIMIT = 1024 * 1024
 
@@ -30,12 +32,12 @@ def refused(status: int, act: Callable[[], object]) -> str:
 
 
 def test_spans_are_counted_without_parsing() -> None:
-    assert count_spans(body_of(7), 100) == 7 == checked_span_count(body_of(7), 100)
+    assert measured(body_of(7), 100).spans == 7
 
 
 def test_four_megabytes_of_empty_spans_are_refused() -> None:
     bomb = otlp.field(0x0A, otlp.field(0x12, b"\x12\x00" * 2_000_000))
-    assert "more than 200000 spans" in refused(413, lambda: checked_span_count(bomb, 200_000))
+    assert "more than 200000 spans" in refused(413, lambda: parsed(bomb, 200_000))
 
 
 def test_a_gzip_bomb_is_refused_before_it_is_inflated() -> None:
@@ -56,9 +58,9 @@ def test_a_body_that_is_not_what_its_encoding_says_is_refused(body: bytes, encod
     refused(status, lambda: decompressed(body, encoding, LIMIT))
 
 
-@pytest.mark.parametrize("body", [b"garbage", body_of(3)[:-2], b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"\x0a\x05ab"])
+@pytest.mark.parametrize("body", [b"garbage", body_of(3)[:-2], b"\x0a" + b"\xff" * 10 + b"\x01", b"\x0a\x05ab"])
 def test_bytes_that_are_not_otlp_are_refused(body: bytes) -> None:
-    refused(400, lambda: checked_span_count(body, 100))
+    refused(400, lambda: parsed(body, 100))
 
 
 def test_attributes_nested_beyond_reason_are_refused() -> None:
@@ -67,20 +69,69 @@ def test_attributes_nested_beyond_reason_are_refused() -> None:
         value = otlp.field(0x2A, otlp.field(0x0A, value))
     span = otlp.field(0x4A, otlp.field(0x0A, b"key") + otlp.field(0x12, value))
     body = otlp.field(0x0A, otlp.field(0x12, otlp.field(0x12, span)))
-    refused(400, lambda: checked_span_count(body, 100))
+    refused(400, lambda: parsed(body, 100))
 
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_either_counted_or_refused(body: bytes) -> None:
     try:
-        counted = checked_span_count(body, 1000)
+        request, extent = parsed(body, 1000)
     except IngestError as error:
         assert error.status in (400, 413)
     else:
-        parsed = ExportTraceServiceRequest.FromString(body)
-        assert counted == sum(len(s.spans) for r in parsed.resource_spans for s in r.scope_spans)
+        spans = [span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans]
+        assert extent.spans == len(spans) and extent.longest >= max((len(span.name) for span in spans), default=0)
+
+
+@given(st.binary(max_size=400))
+def test_items_of_any_signal_in_any_bytes_are_either_counted_or_refused(body: bytes) -> None:
+    for signal in SIGNALS:
+        try:
+            assert count_items(body, signal.path) <= len(body)
+        except IngestError as error:
+            assert error.status == 400
+
+
+def bodies() -> st.SearchStrategy[bytes]:
+    """Sound bodies in every form, with a few bytes changed, cut out or put in."""
+    texts = [("gen_ai.input.messages", "to jane@example.com"), ("user.id", "é"), ("x", ("a", "b"))]
+    failure = otlp.field(0x1A, otlp.attribute("exception.message", "no"))
+    event = otlp.field(0x5A, otlp.field(0x12, b"exception") + failure)
+    link = otlp.field(0x6A, otlp.field(0x0A, b"t" * 16) + otlp.field(0x12, b"l" * 8))
+    span = otlp.span(b"t" * 16, b"s" * 8, b"", "chat", (1, 2), otlp.attributes(texts) + event + link, error="failed")
+    sound = otlp.traces([("service.name", "shop")], "test", "1", [span, span])
+    text = b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"ab","kind":3,"attributes":[{"key":"k"}]}]}]}]}'
+    base = st.sampled_from([sound, text, gzip.compress(sound, mtime=0)])
+    edit = st.tuples(st.integers(0, 300), st.integers(0, 3), st.binary(max_size=3))
+    return st.builds(_edited, base, st.lists(edit, max_size=4))
+
+
+def _edited(body: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    for at, cut, put in edits:
+        body = body[:at] + put + body[at + cut :]
+    return body
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(bodies(), st.sampled_from(["", "gzip"]), st.booleans(), st.sampled_from(SIGNALS))
+def test_any_delivery_is_taken_or_refused_with_a_status(
+    tmp_path: Path, body: bytes, encoding: str, is_json: bool, signal: Signal
+) -> None:
+    intake = Intake(Settings(data_dir=tmp_path))
+    delivery = Delivery(signal, "acme", body, encoding, is_json)
+    try:
+        plain = decompressed(body, encoding, LIMIT)
+        if signal is not TRACES:
+            assert intake._not_stored(delivery).spans == 0
+            return
+        screened = intake._read(plain, delivery)
+    except IngestError as error:
+        assert error.status in (400, 413)
+    else:
+        assert measured(screened.body, 1000).spans == screened.spans
+        assert is_json or b"jane@example.com" not in screened.body
 
 
 def test_real_bodies_of_five_instrumentations_are_accepted(shared: Callable[[str], Path]) -> None:
     for path in sorted(shared("fixtures/otlp").glob("*/traces-*.bin")):
-        assert checked_span_count(path.read_bytes(), 1000) >= 17
+        assert measured(path.read_bytes(), 1000).spans >= 17

@@ -4,11 +4,13 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farthing.errors import UpstreamError
 from farthing.prices import Usage
-from proxy.stream import EventRelay, Tape
+from proxy.stream import MAX_EVENT_BYTES, EventRelay, Tape, read_answer
 
 
 def event(**values: object) -> bytes:
@@ -64,3 +66,55 @@ def test_a_tape_that_grows_too_long_is_thrown_away() -> None:
     assert tape.whole() == b"abc"
     tape.add(b"def")
     assert tape.whole() is None
+
+
+@given(st.lists(st.integers(0, 2000), max_size=40))
+def test_lines_may_end_with_cr_lf_and_nothing_waits_for_the_end_of_the_stream(cuts: list[int]) -> None:
+    stream = STREAM.replace(b"\n", b"\r\n")
+    cuts = [cut for cut in cuts if cut < len(stream)]
+    assert relayed(stream, cuts, hide_usage=False)[0] == stream
+    out, relay = relayed(stream, list(range(len(stream))), hide_usage=True)
+    assert out == stream.replace(LAST.replace(b"\n", b"\r\n"), b"")
+    assert relay.answer is not None and relay.is_done
+    whole = EventRelay(hide_usage=False)
+    assert whole.feed(stream[:-1]) == stream[: stream.rindex(b"data: [DONE]")]
+
+
+def test_usage_in_a_last_event_without_an_empty_line_is_read_and_hidden() -> None:
+    out, relay = relayed(delta("one", "stop") + LAST[:-1], [], hide_usage=True)
+    assert out == delta("one", "stop") and relay.answer is not None
+
+
+def test_an_event_without_an_end_breaks_off_before_it_fills_the_memory() -> None:
+    relay = EventRelay(hide_usage=False)
+    with pytest.raises(UpstreamError, match="event of more than"):
+        for _ in range(MAX_EVENT_BYTES // 2**16 + 1):
+            relay.feed(b"x" * 2**16)
+
+
+@pytest.mark.parametrize(("stream", "is_whole", "has_failed"), [
+    (delta("one"), False, False),
+    (delta("one", "length"), True, False),
+    (delta("[DONE]"), False, False),
+    (event(error={"message": "x"}), False, True),
+    (event(error=None, choices=[]), False, False),
+    (b"data:[DONE]\n\n", True, False),
+])  # fmt: skip
+def test_a_stream_says_whether_it_ended_well(stream: bytes, is_whole: bool, has_failed: bool) -> None:
+    relay = relayed(stream, [], hide_usage=True)[1]
+    assert (relay.is_whole, relay.has_failed) == (is_whole, has_failed)
+
+
+@pytest.mark.parametrize(("usage", "read"), [
+    ({"prompt_tokens": 3, "completion_tokens": None, "prompt_tokens_details": {"cached_tokens": None}}, Usage(3)),
+    ({"prompt_tokens": 3, "completion_tokens": 2, "completion_tokens_details": None}, Usage(3, output=2)),
+    ({"completion_tokens": 2}, None),
+])  # fmt: skip
+def test_nulls_in_usage_are_what_some_servers_send(usage: dict[str, object], read: Usage | None) -> None:
+    answer = read_answer(json.dumps({"id": None, "choices": None, "usage": usage}).encode())
+    assert answer is not None and answer.usage is not None and answer.usage.usage() == read
+
+
+@pytest.mark.parametrize("count", [-1, 10**9, 10**30, 1.5, "3"])
+def test_a_count_that_no_call_can_have_is_no_usage(count: object) -> None:
+    assert read_answer(json.dumps({"usage": {"prompt_tokens": count}}).encode()) is None

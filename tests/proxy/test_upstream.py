@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -204,6 +206,86 @@ def test_leaving_a_response_closes_its_connection() -> None:
                 break
             response.close()
             await asyncio.wait_for(noticed.wait(), 5)
+            client.close()
+
+    asyncio.run(run())
+
+
+def test_an_interim_answer_is_passed_over() -> None:
+    async def run() -> None:
+        early = b"HTTP/1.1 100 Continue\r\nx-early: 1\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n"
+        async with server(answering(early + whole(b"yes"))) as url:
+            client = Client(QUICK)
+            response = await client.request("GET", url)
+            assert (response.status, await response.read(), b"x-early" in response.headers) == (200, b"yes", False)
+            client.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.05])
+def test_what_a_server_sends_behind_its_answer_never_becomes_the_next_caller_s(delay_s: float) -> None:
+    async def run() -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await head(reader)
+            writer.write(whole(b"mine"))
+            if delay_s:
+                await writer.drain()
+                await asyncio.sleep(delay_s)
+            writer.write(whole(b"smuggled"))
+            await reader.read()
+
+        async with server(handle) as url:
+            client = Client(QUICK)
+            assert await get(client, url) == b"mine"
+            await asyncio.sleep(0.1)
+            assert await get(client, url) == b"mine"
+            client.close()
+
+    asyncio.run(run())
+
+
+def test_a_body_without_a_length_that_ends_with_a_reset_is_broken_off() -> None:
+    async def run() -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await head(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+
+        async with server(handle) as url:
+            client = Client()
+            with pytest.raises(UpstreamError, match="in the middle"):
+                await get(client, url)
+            client.close()
+
+    asyncio.run(run())
+
+
+def test_a_request_that_is_not_repeatable_is_sent_once() -> None:
+    async def run() -> None:
+        arrived = 0
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal arrived
+            for answer in (whole(b"once"), b""):
+                await head(reader)
+                arrived += 1
+                writer.write(answer)
+
+        async with server(handle) as url:
+            client = Client()
+            for is_repeatable, total in ((False, 2), (True, 4)):
+                assert await get(client, url) == b"once"
+                if is_repeatable:
+                    assert await get(client, url) == b"once"
+                else:
+                    with pytest.raises(UpstreamError):
+                        await client.request("GET", url + "/path?q=1", is_repeatable=False)
+                assert arrived == total + is_repeatable
             client.close()
 
     asyncio.run(run())

@@ -1,4 +1,5 @@
 -- Every span, in the table of the OpenTelemetry Collector's ClickHouse exporter plus tenant and receive time.
+-- Partitions follow the receive time: what a sender claims as start may be any day, and each day would be a part.
 CREATE TABLE IF NOT EXISTS otel_traces (
     Timestamp          DateTime64(9) CODEC(Delta(8), ZSTD(1)),
     TraceId            String CODEC(ZSTD(1)),
@@ -34,6 +35,11 @@ CREATE TABLE IF NOT EXISTS otel_traces (
     INDEX idx_duration Duration TYPE minmax GRANULARITY 1
 )
 ENGINE = MergeTree
-PARTITION BY toDate(Timestamp)
+PARTITION BY toDate(ReceivedAt)
 ORDER BY (ServiceName, SpanName, toDateTime(Timestamp), Timestamp)
-SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1
+SETTINGS
+    non_replicated_deduplication_window = 10000,
+    ttl_only_drop_parts = 1,
+    min_rows_to_fsync_after_merge = 1,              -- a merge replaces parts that a sync has made durable
+    min_compressed_bytes_to_fsync_after_merge = 1,
+    fsync_part_directory = 1

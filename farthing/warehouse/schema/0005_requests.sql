@@ -53,6 +53,11 @@ CREATE TABLE IF NOT EXISTS requests (
     INDEX idx_trace_id trace_id TYPE bloom_filter(0.001) GRANULARITY 1
 )
 ENGINE = MergeTree
-PARTITION BY toYYYYMM(started_at)
+PARTITION BY toYYYYMM(received_at)
 ORDER BY (started_at, trace_id, span_id)
-SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1
+SETTINGS
+    non_replicated_deduplication_window = 10000,
+    ttl_only_drop_parts = 1,
+    min_rows_to_fsync_after_merge = 1,              -- a merge replaces parts that a sync has made durable
+    min_compressed_bytes_to_fsync_after_merge = 1,
+    fsync_part_directory = 1

@@ -1,0 +1,224 @@
+"""Claim: a span costs microseconds from its OTLP body to two typed, priced, durable rows, near what the store can do.
+
+    python bench/ingest.py [--rounds 3] [--dir FOLDER]
+
+Each round sends realistic 20-attribute spans to the collector's ASGI application (checks, spool with fdatasync), has
+them flushed (protobuf, both views, dialects, prices), and counts the process's CPU time, chDB's threads included. The
+ceiling beside it, in the same run, is chDB's own INSERT SELECT of the finished rows into tables of the same make.
+Prints lines for people, then one line of JSON; exit 1 on a missed limit.
+"""
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from collector.main import app
+from farthing import otlp, semconv
+from farthing.serving import Asgi, Scope
+from farthing.settings import IngestKey, Settings
+from farthing.warehouse import Warehouse
+
+LIMITS = {
+    "cpu_us_per_span_at_10k": 20.0,
+    "cpu_us_per_span_at_50k": 16.0,
+    "over_ceiling_at_10k": 3.0,
+    "over_ceiling_at_50k": 3.0,
+}
+SIZES = {"10k": 10_240, "50k": 51_200}  # spans in one insert
+SPANS_IN_BODY = 512
+TABLES = {"otel_traces": "Tenant", "requests": "tenant"}
+MODELS = (
+    ("openai", "gpt-4o"), ("openai", "gpt-4o-mini"), ("anthropic", "claude-sonnet-4-5"),
+    ("anthropic", "claude-haiku-4-5"), ("farthing", "smollm2-135m"),
+)  # fmt: skip
+
+
+def main() -> int:
+    """Run the claim's measurements and judge them."""
+    arguments = _arguments()
+    with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
+        figures = asyncio.run(measure(Path(folder), arguments.rounds))
+    missed = [name for name, limit in LIMITS.items() if figures[name] > limit]
+    limits = {name: f"<= {limit}" for name, limit in LIMITS.items()}
+    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "chdb": version("chdb")}
+    print(json.dumps({"bench": "ingest", "figures": figures, "limits": limits, "missed": missed, "machine": machine}))
+    return 1 if missed else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts")
+    parser.add_argument("--dir", default=None, help="folder on the disk to measure")
+    return parser.parse_args()
+
+
+async def measure(folder: Path, rounds: int) -> dict[str, float]:
+    """Return CPU µs per span of the collector and of the ceiling, at each size, measured in turns."""
+    tenants = [f"{size}-{number}" for number in range(rounds + 1) for size in SIZES]
+    settings = Settings(
+        data_dir=folder, flush_interval_s=3600, ingest_keys=tuple(IngestKey(f"key-{one}", one) for one in tenants)
+    )
+    warehouse = Warehouse(settings.warehouse_dsn)
+    bodies = [body(number) for number in range(max(SIZES.values()) // SPANS_IN_BODY)]
+    application = Application(app(settings, warehouse))
+    await application.start()
+    runs: dict[str, list[float]] = {}
+    for tenant in tenants:  # the first round warms up
+        size, number = tenant.split("-")
+        found = await _round(application, warehouse, tenant, bodies[: SIZES[size] // SPANS_IN_BODY])
+        for name, value in found.items() if number != "0" else ():
+            runs.setdefault(f"{name}_at_{size}", []).append(value)
+    await application.stop()
+    warehouse.close()
+    figures = {name: round(statistics.median(values), 2) for name, values in runs.items()}
+    for size in SIZES:
+        ours, ceiling = runs[f"cpu_us_per_span_at_{size}"], runs[f"ceiling_us_per_span_at_{size}"]
+        ratios = [one / other for one, other in zip(ours, ceiling, strict=True)]
+        figures[f"over_ceiling_at_{size}"] = round(statistics.median(ratios), 2)
+    for name, value in figures.items():
+        print(f"{name:32} {value:8.2f}   of {[round(one, 2) for one in runs.get(name, [])]}")
+    print(f"{'peak RSS':32} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024:8} MB")
+    return figures
+
+
+async def _round(application: Application, warehouse: Warehouse, tenant: str, bodies: list[bytes]) -> dict[str, float]:
+    spans = len(bodies) * SPANS_IN_BODY
+
+    async def send() -> None:
+        statuses = await asyncio.gather(*(application.post("/v1/traces", one, f"key-{tenant}") for one in bodies))
+        assert set(statuses) == {200}, statuses
+
+    async def flush() -> None:
+        assert await application.post("/v1/flush", b"", "") == 200
+
+    received = await _cpu_us(send)
+    stored = await _cpu_us(flush)
+    ceiling = await _ceiling(warehouse, tenant, spans)
+    return {
+        "cpu_us_per_span": (received + stored) / spans,
+        "receive_and_spool_us_per_span": received / spans,
+        "insert_us_per_span": stored / spans,
+        "ceiling_us_per_span": ceiling / spans,
+    }
+
+
+async def _ceiling(warehouse: Warehouse, tenant: str, spans: int) -> float:
+    """Return CPU µs of inserting the tenant's finished rows once more, into empty tables of the same make."""
+    single = "SETTINGS max_threads = 1, max_insert_threads = 1"
+    for table, column in TABLES.items():
+        warehouse.command(f"CREATE TABLE ready_{table} AS {table} ENGINE = Memory")
+        warehouse.command(f"INSERT INTO ready_{table} SELECT * FROM {table} WHERE {column} = '{tenant}'")
+        found = warehouse._client().query(f"SELECT count() FROM ready_{table}").result_rows[0][0]
+        assert found == spans, f"{table} holds {found} of {spans} spans"
+        warehouse.command(f"CREATE TABLE ceiling_{table} AS {table}")
+
+    async def insert() -> None:
+        for table in TABLES:
+            warehouse.command(f"INSERT INTO ceiling_{table} SELECT * FROM ready_{table} {single}")
+
+    taken = await _cpu_us(insert)
+    for table in TABLES:
+        warehouse.command(f"DROP TABLE ready_{table}")
+        warehouse.command(f"DROP TABLE ceiling_{table}")
+    return taken
+
+
+async def _cpu_us(act: Callable[[], Awaitable[None]]) -> float:
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    await act()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1e6
+
+
+class Application:
+    """Calls an ASGI application as a server would, without the sockets."""
+
+    def __init__(self, application: Asgi) -> None:
+        self._application = application
+        self._told: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+        self._said: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+
+    async def start(self) -> None:
+        scope: Scope = {"type": "lifespan"}
+        self._life = asyncio.create_task(self._run(scope))
+        await self._tell("lifespan.startup")
+
+    async def stop(self) -> None:
+        await self._tell("lifespan.shutdown")
+        await self._life
+
+    async def _run(self, scope: Scope) -> None:
+        await self._application(scope, self._told.get, self._said.put)
+
+    async def _tell(self, event: str) -> None:
+        await self._told.put({"type": event})
+        answer = await self._said.get()
+        assert answer["type"] == f"{event}.complete", answer
+
+    async def post(self, path: str, content: bytes, key: str) -> int:
+        """Return the status that a sender would get."""
+        headers = [(b"content-type", b"application/x-protobuf"), (semconv.HEADER_TENANT_KEY.encode(), key.encode())]
+        scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+        said: list[dict[str, object]] = []
+
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request", "body": content, "more_body": False}
+
+        async def send(message: dict[str, object]) -> None:
+            said.append(message)
+
+        await self._application(scope, receive, send)
+        return int(str(said[0]["status"]))
+
+
+def body(number: int) -> bytes:
+    """Return an OTLP body as an instrumented service sends it: 512 spans, 10 resource and 20 span attributes."""
+    chance = random.Random(number)
+    resource_attributes = [
+        ("service.name", f"shop-{number % 4}"), ("service.version", "1.4.2"), ("deployment.environment.name", "prod"),
+        ("host.name", f"node-{number % 4}"), ("k8s.pod.name", f"shop-7f9c5d-x{number % 4}"),
+        ("k8s.namespace.name", "inference"), ("telemetry.sdk.language", "python"),
+        ("telemetry.sdk.name", "opentelemetry"), ("telemetry.sdk.version", "1.45.2"), ("process.pid", 4711),
+    ]  # fmt: skip
+    spans = [_span(chance, number * SPANS_IN_BODY + n) for n in range(SPANS_IN_BODY)]
+    return otlp.traces(resource_attributes, "opentelemetry.instrumentation.openai_v2", "2.1b0", spans)
+
+
+def _span(chance: random.Random, n: int) -> bytes:
+    provider, model = chance.choice(MODELS)
+    tokens_in, tokens_out = int(chance.lognormvariate(6.3, 1)), int(chance.lognormvariate(5, 0.8))
+    started = 1_795_000_000_000_000_000 + n * 1_000_000
+    attributes = otlp.attributes([
+        (semconv.OPERATION_NAME, "chat"), (semconv.PROVIDER_NAME, provider),
+        (semconv.REQUEST_MODEL, model), (semconv.RESPONSE_MODEL, model),
+        (semconv.RESPONSE_ID, f"chatcmpl-{chance.getrandbits(128):032x}"),
+        (semconv.REQUEST_MAX_TOKENS, 1024), ("gen_ai.request.temperature", 0.7),
+        (semconv.RESPONSE_FINISH_REASONS, ("stop",)),
+        (semconv.USAGE_INPUT_TOKENS, tokens_in), (semconv.USAGE_OUTPUT_TOKENS, tokens_out),
+        (semconv.USAGE_CACHE_READ_TOKENS, int(tokens_in * chance.random())),
+        (semconv.SERVER_ADDRESS, f"api.{provider}.com"), (semconv.SERVER_PORT, 443),
+        (semconv.TEAM, f"team-{chance.randrange(20)}"), (semconv.FEATURE, f"feature-{chance.randrange(8)}"),
+        (semconv.USER, f"user-{chance.randrange(500)}"), (semconv.RESPONSE_TTFC, chance.lognormvariate(-1, 0.5)),
+        (semconv.REQUEST_STREAM, chance.random() < 0.7), (semconv.tag_attribute("tier"), "batch"),
+        (semconv.REQUEST_HASH, hashlib.sha256(str(chance.randrange(10_000)).encode()).hexdigest()),
+    ])  # fmt: skip
+    ended = started + int(chance.lognormvariate(7, 0.7) * 1e6)
+    return otlp.span(chance.randbytes(16), chance.randbytes(8), b"", f"chat {model}", (started, ended), attributes)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

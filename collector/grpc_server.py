@@ -1,0 +1,85 @@
+"""OTLP/gRPC: the same intake behind another door.
+
+Messages stay bytes, because the intake checks their size and their span count before anything parses them; grpcio
+bounds what a compressed one may become by the same limit.
+"""
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+
+from collector.answers import GRPC_CODES, SIGNALS, Signal, failure, success
+from collector.intake import Delivery, Intake
+from farthing.errors import IngestError, ServeError, SpoolFullError
+from farthing.settings import Settings
+
+_STREAMS = 32  # calls of one connection that run at once; further ones wait at the sender
+_GRACE_S = 5.0  # seconds that a call may take to end when the server stops
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+_DETAILS = "grpc-status-details-bin"
+
+
+async def start(settings: Settings, intake: Intake) -> grpc.aio.Server:
+    """Listen on the configured port; return the running server.
+
+    Raises:
+        ServeError: the port is in use.
+    """
+    options = (
+        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ("grpc.max_concurrent_streams", _STREAMS),
+        ("grpc.so_reuseport", 0),  # a second collector on the port must fail, not share
+    )
+    server = grpc.aio.server(options=options)
+    server.add_generic_rpc_handlers(tuple(_service(signal, intake) for signal in SIGNALS))
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"{host}:{settings.collector_grpc_port}"
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError:
+        raise ServeError(
+            f"collector: cannot listen on {address} for OTLP/gRPC; stop the program that uses it, or set "
+            "FARTHING_COLLECTOR_GRPC_PORT to a free port, or to 0 to do without"
+        ) from None
+    await server.start()
+    return server
+
+
+async def stop(server: grpc.aio.Server) -> None:
+    """Let the calls in progress end, then close the port."""
+    await server.stop(_GRACE_S)
+
+
+def _service(signal: Signal, intake: Intake) -> grpc.GenericRpcHandler:
+    async def export(body: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        try:
+            return await _taken(signal, intake, body, context)
+        except IngestError as error:
+            await _abort(context, intake, error.status, str(error))
+        except SpoolFullError as error:
+            await _abort(context, intake, 503, str(error))
+
+    handler = grpc.unary_unary_rpc_method_handler(export)
+    return grpc.method_handlers_generic_handler(signal.service, {"Export": handler})
+
+
+async def _taken(signal: Signal, intake: Intake, body: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    tenant = intake.tenant(metadata)
+    intake.admit()
+    intake.in_flight += len(body)
+    try:
+        outcome = await intake.take(Delivery(signal, tenant, body))
+    finally:
+        intake.in_flight -= len(body)
+    return success(signal, outcome, is_json=False)
+
+
+async def _abort(context: Any, intake: Intake, status: int, message: str) -> NoReturn:
+    """End the call; a google.rpc.Status in the trailer says whether and when to try again."""
+    intake.refused(status)
+    details = failure(status, message, is_json=False)
+    await context.abort(_STATUS[GRPC_CODES[status]], message, ((_DETAILS, details),))
+    raise AssertionError("abort always raises")

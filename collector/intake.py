@@ -1,0 +1,173 @@
+"""What HTTP and gRPC share: who sends, what the body holds, and the way into the spool.
+
+Limits are checked in the order of what they cost: bytes in flight, size in both forms, span count, then the parser.
+"""
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hmac import compare_digest
+from ipaddress import ip_address
+
+from collector.answers import TRACES, Outcome, Signal
+from collector.commit import GroupCommit
+from collector.otlp_json import count_json_items, traces_from_json
+from collector.receive import count_items, decompressed, parsed
+from collector.screen import Screen, Screened
+from farthing.errors import IngestError, SettingsError, SpoolFullError
+from farthing.fingerprint import load_key
+from farthing.semconv import HEADER_TENANT_KEY
+from farthing.settings import Settings
+
+MAX_IN_FLIGHT = 256 * 1024 * 1024  # bytes of bodies being received at once; more get 503
+_INLINE_BYTES = 64 * 1024  # a larger body is inflated and parsed off the event loop
+_LARGE_BYTES = 1024 * 1024  # bodies larger than this are parsed one at a time: 20 MiB of empty messages take 690 MiB
+
+
+@dataclass
+class Counts:
+    """What happened since the start; sent = accepted + rejected + refused, always."""
+
+    bodies: int = 0
+    spans: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)  # reason -> spans, data points and log records
+    refused: Counter[int] = field(default_factory=Counter)  # HTTP status -> bodies
+    cuts: Counter[str] = field(default_factory=Counter)  # what was taken from stored spans, by reason
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One OTLP body as it came."""
+
+    signal: Signal
+    tenant: str
+    body: bytes
+    encoding: str = ""  # content-encoding
+    is_json: bool = False
+
+
+class Intake:
+    """Takes bodies of one collector and counts what becomes of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Read the rules.
+
+        Raises:
+            SettingsError: the address is open to others and no keys are set, or a rule cannot be used.
+        """
+        self.settings = settings
+        self.counts = Counts()
+        self.in_flight = 0  # bytes
+        self._needs_key = _needs_key(settings)
+        self._screen = Screen(settings, load_key(settings.hash_key, settings.data_dir))
+
+    def start(self, commit: GroupCommit) -> None:
+        """Take bodies for `commit` from now on; called on the event loop that will serve them."""
+        self._commit = commit
+        self._large = asyncio.Lock()
+
+    def tenant(self, headers: Mapping[str, str]) -> str:
+        """Return whose key was sent; the tenant comes from the key alone, never from what a span says.
+
+        Raises:
+            IngestError: 401 for a key that is unknown or missing.
+        """
+        given = headers.get(HEADER_TENANT_KEY, "") or headers.get("authorization", "").removeprefix("Bearer ")
+        for known in self.settings.ingest_keys:
+            if compare_digest(known.key.encode(), given.encode()):
+                return known.tenant
+        if given and self.settings.ingest_keys:
+            raise IngestError(401, f"the key in {HEADER_TENANT_KEY} is unknown; see `ingest_keys` in farthing.toml")
+        if self._needs_key:
+            raise IngestError(401, f"send a key in the header {HEADER_TENANT_KEY}")
+        return self.settings.tenant
+
+    def admit(self) -> None:
+        """Let one more body in.
+
+        Raises:
+            SpoolFullError: too many bytes are being received.
+        """
+        if self.in_flight > MAX_IN_FLIGHT:
+            raise SpoolFullError(f"{self.in_flight} bytes are being received; try again")
+
+    async def take(self, delivery: Delivery) -> Outcome:
+        """Store a body, or what is sound of it; returns once it is on the disk.
+
+        Raises:
+            IngestError: it is refused as a whole.
+            SpoolFullError: it cannot be stored now.
+        """
+        if delivery.signal is not TRACES:
+            outcome = await asyncio.to_thread(self._not_stored, delivery)
+            self.counts.rejected[f"{delivery.signal.name} are not stored"] += outcome.rejected
+        else:
+            outcome = await self._take_traces(delivery)
+        self.counts.bodies += 1
+        self.counts.spans += outcome.spans
+        return outcome
+
+    def refused(self, status: int) -> None:
+        self.counts.refused[status] += 1
+
+    async def _take_traces(self, delivery: Delivery) -> Outcome:
+        if len(delivery.body) <= _INLINE_BYTES and not delivery.encoding and not delivery.is_json:
+            screened = self._screened(delivery.body, delivery.tenant)
+        else:
+            screened = await self._screened_aside(delivery)
+        if screened.spans:
+            await self._commit.put(delivery.tenant, screened.body)
+        self.counts.cuts += screened.cuts
+        if not screened.rejected:
+            return Outcome(screened.spans)
+        self.counts.rejected["spans with an invalid id"] += screened.rejected
+        message = f"{screened.rejected} spans have a trace id that is not 16 bytes or a span id that is not 8, or zeros"
+        return Outcome(screened.spans, screened.rejected, message)
+
+    async def _screened_aside(self, delivery: Delivery) -> Screened:
+        body = await asyncio.to_thread(decompressed, delivery.body, delivery.encoding, self.settings.max_body_bytes)
+        if len(body) <= _LARGE_BYTES:
+            return await asyncio.to_thread(self._read, body, delivery)
+        async with self._large:
+            return await asyncio.to_thread(self._read, body, delivery)
+
+    def _read(self, body: bytes, delivery: Delivery) -> Screened:
+        if delivery.is_json:
+            body = traces_from_json(body, self.settings.max_request_spans)
+        return self._screened(body, delivery.tenant)
+
+    def _screened(self, body: bytes, tenant: str) -> Screened:
+        request, extent = parsed(body, self.settings.max_request_spans)
+        return self._screen(request, body, extent, tenant)
+
+    def _not_stored(self, delivery: Delivery) -> Outcome:
+        """Answer truthfully that nothing was kept; a refusal would make some SDKs send it again."""
+        signal, body = delivery.signal, decompressed(delivery.body, delivery.encoding, self.settings.max_body_bytes)
+        count = count_json_items(body, signal.json_path) if delivery.is_json else count_items(body, signal.path)
+        return Outcome(0, count, f"only traces are stored; switch the export of {signal.name} off")
+
+
+def _needs_key(settings: Settings) -> bool:
+    """Tell whether a sender without a key is refused.
+
+    Raises:
+        SettingsError: nobody could send, or everybody could by oversight.
+    """
+    needs_key = settings.require_ingest_key
+    if needs_key is None:
+        needs_key = not _is_loopback(settings.host)
+    if needs_key and not settings.ingest_keys:
+        raise SettingsError(
+            f"the collector would listen on {settings.host} and has no keys: add [[ingest_keys]] to farthing.toml, "
+            "or set require_ingest_key = false where only trusted senders reach that address"
+        )
+    return needs_key
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

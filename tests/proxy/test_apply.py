@@ -1,0 +1,126 @@
+"""proxy/apply.py: the last good document stays in force whatever the control plane or the disk come up with."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from farthing.policy import Document
+from proxy.apply import PolicyFeed
+from proxy.upstream import Client
+
+AWAY = "http://127.0.0.1:1"
+
+
+def document(version: int) -> bytes:
+    return Document(version=version).to_json()
+
+
+def keep(path: Path, body: bytes, checksum: str = "") -> Path:
+    path.write_bytes((checksum or sha256(body).hexdigest()).encode() + b"\n" + body)
+    return path
+
+
+def started(kept: Path, url: str = AWAY) -> PolicyFeed:
+    async def main() -> PolicyFeed:
+        client = Client()
+        feed = PolicyFeed(client, url, kept)
+        await feed.start()
+        await feed.stop()
+        client.close()
+        return feed
+
+    return asyncio.run(main())
+
+
+def test_the_last_good_document_is_used_while_the_control_plane_is_away(tmp_path: Path) -> None:
+    feed = started(keep(tmp_path / "kept.json", document(7)))
+    assert feed.document.version == 7 and "cannot connect" in feed.last_error and feed.fetched_at == 0
+
+
+@pytest.mark.parametrize("damage", ["", "cut", "a bit", "of another version", "not JSON", "a folder"])
+def test_a_kept_file_that_cannot_be_trusted_is_ignored_and_the_proxy_starts(tmp_path: Path, damage: str) -> None:
+    kept = tmp_path / "kept.json"
+    good = document(7)
+    if damage == "a folder":
+        kept.mkdir()
+    elif damage == "cut":
+        keep(kept, good[:-3], sha256(good).hexdigest())
+    elif damage == "a bit":
+        keep(kept, good.replace(b"7", b"8"), sha256(good).hexdigest())
+    elif damage:
+        keep(kept, b'{"version": 7, "surprises": []}' if damage == "of another version" else b"\xff\xfe")
+    assert started(kept).document.version == 0
+
+
+def answering(*answers: tuple[int, bytes, str]) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """Answer with (status, body, etag) in turn, the last one for ever."""
+    left = list(answers)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                status, body, etag = left.pop(0) if len(left) > 1 else left[0]
+                head = f"HTTP/1.1 {status} X\r\netag: {etag}\r\ncontent-length: {len(body)}\r\n\r\n"
+                writer.write(head.encode() + body)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    return serve
+
+
+@pytest.mark.parametrize("bad", [b'{"version": 9, "policies": [{"name": "x"}]}', b'{"version": 9, "new": 1}', b"<html>"])
+def test_a_document_that_cannot_be_read_is_rejected_whole_and_the_one_in_use_stays(tmp_path: Path, bad: bytes) -> None:
+    async def main() -> None:
+        server = await asyncio.start_server(answering((200, document(8), '"a"'), (200, bad, '"b"')), "127.0.0.1", 0)
+        client = Client()
+        feed = PolicyFeed(client, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", tmp_path / "kept.json")
+        await feed.start()
+        while not feed.last_error:
+            await asyncio.sleep(0.01)
+        assert feed.document.version == 8
+        await feed.stop()
+        client.close()
+        server.close()
+
+    asyncio.run(main())
+    assert started(tmp_path / "kept.json").document.version == 8
+
+
+def test_a_bad_first_answer_does_not_stop_the_start(tmp_path: Path) -> None:
+    async def main() -> None:
+        for status, body in ((200, b"{}"), (500, b"no"), (404, b"")):
+            server = await asyncio.start_server(answering((status, body, "")), "127.0.0.1", 0)
+            client = Client()
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            feed = PolicyFeed(client, url, keep(tmp_path / "kept.json", document(3)))
+            await feed.start()
+            assert feed.document.version == 3 and feed.last_error and feed.fetched_at == 0
+            await feed.stop()
+            client.close()
+            server.close()
+
+    asyncio.run(main())
+
+
+def test_a_document_that_cannot_be_kept_is_used_all_the_same(tmp_path: Path) -> None:
+    async def main() -> None:
+        (tmp_path / "file").write_text("in the way")
+        server = await asyncio.start_server(answering((200, document(8), '"a"')), "127.0.0.1", 0)
+        client = Client()
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        feed = PolicyFeed(client, url, tmp_path / "file" / "kept.json")
+        await feed.start()
+        assert feed.document.version == 8
+        await feed.stop()
+        client.close()
+        server.close()
+
+    asyncio.run(main())
