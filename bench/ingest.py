@@ -20,9 +20,10 @@ import resource
 import statistics
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -40,6 +41,7 @@ LIMITS = {
 }
 SIZES = {"10k": 10_240, "50k": 51_200}  # spans in one insert
 SPANS_IN_BODY = 512
+Message = MutableMapping[str, Any]
 TABLES = {"otel_traces": "Tenant", "requests": "tenant"}
 MODELS = (
     ("openai", "gpt-4o"), ("openai", "gpt-4o-mini"), ("anthropic", "claude-sonnet-4-5"),
@@ -149,8 +151,8 @@ class Application:
 
     def __init__(self, application: Asgi) -> None:
         self._application = application
-        self._told: asyncio.Queue[dict[str, object]] = asyncio.Queue()
-        self._said: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+        self._told: asyncio.Queue[Message] = asyncio.Queue()
+        self._said: asyncio.Queue[Message] = asyncio.Queue()
 
     async def start(self) -> None:
         scope: Scope = {"type": "lifespan"}
@@ -173,12 +175,12 @@ class Application:
         """Return the status that a sender would get."""
         headers = [(b"content-type", b"application/x-protobuf"), (semconv.HEADER_TENANT_KEY.encode(), key.encode())]
         scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
-        said: list[dict[str, object]] = []
+        said: list[Message] = []
 
-        async def receive() -> dict[str, object]:
+        async def receive() -> Message:
             return {"type": "http.request", "body": content, "more_body": False}
 
-        async def send(message: dict[str, object]) -> None:
+        async def send(message: Message) -> None:
             said.append(message)
 
         await self._application(scope, receive, send)

@@ -121,8 +121,7 @@ class Flusher:
 
     def _is_suspect(self, segment: Segment, error: WarehouseError) -> bool:
         """True: it may be the segment's own fault, so go on to the next one, which tells."""
-        found = _CODE.search(str(error))
-        if found is None or int(found.group(1)) in _STORE:
+        if _is_the_stores(error):
             return False
         self._tries[segment.token] = self._tries.get(segment.token, 0) + 1
         if self._tries[segment.token] < MAX_TRIES:
@@ -152,21 +151,24 @@ class Flusher:
 
     def _refused(self, path: Path, records: list[bytes], first: int = 0) -> list[int]:
         """Return the numbers of the records that do not pass a dry run, found by halving."""
-        trial = path.with_suffix(".tmp")
+        if self._passes(path.with_suffix(".tmp"), records):
+            return []
+        if len(records) == 1:
+            return [first]
+        half = len(records) // 2
+        return self._refused(path, records[:half], first) + self._refused(path, records[half:], first + half)
+
+    def _passes(self, trial: Path, records: list[bytes]) -> bool:
         trial.write_bytes(b"".join(records))
         try:
             self._warehouse.check_otlp(trial)
         except WarehouseError as error:
-            found = _CODE.search(str(error))
-            if found is None or int(found.group(1)) in _STORE:
+            if _is_the_stores(error):
                 raise
-            if len(records) == 1:
-                return [first]
-            half = len(records) // 2
-            return self._refused(path, records[:half], first) + self._refused(path, records[half:], first + half)
+            return False
         finally:
             trial.unlink()
-        return []
+        return True
 
     def _bury(self, suspects: list[tuple[Segment, WarehouseError]]) -> None:
         """The store works, so it is the segments that do not."""
@@ -211,3 +213,9 @@ class Flusher:
         self.failures += 1
         self.last_error = str(error)
         log.warning("flush: %s", error)
+
+
+def _is_the_stores(error: WarehouseError) -> bool:
+    """Tell whether an error says something of the store, and nothing of what it was given."""
+    found = _CODE.search(str(error))
+    return found is None or int(found.group(1)) in _STORE

@@ -4,7 +4,6 @@ A cached answer costs nothing, so it is looked up before anything is reserved: a
 """
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
@@ -23,7 +22,7 @@ from proxy.bound import bound_tokens
 from proxy.cache import Entry, ExactCache, Key
 from proxy.call import Call
 from proxy.dispatch import Deployments
-from proxy.identity import Keys, trace_context
+from proxy.identity import Keys, random_bytes, trace_context
 from proxy.request import Asked, read_request
 from proxy.spend import MAX_NUSD, Spend
 
@@ -68,7 +67,7 @@ class Admission:
         chat = asked.chat
         trace_id, parent = trace_context(headers.get(b"traceparent", b"").decode("latin-1"))
         facts = self._keys.facts(headers, chat.model, chat.user or "")
-        call = Call(f"req_{os.urandom(12).hex()}", trace_id, os.urandom(8), parent, facts, asked_model=chat.model)
+        call = Call(f"req_{random_bytes(12).hex()}", trace_id, random_bytes(8), parent, facts, asked_model=chat.model)
         call.is_stream, call.temperature, call.max_tokens = bool(chat.stream), chat.temperature, chat.max_output
         return call, asked
 

@@ -228,9 +228,14 @@ class Chat:
         await begin_stream(send, _response_headers(call))
         try:
             async for part in response.parts():
-                await _pass_on(call, relay.feed(part), tape, send)
+                if out := relay.feed(part):
+                    call.first_byte_ns = call.first_byte_ns or time.time_ns()
+                    tape.add(out)
+                    await send({"type": "http.response.body", "body": out, "more_body": True})
                 call.is_delivered = relay.is_done
-            await _pass_on(call, relay.finish(), tape, send)
+            if out := relay.finish():
+                tape.add(out)
+                await send({"type": "http.response.body", "body": out, "more_body": True})
         finally:
             _take_stream(call, relay, len(admitted.asked.body))
         if not relay.is_whole and not relay.has_failed:
@@ -275,13 +280,6 @@ class Chat:
             call.settled_nusd = call.held_nusd if cost is None else cost
             self._spend.settle(call.request_id, call.settled_nusd)
         self._recorder.put(call)
-
-
-async def _pass_on(call: Call, out: bytes, tape: Tape, send: Send) -> None:
-    if out:
-        call.first_byte_ns = call.first_byte_ns or time.time_ns()
-        tape.add(out)
-        await send({"type": "http.response.body", "body": out, "more_body": True})
 
 
 def _take_stream(call: Call, relay: EventRelay, asked_bytes: int) -> None:

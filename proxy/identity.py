@@ -5,7 +5,7 @@ An unknown key raises; there is no anonymous principal behind a failed check.
 from __future__ import annotations
 
 import hmac
-import os
+import random
 from collections.abc import Mapping
 from urllib.parse import unquote
 
@@ -17,6 +17,9 @@ from proxy.api_error import ApiError
 MAX_TAGS = 32
 MAX_TAG_LENGTH = 256  # characters of a name or a value
 _CORE = frozenset(semconv.CORE_TAGS)
+
+# Ids have to be unique and not secret; asking the system for each costs more than deciding the request does.
+random_bytes = random.Random().randbytes  # seeded by the system, in each worker
 
 
 def parse_tags(header: str) -> dict[str, str]:
@@ -32,16 +35,18 @@ def parse_tags(header: str) -> dict[str, str]:
 
 def trace_context(header: str) -> tuple[bytes, bytes]:
     """Return (trace id, parent span id) of a W3C traceparent; a new trace where there is none."""
+    if not header:
+        return random_bytes(16), b""
     parts = header.split("-")
     if len(parts) >= 4 and len(parts[1]) == 32 and len(parts[2]) == 16:
         try:
             trace_id, parent = bytes.fromhex(parts[1]), bytes.fromhex(parts[2])
         except ValueError:
-            return os.urandom(16), b""
+            return random_bytes(16), b""
         # fromhex skips spaces; an id of another length would cost the collector's trust in a whole batch.
         if len(trace_id) == 16 and len(parent) == 8 and any(trace_id) and any(parent):
             return trace_id, parent
-    return os.urandom(16), b""
+    return random_bytes(16), b""
 
 
 class Keys:

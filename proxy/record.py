@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from contextlib import suppress
+from functools import lru_cache
 
 from farthing import otlp, semconv
 from farthing.errors import UpstreamError
@@ -23,51 +24,73 @@ _HEADERS = (("content-type", "application/x-protobuf"),)
 _TIMEOUTS = Timeouts(connect=2.0, headers=10.0, between=10.0)
 
 
+Attribute = tuple[str, otlp.Value]
+
+
 def encode_span(call: Call) -> bytes:
     """Return the span of a finished call."""
-    attributes = otlp.attributes(_attributes(call))
     error = call.error_type if call.outcome in ("error", "refused") else ""
+    own = otlp.attributes(_identity(call) + _usage(call))
+    shared = b"".join([_known(name, value) for name, value in _shared(call)])
     return otlp.span(
         call.trace_id, call.span_id, call.parent_span_id, f"chat {_model(call)}",
-        (call.started_ns, call.ended_ns), attributes, otlp.KIND_SERVER, error,
+        (call.started_ns, call.ended_ns), own + shared, otlp.KIND_SERVER, error,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _known(name: str, value: otlp.Value) -> bytes:
+    """Encode an attribute that many spans share; looking it up costs a tenth of encoding it."""
+    return otlp.attributes(((name, value),))
 
 
 def _model(call: Call) -> str:
     return call.deployment.model if call.deployment else call.asked_model
 
 
-def _attributes(call: Call) -> list[tuple[str, otlp.Value]]:
+def _identity(call: Call) -> list[Attribute]:
+    """Return what tells this call from others."""
     facts = call.facts
-    values: list[tuple[str, otlp.Value]] = [
-        (semconv.OPERATION_NAME, "chat"),
-        (semconv.PROVIDER_NAME, call.deployment.provider if call.deployment else ""),
-        (semconv.REQUEST_MODEL, _model(call)),
+    values: list[Attribute] = [
         (semconv.REQUEST_ID, call.request_id),
-        (semconv.OUTCOME, call.outcome),
-        (semconv.HTTP_STATUS_CODE, call.status),
         (semconv.PROXY_SECONDS, max(0, call.ended_ns - call.started_ns - call.upstream_ns) / 1e9),
     ]
-    for name, value in (
-        (semconv.TEAM, facts.team),
+    given: tuple[Attribute, ...] = (
         (semconv.USER, facts.user),
-        (semconv.FEATURE, facts.feature),
         (semconv.SESSION, facts.session),
         (semconv.REQUEST_HASH, call.request_hash),
         (semconv.RESPONSE_ID, call.response_id),
+        (semconv.PREFIX_HASHES, call.prefix_hashes),
+    )
+    values += [(name, value) for name, value in given if value]
+    return values + [(semconv.TAG_PREFIX + name, value) for name, value in facts.tags.items()]
+
+
+def _shared(call: Call) -> list[Attribute]:
+    """Return what a call has in common with many."""
+    values: list[Attribute] = [
+        (semconv.OPERATION_NAME, "chat"),
+        (semconv.PROVIDER_NAME, call.deployment.provider if call.deployment else ""),
+        (semconv.REQUEST_MODEL, _model(call)),
+        (semconv.OUTCOME, call.outcome),
+        (semconv.HTTP_STATUS_CODE, call.status),
+    ]
+    given: tuple[Attribute, ...] = (
+        (semconv.TEAM, call.facts.team),
+        (semconv.FEATURE, call.facts.feature),
+        (semconv.USAGE_SOURCE, call.usage_source),
         (semconv.RESPONSE_FINISH_REASONS, call.finish_reason),
         (semconv.ERROR_TYPE, call.error_type),
-        (semconv.PREFIX_HASHES, call.prefix_hashes),
-        (semconv.USAGE_SOURCE, call.usage_source),
-    ):
-        if value:
-            values.append((name, value))
-    values += [(semconv.TAG_PREFIX + name, value) for name, value in facts.tags.items()]
-    return values + _decision_attributes(call) + _usage_attributes(call)
+        (semconv.REQUEST_STREAM, call.is_stream),
+        (semconv.REQUEST_MAX_TOKENS, call.max_tokens),
+        (semconv.CACHE_HIT, "exact" if call.is_cache_hit else ""),
+    )
+    values += [(name, value) for name, value in given if value]
+    return values + _decided(call)
 
 
-def _decision_attributes(call: Call) -> list[tuple[str, otlp.Value]]:
-    values: list[tuple[str, otlp.Value]] = []
+def _decided(call: Call) -> list[Attribute]:
+    values: list[Attribute] = []
     if call.deployment is not None:
         values.append((semconv.DEPLOYMENT, call.deployment.url))
         if call.deployment.model != call.asked_model:
@@ -76,19 +99,13 @@ def _decision_attributes(call: Call) -> list[tuple[str, otlp.Value]]:
         values.append((semconv.POLICY_VERSION, call.decision.version))
         if call.decision.acted:
             values.append((semconv.POLICIES, call.decision.acted))
-    if call.is_stream:
-        values.append((semconv.REQUEST_STREAM, True))
     if call.temperature is not None:
         values.append(("gen_ai.request.temperature", call.temperature))
-    if call.max_tokens:
-        values.append((semconv.REQUEST_MAX_TOKENS, call.max_tokens))
-    if call.is_cache_hit:
-        values.append((semconv.CACHE_HIT, "exact"))
     return values
 
 
-def _usage_attributes(call: Call) -> list[tuple[str, otlp.Value]]:
-    values: list[tuple[str, otlp.Value]] = []
+def _usage(call: Call) -> list[Attribute]:
+    values: list[Attribute] = []
     if call.usage is not None:
         values += [(semconv.USAGE_INPUT_TOKENS, call.usage.input), (semconv.USAGE_OUTPUT_TOKENS, call.usage.output)]
         if call.usage.cache_read:
@@ -140,6 +157,8 @@ class Recorder:
             async with asyncio.timeout(seconds):
                 if self._task is not None:
                     await self._task
+                while self.waiting and await self._send():
+                    pass
         self.dropped += self.waiting
 
     async def _run(self) -> None:

@@ -10,6 +10,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -55,7 +56,10 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.is_closed = False
-        self.idle_since = 0.0  # event loop's seconds
+        self.idle_since = 0.0  # monotonic seconds
+        self._loop = asyncio.get_running_loop()
+        self._deadline = 0.0  # of the wait under way, event loop's seconds
+        self._timer: asyncio.TimerHandle | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -77,6 +81,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         if not self.is_done:
             framed = b"content-length" in self.headers or b"transfer-encoding" in self.headers
             if self._headers_ready and exc is None and not framed:
@@ -129,15 +135,32 @@ class Connection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     async def _wait(self, seconds: float, stage: str) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        """Wait for the upstream; one timer a connection, since one for each part would cost more than the part."""
+        self._waiter = self._loop.create_future()
+        self._deadline = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._deadline:
+            self._set_timer()
         try:
-            async with asyncio.timeout(seconds):
-                await self._waiter
+            await self._waiter
         except TimeoutError:
             self.close()
             raise UpstreamError(f"no {stage} from the upstream within {seconds:g} s") from None
         finally:
             self._waiter = None
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() < self._deadline:
+            self._set_timer()
+        else:
+            self._waiter.set_exception(TimeoutError())
 
     async def exchange(self, request: bytes, timeouts: Timeouts) -> None:
         """Send a request and return once the answer's headers are here."""
@@ -256,7 +279,7 @@ class Pool:
         """Return an idle connection that the upstream has not closed, as far as this machine has heard."""
         while self._idle:
             connection = self._idle.pop()
-            if asyncio.get_running_loop().time() - connection.idle_since > _FRESH_S:
+            if monotonic() - connection.idle_since > _FRESH_S:
                 await asyncio.sleep(0)  # the event loop looks at its sockets, and hears of a close
             if connection.is_usable:
                 return connection
@@ -285,7 +308,7 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         if connection.keeps_alive and connection.is_usable and len(self._idle) < self._max_idle:
-            connection.idle_since = asyncio.get_running_loop().time()
+            connection.idle_since = monotonic()
             self._idle.append(connection)
         else:
             connection.close()

@@ -37,6 +37,9 @@ _INSERT = {  # of a segment: one thread and fixed blocks, so that every attempt 
     "async_insert": 0,
     "max_insert_threads": 1,
     "max_threads": 1,
+    "max_block_size": 65_409,
+    "min_insert_block_size_rows": 1_048_449,
+    "min_insert_block_size_bytes": 268_402_944,
     "max_partitions_per_insert_block": 0,
     "input_format_allow_errors_num": 0,
 }
@@ -70,7 +73,7 @@ class Warehouse:
         try:
             self._client()
         except WarehouseError as error:
-            if not repair or self.path is None or not self.path.exists():
+            if not repair or self.path is None or not self.path.exists() or _is_full(self.path):
                 raise
             self._set_aside(error)
         self.database = str(self._client().query("SELECT currentDatabase()").result_rows[0][0])
@@ -332,6 +335,12 @@ def _refuse_if_in_use(path: Path) -> None:
                 "or set FARTHING_DATA_DIR to another folder"
             ) from None
         fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def _is_full(path: Path) -> bool:
+    """Tell whether the store may not open for want of room; such a one is whole."""
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize < 16 * 2**20
 
 
 def _syncfs(descriptor: int) -> None:

@@ -24,7 +24,7 @@ _TABLES = {  # table -> what identifies a row's span there
     "requests": _IDS,
 }
 _MARKS = {"SpanAttributes": "otel_traces", "price_state": "requests", "avoidable_usd": "findings"}
-_PART = re.compile(r"(.+)_(\d+)_(\d+)_(\d+)(?:_\d+)?")
+_PART = re.compile(r"([^_]+)_(\d+)_(\d+)_(\d+)(?:_\d+)?")  # not tmp_merge_… nor delete_tmp_…
 
 Run = Callable[[str], Any]  # runs one statement and returns its rows
 

@@ -2,21 +2,31 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
+
+import pytest
 
 from collector.commit import GroupCommit
 from collector.flush import MAX_TRIES, Flusher
 from collector.pricing import Pricing
 from collector.spool import Spool
 from farthing import otlp, semconv
+from farthing.errors import WarehouseError
 from farthing.prices import PriceBook
-from farthing.warehouse import Warehouse
+from farthing.warehouse import Warehouse, client, segment
+
+AT = 1_795_000_000_000_000_000  # 2026-11-18
+DAY_NS = 86_400 * 10**9
 
 
 def body(spans: int) -> bytes:
     attributes = otlp.attributes([(semconv.OPERATION_NAME, "chat"), (semconv.REQUEST_MODEL, "any")])
-    made = [otlp.span(uuid.uuid4().bytes, uuid.uuid4().bytes[:8], b"", "chat", (10**18, 10**18), attributes) for _ in range(spans)]
+    ids = [(uuid.uuid4().bytes, uuid.uuid4().bytes[:8]) for _ in range(spans)]
+    made = [otlp.span(*pair, b"", "chat", (10**18, 10**18), attributes) for pair in ids]
     return otlp.traces([("service.name", "shop")], "test", "1", made)
 
 
@@ -81,3 +91,170 @@ def test_what_is_inserted_is_forgotten_only_after_a_sync(warehouse: Warehouse, t
     assert len(spool.closed()) == 1
     flushing.stop()
     assert spool.closed() == []
+
+
+def stored_with(warehouse: Warehouse, tmp_path: Path, columns: str, *bodies: bytes) -> list[tuple[object, ...]]:
+    """Spool and flush bodies; return columns of `requests`, and be sure that nothing waits or was buried."""
+    tenant = uuid.uuid4().hex
+    spool = Spool(tmp_path, 10**9)
+    put(spool, tenant, list(bodies))
+    flushing = flusher(spool, warehouse)
+    flushing.flush()
+    assert (flushing.failures, flushing.dead_letters, flushing.last_error) == (0, 0, "")
+    assert stored(warehouse, tenant)[0] == len(bodies)
+    query = f"SELECT {columns} FROM requests WHERE tenant = '{tenant}' ORDER BY span_id"
+    return warehouse._client().query(query).result_rows
+
+
+def one(
+    *values: tuple[str, otlp.Value], window: tuple[int, int] = (AT, AT + 10**9), n: int = 1, name: str = "chat"
+) -> bytes:
+    given = [(semconv.OPERATION_NAME, "chat"), (semconv.REQUEST_MODEL, "any"), *values]
+    span = otlp.span(uuid.uuid4().bytes, n.to_bytes(8, "big"), b"", name, window, otlp.attributes(given))
+    return otlp.traces([("service.name", "shop")], "test", "1", [span])
+
+
+def test_spans_of_many_days_in_one_segment_land_together(warehouse: Warehouse, tmp_path: Path) -> None:
+    bodies = [one(window=(AT - day * DAY_NS, AT - day * DAY_NS + 1), n=day + 1) for day in range(400)]
+    assert len(set(stored_with(warehouse, tmp_path, "toDate(started_at)", *bodies))) == 400
+
+
+def test_times_beyond_reason_land_where_they_can_be_found(warehouse: Warehouse, tmp_path: Path) -> None:
+    starts = [0, 1, 2**63 - 1, 2**64 - 1]
+    bodies = [one(window=(at, AT), n=n + 1) for n, at in enumerate(starts)]
+    names = "toString(toYear(started_at)), started_at = received_at, duration_s = 0"
+    year = str(time.gmtime().tm_year)
+    assert stored_with(warehouse, tmp_path, names, *bodies) == [
+        (year, True, True),  # no start: booked when it came
+        ("1970", False, False), ("2262", False, True), ("2262", False, True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "settled"),
+    [
+        ("abc", None),
+        ("9" * 40, None),
+        ("", None),
+        (1_500_000_000, Decimal("1.5")),
+        (2**63 - 1, Decimal("9223372036.854775807")),
+    ],
+)
+def test_a_settled_amount_that_is_none_is_unknown(
+    value: otlp.Value, settled: Decimal | None, warehouse: Warehouse, tmp_path: Path
+) -> None:
+    assert stored_with(warehouse, tmp_path, "settled_usd", one((semconv.SETTLED_NUSD, value))) == [(settled,)]
+
+
+def test_numbers_that_are_none_are_unknown_and_void_no_sum(warehouse: Warehouse, tmp_path: Path) -> None:
+    keys = (semconv.ENGINE_SECONDS, semconv.RESPONSE_TTFC, "gen_ai.request.temperature")
+    odd = zip(keys, (float("nan"), float("inf"), float("nan")), strict=True)
+    plain = zip(keys, (0.5, 0.25, 1.0), strict=True)
+    found = stored_with(warehouse, tmp_path, "engine_s, ttft_s, temperature", one(*odd, n=1), one(*plain, n=2))
+    assert found == [(None, None, None), (0.5, 0.25, 1.0)]
+
+
+@pytest.mark.parametrize("tokens", [-1, 2**32, 2**62, "12x", float("nan")])
+def test_a_token_count_that_cannot_be_is_missing(tokens: otlp.Value, warehouse: Warehouse, tmp_path: Path) -> None:
+    made = one((semconv.USAGE_INPUT_TOKENS, tokens))
+    assert stored_with(warehouse, tmp_path, "input_tokens, usage_source, cost_usd", made) == [(None, "missing", None)]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(otlp.traces([], "", "", [otlp.span(b"", b"", b"", "", (AT, AT), b"")]), id="no ids, no resource"),
+        pytest.param(otlp.traces([], "", "", [otlp.span(b"x" * 40, b"y", b"z" * 3, "n", (AT, AT), b"")]), id="odd ids"),
+        pytest.param(one(("long", "x" * 3_000_000)), id="a long value"),
+        pytest.param(one(name="ch@t").replace(b"ch@t", b"ch\xfft"), id="a name that is not UTF-8"),
+        pytest.param(one(("same", "1"), ("same", "2"), (semconv.TEAM, "a"), (semconv.TEAM, "b")), id="keys twice"),
+        pytest.param(one((semconv.POLICIES, "[no"), (semconv.PREFIX_HASHES, '{"a":')), id="JSON that is none"),
+    ],
+)
+def test_odd_spans_land(made: bytes, warehouse: Warehouse, tmp_path: Path) -> None:
+    stored_with(warehouse, tmp_path, "1", made)
+
+
+def test_a_segment_in_several_blocks_is_stored_once_however_often(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"max_block_size": 2, "min_insert_block_size_rows": 1, "min_insert_block_size_bytes": 1}
+    monkeypatch.setattr("farthing.warehouse.client._INSERT", client._INSERT | small)
+    tenant, spool = uuid.uuid4().hex, Spool(tmp_path, 10**9)
+    put(spool, tenant, [body(1) for _ in range(9)])
+    spool.rotate()
+    for _ in range(3):
+        warehouse.insert_otlp(spool.closed()[0].path, spool.closed()[0].token)
+    parts = f"SELECT uniqExact(_part) FROM otel_traces WHERE Tenant = '{tenant}'"
+    assert warehouse._client().query(parts).result_rows[0][0] > 1
+    assert stored(warehouse, tenant) == (9, 9)
+
+
+@pytest.mark.parametrize("lost", ["rows of both tables", "rows of one table", "the memory of the token"])
+def test_what_a_power_cut_took_from_the_store_is_made_good_by_the_next_start(
+    warehouse: Warehouse, tmp_path: Path, lost: str
+) -> None:
+    tenant, spool = uuid.uuid4().hex, Spool(tmp_path, 10**9)
+    put(spool, tenant, [body(3), body(4)])
+    flusher(spool, warehouse).flush()
+    if lost != "the memory of the token":
+        warehouse.command(f"DELETE FROM requests WHERE tenant = '{tenant}'")
+    if lost == "rows of both tables":
+        warehouse.command(f"DELETE FROM otel_traces WHERE Tenant = '{tenant}'")
+    if lost == "the memory of the token":
+        path = spool.closed()[0].path
+        path.rename(path.with_name("0-other.otlp"))
+    after = flusher(Spool(tmp_path, 10**9), warehouse)
+    after.flush()
+    assert (stored(warehouse, tenant), after.failures) == ((7, 7), 0)
+
+
+def test_a_body_that_the_warehouse_refuses_is_cut_out_and_the_others_land(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant, spool = uuid.uuid4().hex, Spool(tmp_path, 10**9)
+    broken = body(1)[:-3]  # whole as a record, cut off as protobuf
+    put(spool, tenant, [body(2), broken, body(5)])
+    flushing = flusher(spool, warehouse)
+    for _ in range(MAX_TRIES + 1):
+        flushing.flush()
+    assert (stored(warehouse, tenant), flushing.dead_letters) == ((7, 7), 1)
+    (grave,) = (tmp_path / "dead-letter").iterdir()
+    assert [segment.body_digest_of(grave.read_bytes())] == [segment.digest(tenant, broken)]
+
+
+def test_an_error_of_the_store_never_costs_a_segment(warehouse: Warehouse, tmp_path: Path) -> None:
+    tenant, spool = uuid.uuid4().hex, Spool(tmp_path, 10**9)
+    put(spool, tenant, [body(2)])
+    flushing = flusher(spool, warehouse)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warehouse, "insert_otlp", refuse("Code: 241. DB::Exception: Memory limit exceeded"))
+        for _ in range(3 * MAX_TRIES):
+            flushing.flush()
+        patch.setattr(warehouse, "insert_otlp", refuse("Code: 9999. DB::Exception: nobody knows"))
+        for _ in range(3 * MAX_TRIES):
+            flushing.flush()
+    assert (flushing.dead_letters, len(spool.closed())) == (0, 1)
+    flushing.flush()
+    assert stored(warehouse, tenant) == (2, 2)
+
+
+def refuse(message: str) -> Callable[[Path, str], None]:
+    def insert(_path: Path, _token: str) -> None:
+        raise WarehouseError(f"warehouse: {message}")
+
+    return insert
+
+
+def test_a_model_whose_price_could_not_be_written_is_looked_up_again(warehouse: Warehouse, tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 10**9)
+    tenant = uuid.uuid4().hex
+    model = [(semconv.PROVIDER_NAME, "openai"), (semconv.RESPONSE_MODEL, "gpt-4.1-nano")]
+    put(spool, tenant, [one(*model, (semconv.USAGE_INPUT_TOKENS, 1))])
+    flushing = flusher(spool, warehouse)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warehouse, "put_prices", lambda _prices: refuse("away")(tmp_path, ""))
+        flushing.flush()
+    flushing.flush()
+    found = warehouse._client().query(f"SELECT price_state FROM requests WHERE tenant = '{tenant}'").result_rows
+    assert found == [("priced",)]

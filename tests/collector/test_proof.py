@@ -96,8 +96,8 @@ def ingest(folder: Path, die_after_inserts: int = 0) -> None:
 def _die_after(warehouse: Warehouse, inserts: int) -> None:
     insert, left = warehouse.insert_otlp, [inserts]
 
-    def counted(path: Path, token: str) -> None:
-        insert(path, token)
+    def counted(segment: Path, token: str) -> None:
+        insert(segment, token)
         left[0] -= 1
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -142,11 +142,9 @@ class Tally:
     set_aside: int = 0
     last: dict[str, object] = field(default_factory=dict)
 
-    def ingest(
-        self, folder: Path, seconds: float, die_after_inserts: int = 0, command: str = "ingest", bodies: int = 0
-    ) -> subprocess.Popen[bytes]:
+    def ingest(self, folder: Path, seconds: float, die_after_inserts: int = 0) -> subprocess.Popen[bytes]:
         """Run the pipeline for `seconds` after its first acknowledgement; it is still running then, or has died."""
-        process = start(command, str(folder), str(die_after_inserts))
+        process = start("ingest", str(folder), str(die_after_inserts))
         assert process.stdout is not None
         first = threading.Event()
 
@@ -160,10 +158,9 @@ class Tally:
         self._reader.start()
         if not first.wait(60):
             self.kill(process)
-            pytest.fail(f"{command} has acknowledged nothing in 60 s")
-        ends = time.monotonic() + seconds
-        while process.poll() is None and time.monotonic() < ends and (not bodies or len(self.acknowledged) < bodies):
-            time.sleep(0.02)
+            pytest.fail("the pipeline has acknowledged nothing in 60 s")
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
         return process
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
@@ -256,18 +253,6 @@ def test_a_power_cut_loses_and_doubles_nothing_that_was_acknowledged(disk: Disk,
     wrong = tally.check(folder)
     tally.report(f"{cuts} power cuts", wrong)
     assert wrong == {} and len(tally.acknowledged) > 20 and tally.last["unpriced"] == 0
-
-
-@pytest.mark.proof
-def test_a_merge_of_rows_that_the_spool_has_forgotten_survives_a_power_cut(disk: Disk) -> None:
-    """The merge replaces parts that a sync made durable, and the spool's next fdatasync makes their removal durable."""
-    folder, tally = disk.mount / "data", Tally()
-    process = tally.ingest(folder, 90, command="merge", bodies=31)
-    disk.cut()
-    tally.kill(process)
-    disk.off()
-    disk.on()
-    assert tally.check(folder) == {} and len(tally.acknowledged) == 31
 
 
 @pytest.mark.parametrize("damage", ["metadata", "status"])
@@ -463,37 +448,9 @@ def rss_mb() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
-def merge(folder: Path) -> None:
-    """Store 30 bodies durably, merge their parts, and acknowledge one more body."""
-    pipeline = Pipeline(folder, interval_s=3600)
-    pipeline.warehouse.command("SYSTEM STOP MERGES")
-    made = [(trace, body(trace)) for trace in (os.urandom(16) for _ in range(31))]
-    for n, (trace, one) in enumerate(made):
-        pipeline.spool.append([segment.frame(TENANT, one, time.time_ns() // 10**6, segment.digest(TENANT, one))])
-        if n < 30:
-            pipeline.flusher.flush()
-        if n == 29:
-            pipeline.flusher._settle_if_due(is_last=True)
-            assert pipeline.spool.closed() == []
-            pipeline.warehouse.command("SYSTEM START MERGES")
-            for table in ("otel_traces", "requests"):
-                pipeline.warehouse.command(f"OPTIMIZE TABLE {table} FINAL")
-            _wait_for_removal(pipeline.warehouse)
-        os.write(1, f"{trace.hex()}\n".encode())
-    time.sleep(600)
-
-
-def _wait_for_removal(warehouse: Warehouse) -> None:
-    query = "SELECT count() FROM system.parts WHERE NOT active AND table IN ('otel_traces', 'requests')"
-    ends = time.monotonic() + 60  # the store looks every 30 s
-    while warehouse._client().query(query).result_rows[0][0]:
-        assert time.monotonic() < ends, "the replaced parts are not removed"
-        time.sleep(0.1)
-
-
 if __name__ == "__main__":
     act, at = sys.argv[1], Path(sys.argv[2])
     if act == "ingest":
         ingest(at, int(sys.argv[3]))
     else:
-        {"check": check, "fill": fill, "merge": merge}[act](at)
+        {"check": check, "fill": fill}[act](at)

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from farthing.policy import Document
 from proxy.apply import PolicyFeed
 from proxy.upstream import Client
+from tests.proxy.test_upstream import Handler, server
 
 AWAY = "http://127.0.0.1:1"
 
@@ -56,39 +56,33 @@ def test_a_kept_file_that_cannot_be_trusted_is_ignored_and_the_proxy_starts(tmp_
     assert started(kept).document.version == 0
 
 
-def answering(*answers: tuple[int, bytes, str]) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+def answering(*answers: tuple[int, bytes, str]) -> Handler:
     """Answer with (status, body, etag) in turn, the last one for ever."""
     left = list(answers)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                await reader.readuntil(b"\r\n\r\n")
-                status, body, etag = left.pop(0) if len(left) > 1 else left[0]
-                head = f"HTTP/1.1 {status} X\r\netag: {etag}\r\ncontent-length: {len(body)}\r\n\r\n"
-                writer.write(head.encode() + body)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            status, body, etag = left.pop(0) if len(left) > 1 else left[0]
+            head = f"HTTP/1.1 {status} X\r\netag: {etag}\r\ncontent-length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            await writer.drain()
 
     return serve
 
 
-@pytest.mark.parametrize("bad", [b'{"version": 9, "policies": [{"name": "x"}]}', b'{"version": 9, "new": 1}', b"<html>"])
+@pytest.mark.parametrize("bad", [b'{"version": 9, "policies": [{"name": "x"}]}', b'{"version": 9, "new": 1}', b"<p>"])
 def test_a_document_that_cannot_be_read_is_rejected_whole_and_the_one_in_use_stays(tmp_path: Path, bad: bytes) -> None:
     async def main() -> None:
-        server = await asyncio.start_server(answering((200, document(8), '"a"'), (200, bad, '"b"')), "127.0.0.1", 0)
-        client = Client()
-        feed = PolicyFeed(client, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", tmp_path / "kept.json")
-        await feed.start()
-        while not feed.last_error:
-            await asyncio.sleep(0.01)
-        assert feed.document.version == 8
-        await feed.stop()
-        client.close()
-        server.close()
+        async with server(answering((200, document(8), '"a"'), (200, bad, '"b"'))) as url:
+            client = Client()
+            feed = PolicyFeed(client, url, tmp_path / "kept.json")
+            await feed.start()
+            while not feed.last_error:
+                await asyncio.sleep(0.01)
+            assert feed.document.version == 8
+            await feed.stop()
+            client.close()
 
     asyncio.run(main())
     assert started(tmp_path / "kept.json").document.version == 8
@@ -97,15 +91,13 @@ def test_a_document_that_cannot_be_read_is_rejected_whole_and_the_one_in_use_sta
 def test_a_bad_first_answer_does_not_stop_the_start(tmp_path: Path) -> None:
     async def main() -> None:
         for status, body in ((200, b"{}"), (500, b"no"), (404, b"")):
-            server = await asyncio.start_server(answering((status, body, "")), "127.0.0.1", 0)
-            client = Client()
-            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            feed = PolicyFeed(client, url, keep(tmp_path / "kept.json", document(3)))
-            await feed.start()
-            assert feed.document.version == 3 and feed.last_error and feed.fetched_at == 0
-            await feed.stop()
-            client.close()
-            server.close()
+            async with server(answering((status, body, ""))) as url:
+                client = Client()
+                feed = PolicyFeed(client, url, keep(tmp_path / "kept.json", document(3)))
+                await feed.start()
+                assert feed.document.version == 3 and feed.last_error and feed.fetched_at == 0
+                await feed.stop()
+                client.close()
 
     asyncio.run(main())
 
@@ -113,14 +105,12 @@ def test_a_bad_first_answer_does_not_stop_the_start(tmp_path: Path) -> None:
 def test_a_document_that_cannot_be_kept_is_used_all_the_same(tmp_path: Path) -> None:
     async def main() -> None:
         (tmp_path / "file").write_text("in the way")
-        server = await asyncio.start_server(answering((200, document(8), '"a"')), "127.0.0.1", 0)
-        client = Client()
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        feed = PolicyFeed(client, url, tmp_path / "file" / "kept.json")
-        await feed.start()
-        assert feed.document.version == 8
-        await feed.stop()
-        client.close()
-        server.close()
+        async with server(answering((200, document(8), '"a"'))) as url:
+            client = Client()
+            feed = PolicyFeed(client, url, tmp_path / "file" / "kept.json")
+            await feed.start()
+            assert feed.document.version == 8
+            await feed.stop()
+            client.close()
 
     asyncio.run(main())

@@ -12,6 +12,7 @@ from farthing.errors import LedgerError
 from farthing.policy import Facts
 from proxy.spend import Spend
 from proxy.upstream import Client
+from tests.proxy.test_upstream import body_of, server
 
 FACTS = Facts("default", team="t")
 Operations = list[dict[str, Any]]
@@ -23,34 +24,24 @@ def run(ledger: Ledger, act: Callable[[Spend], Awaitable[None]]) -> list[list[tu
     seen: list[list[tuple[str, str, int]]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-                operations = json.loads(await reader.readexactly(length))
-                seen.append([(o["op"], o["request_id"], o.get("amount_nusd", o.get("actual_nusd"))) for o in operations])
-                answer = ledger(operations)
-                if answer is None:
-                    break
-                body = answer[1] if isinstance(answer[1], bytes) else json.dumps(answer[1]).encode()
-                writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (answer[0], len(body), body))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+        while True:
+            operations = json.loads(await body_of(reader))
+            amounts = [o.get("amount_nusd", o.get("actual_nusd")) for o in operations]
+            seen.append([(o["op"], o["request_id"], amount) for o, amount in zip(operations, amounts, strict=True)])
+            answer = ledger(operations)
+            if answer is None:
+                break
+            body = answer[1] if isinstance(answer[1], bytes) else json.dumps(answer[1]).encode()
+            writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (answer[0], len(body), body))
 
     async def main() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        client = Client()
-        spend = Spend(client, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        try:
+        async with server(serve) as url:
+            client = Client()
+            spend = Spend(client, url)
             await act(spend)
             await spend.drain(5.0)
             assert spend.waiting == 0
-        finally:
             client.close()
-            server.close()
-            await asyncio.sleep(0)
 
     asyncio.run(main())
     return seen

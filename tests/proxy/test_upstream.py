@@ -5,7 +5,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -18,23 +18,36 @@ QUICK = Timeouts(connect=1.0, headers=0.2, between=0.2)
 
 @asynccontextmanager
 async def server(handler: Handler) -> AsyncIterator[str]:
+    """Serve connections with `handler`; at the end each one is closed before the event loop is."""
+    open_ones: set[asyncio.Task[None] | None] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        open_ones.add(asyncio.current_task())
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await handler(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
     listening = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
     finally:
         listening.close()
+        await asyncio.sleep(0.01)
+        for task in filter(None, open_ones):
+            task.cancel()
+        await asyncio.gather(*filter(None, open_ones))
 
 
 async def head(reader: asyncio.StreamReader) -> bytes:
     return await reader.readuntil(b"\r\n\r\n")
+
+
+async def body_of(reader: asyncio.StreamReader) -> bytes:
+    """Read one request and return its body."""
+    length = (await head(reader)).lower().split(b"content-length: ")[1].split(b"\r\n")[0]
+    return await reader.readexactly(int(length))
 
 
 def answering(*answers: bytes) -> Handler:

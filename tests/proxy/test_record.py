@@ -1,0 +1,79 @@
+"""proxy/record.py: each span reaches the collector once, whatever the collector does in between."""
+from __future__ import annotations
+
+import asyncio
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from farthing.policy import Facts
+from proxy.call import Call
+from proxy.record import Recorder
+from proxy.upstream import Client
+from tests.proxy.test_upstream import Handler, body_of, server
+
+
+def call(number: int) -> Call:
+    return Call(f"req_{number}", b"t" * 16, b"s" * 8, b"", Facts("default"), asked_model=f"m{number}")
+
+
+def names(body: bytes) -> list[str]:
+    spans = ExportTraceServiceRequest.FromString(body).resource_spans[0].scope_spans[0].spans
+    return [span.name for span in spans]
+
+
+def collector(bodies: list[bytes], statuses: list[int | None]) -> Handler:
+    """Take bodies and answer with `statuses` in turn, then 200; None breaks the connection off."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            bodies.append(await body_of(reader))
+            status = statuses.pop(0) if statuses else 200
+            if status is None:
+                break
+            writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 0\r\n\r\n" % status)
+
+    return serve
+
+
+def sent(statuses: list[int | None]) -> tuple[list[bytes], Recorder]:
+    bodies: list[bytes] = []
+
+    async def main() -> Recorder:
+        async with server(collector(bodies, statuses)) as url:
+            client = Client()
+            recorder = Recorder(client, url, "test")
+            recorder.start()
+            recorder.put(call(1))
+            while statuses:
+                await asyncio.sleep(0.01)
+            recorder.put(call(2))
+            await recorder.stop(10.0)
+            client.close()
+        return recorder
+
+    return bodies, asyncio.run(main())
+
+
+def test_a_batch_is_sent_again_unchanged_so_that_the_collector_knows_it() -> None:
+    bodies, recorder = sent([None, 503])
+    assert bodies[0] == bodies[1] and [name for body in set(bodies) for name in names(body)].count("chat m1") == 1
+    assert (recorder.sent, recorder.dropped, recorder.waiting) == (2, 0, 0)
+
+
+def test_a_batch_that_is_refused_for_good_is_counted_and_the_next_one_goes_on() -> None:
+    bodies, recorder = sent([400])
+    assert [names(body) for body in bodies] == [["chat m1"], ["chat m2"]]
+    assert (recorder.sent, recorder.dropped) == (1, 1)
+
+
+def test_what_cannot_be_sent_before_the_end_is_counted() -> None:
+    async def main() -> Recorder:
+        recorder = Recorder(Client(), "http://127.0.0.1:1", "test")
+        recorder.start()
+        for number in range(3):
+            recorder.put(call(number))
+        await recorder.stop(0.4)
+        return recorder
+
+    recorder = asyncio.run(main())
+    assert (recorder.sent, recorder.dropped) == (0, 3)
