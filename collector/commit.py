@@ -62,7 +62,7 @@ class GroupCommit:
             try:
                 await asyncio.to_thread(self._spool.append, [framed for framed, _, _ in batch])
             except Exception as raised:  # noqa: BLE001 - whatever it was, every waiting sender must hear of it
-                error = raised
+                error = raised.with_traceback(None)  # it would hold this frame, which holds the bodies
             for _, done, body_digest in batch:
                 self._resolve(done, body_digest, error)
 

@@ -24,7 +24,7 @@ _TABLES = {  # table -> what identifies a row's span there
     "requests": _IDS,
 }
 _MARKS = {"SpanAttributes": "otel_traces", "price_state": "requests", "avoidable_usd": "findings"}
-_PART = re.compile(r"([^_]+)_(\d+)_(\d+)_(\d+)(?:_\d+)?")  # not tmp_merge_… nor delete_tmp_…
+_PART = re.compile(r"([^_]+)_(\d+)_(\d+)_(\d+)(?:_(\d+))?")  # not tmp_merge_… nor delete_tmp_…
 
 Run = Callable[[str], Any]  # runs one statement and returns its rows
 
@@ -114,10 +114,12 @@ def _range(name: str) -> tuple[str, int, int]:
     return match.group(1), int(match.group(2)), int(match.group(3))
 
 
-def _extent(part: Path) -> tuple[int, int]:
-    """Sort key: the widest range of blocks, then the newest form of it."""
-    _, first, last = _range(part.name)
-    return last - first, int(part.stat().st_mtime_ns)
+def _extent(part: Path) -> tuple[int, int, int]:
+    """Sort key: the widest range of blocks, then the newest form of it (level of merges, version of deletions)."""
+    match = _PART.fullmatch(part.name)
+    assert match is not None
+    first, last, level, version = (int(number or 0) for number in match.groups()[1:])
+    return last - first, level, version
 
 
 def _attach(run: Run, table: str, part: Path, detached: Path) -> bool:

@@ -4,8 +4,6 @@ The second is generated from the alias table of `semconv`, so that a dialect is 
 """
 from __future__ import annotations
 
-import re
-
 from farthing import semconv
 
 _ANY = (
@@ -26,24 +24,6 @@ OTLP_STRUCTURE = (
     f"scope_spans Array(Tuple(scope Tuple(name String, version String), spans Array({_SPAN}))))), "
     "farthing_tenant String, farthing_received_ms UInt64"
 )
-
-
-def _known_keys() -> list[str]:
-    """Return attribute keys that every instrumentation sends and that hold no content."""
-    named = [value for name, value in vars(semconv).items() if name.isupper() and isinstance(value, str)]
-    keys = {*named, *(key for names in semconv.ALIASES.values() for key in names)}
-    return sorted(key for key in keys if not key.startswith(semconv.CONTENT_PREFIXES))
-
-
-def _without_content(attributes: str) -> str:
-    """Return SQL that drops the attributes whose keys say that they hold content.
-
-    Most keys are known to hold none; looking them up takes a quarter of what matching them takes.
-    """
-    pattern = "|".join(re.escape(prefix) for prefix in semconv.CONTENT_PREFIXES).replace("\\", "\\\\")
-    known = ", ".join(f"'{key}'" for key in _known_keys())
-    key = "tupleElement(kv, 'key')"
-    return f"arrayFilter(kv -> {key} IN ({known}) OR NOT match({key}, '^(?:{pattern})'), {attributes})"
 
 
 def _map(attributes: str) -> str:
@@ -93,7 +73,7 @@ def explode_spans(source: str = "otlp_in") -> str:
     tupleElement(status, 'message') AS StatusMessage,
     arrayMap(t -> {_time("t")}, tupleElement(events, 'time_unix_nano')) AS `Events.Timestamp`,
     tupleElement(events, 'name') AS `Events.Name`,
-    arrayMap(attributes -> {_map(_without_content("attributes"))}, tupleElement(events, 'attributes')) AS `Events.Attributes`,
+    arrayMap(attributes -> {_map("attributes")}, tupleElement(events, 'attributes')) AS `Events.Attributes`,
     arrayMap(id -> lower(hex(id)), tupleElement(links, 'trace_id')) AS `Links.TraceId`,
     arrayMap(id -> lower(hex(id)), tupleElement(links, 'span_id')) AS `Links.SpanId`,
     tupleElement(links, 'trace_state') AS `Links.TraceState`,
@@ -103,7 +83,7 @@ def explode_spans(source: str = "otlp_in") -> str:
 FROM (
     SELECT tenant, ReceivedAt, ResourceAttributes, scope_name, scope_version, {columns},
         tupleElement(s, 'start_time_unix_nano') AS started, tupleElement(s, 'end_time_unix_nano') AS ended,
-        {_without_content("tupleElement(s, 'attributes')")} AS attributes
+        tupleElement(s, 'attributes') AS attributes
     FROM (
         SELECT tenant, ReceivedAt, ResourceAttributes, tupleElement(tupleElement(ss, 'scope'), 'name') AS scope_name,
             tupleElement(tupleElement(ss, 'scope'), 'version') AS scope_version, arrayJoin(tupleElement(ss, 'spans')) AS s

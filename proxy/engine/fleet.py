@@ -88,7 +88,7 @@ class Fleet:
             for (engine, dtype), names in self._names.items():
                 if self.state == "loading":
                     self._add(self._load_one(engine, dtype, names))
-        except Exception as error:  # whatever it is, /healthz must tell it instead of `loading` for ever
+        except Exception as error:  # noqa: BLE001 - whatever it is, /healthz must tell it instead of `loading` for ever
             self.error = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
             print(f"engine: {self.error}", file=sys.stderr)
         with self._closing:

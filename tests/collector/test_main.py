@@ -343,3 +343,19 @@ def test_a_key_is_optional_on_a_loopback_address_unless_it_is_asked_for(warehous
     assert (local.tenant({}), local.tenant({"authorization": "Bearer k"})) == ("default", "acme")
     with pytest.raises(IngestError):
         strict.tenant({})
+
+
+def test_prompts_and_answers_are_not_stored_but_their_lengths_are(
+    sender: Sender, warehouse: Warehouse, shared: Callable[[str], Path]
+) -> None:
+    for dialect in ("genai-openai-content1", "openllmetry-content1"):
+        body = shared(f"fixtures/otlp/{dialect}/traces-00.bin").read_bytes()
+        assert b"jane@example.com" in body and sender.post(body)[0] == 200
+    rows(sender, warehouse)
+    found = warehouse._client().query(
+        "SELECT countIf(toString(tuple(*)) LIKE '%jane@example.com%'), "
+        "countIf(SpanAttributes['gen_ai.input.messages.length'] != '') "
+        f"FROM otel_traces WHERE Tenant = '{sender.tenant}'"
+    )
+    ((leaked, measured),) = found.result_rows
+    assert leaked == 0 and measured > 0

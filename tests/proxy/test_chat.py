@@ -454,6 +454,7 @@ CASES: dict[str, tuple[Behaviour, dict[str, Any], tuple[int, str, str]]] = {
     "an error first": (streams(ERROR_EVENT), {"stream": True}, (200, "upstream_error", HOLD)),
     "cut before an event": (streams(EVENTS, cut_at=10), {"stream": True}, (200, "upstream_error", HOLD)),
     "cut in the middle": (streams(EVENTS, cut_at=len(DELTAS) // 2), {"stream": True}, (200, "upstream_error", HOLD)),
+    "cut with a count so far": (streams(chunk({}, USAGE) + b"x", 999), {"stream": True}, (200, "upstream_error", HOLD)),
     "ended in the middle": (streams(DELTAS[: len(DELTAS) // 2]), {"stream": True}, (200, "upstream_error", HOLD)),
 }  # fmt: skip
 
@@ -710,6 +711,7 @@ def test_a_repeat_is_answered_from_the_cache_and_costs_nothing(rig: Rig, stream:
     (streams(DELTAS + LAST, cut_at=len(DELTAS + LAST)), True),
     (streams(DELTAS + LAST + ERROR_EVENT + DONE), True),
     (streams(DELTAS + DONE), True),
+    (streams(DELTAS + LAST), True),
 ])  # fmt: skip
 def test_the_cache_keeps_whole_good_answers_only(rig: Rig, behave: Behaviour, stream: bool) -> None:
     team = rig.budget()

@@ -86,7 +86,7 @@ def test_runs_cut_rows_where_a_slot_is_missing() -> None:
 
 
 def test_an_unknown_dtype_names_the_ones_that_there_are(weights: Path) -> None:
-    with pytest.raises(EngineError, match="dtype 'int3' is not supported.*float32, bfloat16"):
+    with pytest.raises(EngineError, match=r"dtype 'int3' is not supported.*float32, bfloat16"):
         load_model(weights, "int3")
 
 

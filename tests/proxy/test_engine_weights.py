@@ -60,7 +60,7 @@ def test_a_missing_weight_package_is_one_line_that_says_what_to_install(monkeypa
 
 
 def test_an_unknown_engine_names_the_ones_that_there_are() -> None:
-    with pytest.raises(EngineError, match="engine 'gpt-7' is not bundled.*smollm2-135m"):
+    with pytest.raises(EngineError, match=r"engine 'gpt-7' is not bundled.*smollm2-135m"):
         locate_gguf("gpt-7")
 
 
