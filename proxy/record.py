@@ -126,8 +126,9 @@ def _usage(call: Call) -> list[Attribute]:
 class Recorder:
     """Sends spans to the collector in the background."""
 
-    def __init__(self, client: Client, collector_url: str, service: str) -> None:
+    def __init__(self, client: Client, collector_url: str, service: str, ingest_key: str = "") -> None:
         self._client = client
+        self._headers = (*_HEADERS, (semconv.HEADER_TENANT_KEY, ingest_key)) if ingest_key else _HEADERS
         self._url = f"{collector_url}/v1/traces"
         self._resource = (("service.name", service),)
         self._spans: deque[bytes] = deque()
@@ -173,7 +174,7 @@ class Recorder:
             self._batch = [self._spans.popleft() for _ in range(min(_BATCH, len(self._spans)))]
         body = otlp.traces(self._resource, semconv.PROXY_SCOPE, "1", self._batch)
         try:
-            response = await self._client.request("POST", self._url, body, _HEADERS, _TIMEOUTS)
+            response = await self._client.request("POST", self._url, body, self._headers, _TIMEOUTS)
             answer = await response.read()
         except UpstreamError as error:
             log.debug("collector: %s", error)

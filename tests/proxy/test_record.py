@@ -66,6 +66,24 @@ def test_a_batch_that_is_refused_for_good_is_counted_and_the_next_one_goes_on() 
     assert (recorder.sent, recorder.dropped) == (1, 1)
 
 
+def test_a_collector_that_wants_a_key_gets_the_one_of_the_proxy_s_tenant() -> None:
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 X\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+
+    async def main() -> None:
+        async with server(serve) as url:
+            recorder = Recorder(Client(), url, "test", ingest_key="k1")
+            recorder.start()
+            recorder.put(call(1))
+            await recorder.stop(5.0)
+
+    asyncio.run(main())
+    assert b"x-farthing-key: k1\r\n" in heads[0]
+
+
 def test_what_cannot_be_sent_before_the_end_is_counted() -> None:
     async def main() -> Recorder:
         recorder = Recorder(Client(), "http://127.0.0.1:1", "test")
