@@ -284,7 +284,8 @@ CANARIES = {
     "key": "sk-proj-cAnArYcAnArYcAnArY00", "mail": "canary.bird@example.com", "card": "4111 1111 1111 1111",
     "token": "eyJjYW5hcnkiOiJjYW5hcnkifQ.eyJjYW5hcnkiOiJjYW5hcnkifQ.cAnArYcAnArY",
 }  # fmt: skip
-NEEDLES = (b"cAnArY", b"canary.bird", b"4111", b"eyJjYW5hcnki")
+# Long ones only: four bytes turn up by chance in the megabytes of a store.
+NEEDLES = (b"cAnArY", b"canary.bird", b"1111 1111 1111", b"eyJjYW5hcnki")
 
 
 def canary_body() -> bytes:
