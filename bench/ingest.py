@@ -39,7 +39,7 @@ LIMITS = {
     "over_ceiling_at_10k": 3.0,
     "over_ceiling_at_50k": 3.0,
 }
-SIZES = {"10k": 10_240, "50k": 51_200}  # spans in one insert
+SIZES = {"10k": (10_240, 5), "50k": (51_200, 2)}  # spans between two flushes, and flushes in a round
 SPANS_IN_BODY = 512
 Message = MutableMapping[str, Any]
 TABLES = {"otel_traces": "Tenant", "requests": "tenant"}
@@ -70,20 +70,25 @@ def _arguments() -> argparse.Namespace:
 
 async def measure(folder: Path, rounds: int) -> dict[str, float]:
     """Return CPU µs per span of the collector and of the ceiling, at each size, measured in turns."""
-    tenants = [f"{size}-{number}" for number in range(rounds + 1) for size in SIZES]
+    names = [f"{size}-{n}" for size, (_, flushes) in SIZES.items() for n in range(flushes)]
+    tenants = [f"{number}-{name}" for number in range(rounds + 1) for name in names]
     settings = Settings(
-        data_dir=folder, flush_interval_s=3600, ingest_keys=tuple(IngestKey(f"key-{one}", one) for one in tenants)
+        data_dir=folder,
+        collector_grpc_port=0,
+        flush_interval_s=3600,
+        ingest_keys=tuple(IngestKey(f"key-{one}", one) for one in tenants),
     )
     warehouse = Warehouse(settings.warehouse_dsn)
-    bodies = [body(number) for number in range(max(SIZES.values()) // SPANS_IN_BODY)]
+    bodies = [body(number) for number in range(max(spans for spans, _ in SIZES.values()) // SPANS_IN_BODY)]
     application = Application(app(settings, warehouse))
     await application.start()
     runs: dict[str, list[float]] = {}
-    for tenant in tenants:  # the first round warms up
-        size, number = tenant.split("-")
-        found = await _round(application, warehouse, tenant, bodies[: SIZES[size] // SPANS_IN_BODY])
-        for name, value in found.items() if number != "0" else ():
-            runs.setdefault(f"{name}_at_{size}", []).append(value)
+    for number in range(rounds + 1):  # the first round warms up
+        for size, (spans, flushes) in SIZES.items():
+            sending = [(f"{number}-{size}-{n}", bodies[: spans // SPANS_IN_BODY]) for n in range(flushes)]
+            found = await _round(application, warehouse, sending)
+            for name, value in found.items() if number else ():
+                runs.setdefault(f"{name}_at_{size}", []).append(value)
     await application.stop()
     warehouse.close()
     figures = {name: round(statistics.median(values), 2) for name, values in runs.items()}
@@ -92,24 +97,32 @@ async def measure(folder: Path, rounds: int) -> dict[str, float]:
         ratios = [one / other for one, other in zip(ours, ceiling, strict=True)]
         figures[f"over_ceiling_at_{size}"] = round(statistics.median(ratios), 2)
     for name, value in figures.items():
-        print(f"{name:32} {value:8.2f}   of {[round(one, 2) for one in runs.get(name, [])]}")
-    print(f"{'peak RSS':32} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024:8} MB")
+        print(f"{name:36} {value:8.2f}   of {[round(one, 2) for one in runs.get(name, [])]}")
+    print(f"{'peak RSS':36} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024:8} MB")
     return figures
 
 
-async def _round(application: Application, warehouse: Warehouse, tenant: str, bodies: list[bytes]) -> dict[str, float]:
-    spans = len(bodies) * SPANS_IN_BODY
+async def _round(
+    application: Application, warehouse: Warehouse, sending: list[tuple[str, list[bytes]]]
+) -> dict[str, float]:
+    """Send, flush and merge, beginning with empty tables; then insert the finished rows in the same portions."""
+    spans = sum(len(bodies) for _, bodies in sending) * SPANS_IN_BODY
+    for table in TABLES:
+        warehouse.command(f"TRUNCATE TABLE {table}")
+    received = stored = 0.0
+    for tenant, bodies in sending:
 
-    async def send() -> None:
-        statuses = await asyncio.gather(*(application.post("/v1/traces", one, f"key-{tenant}") for one in bodies))
-        assert set(statuses) == {200}, statuses
+        async def send(tenant: str = tenant, bodies: list[bytes] = bodies) -> None:
+            statuses = await asyncio.gather(*(application.post("/v1/traces", one, f"key-{tenant}") for one in bodies))
+            assert set(statuses) == {200}, statuses
 
-    async def flush() -> None:
-        assert await application.post("/v1/flush", b"", "") == 200
+        async def flush() -> None:
+            assert await application.post("/v1/flush", b"", "") == 200
 
-    received = await _cpu_us(send)
-    stored = await _cpu_us(flush)
-    ceiling = await _ceiling(warehouse, tenant, spans)
+        received += await _cpu_us(send)
+        stored += await _cpu_us(flush)
+    stored += await _cpu_us(lambda: _merged(warehouse))
+    ceiling = await _ceiling(warehouse, [tenant for tenant, _ in sending], spans)
     return {
         "cpu_us_per_span": (received + stored) / spans,
         "receive_and_spool_us_per_span": received / spans,
@@ -118,25 +131,37 @@ async def _round(application: Application, warehouse: Warehouse, tenant: str, bo
     }
 
 
-async def _ceiling(warehouse: Warehouse, tenant: str, spans: int) -> float:
-    """Return CPU µs of inserting the tenant's finished rows once more, into empty tables of the same make."""
+async def _ceiling(warehouse: Warehouse, tenants: list[str], spans: int) -> float:
+    """Return CPU µs of inserting finished rows once more, into empty tables of the same make."""
     single = "SETTINGS max_threads = 1, max_insert_threads = 1"
-    for table, column in TABLES.items():
+    for table in TABLES:
         warehouse.command(f"CREATE TABLE ready_{table} AS {table} ENGINE = Memory")
-        warehouse.command(f"INSERT INTO ready_{table} SELECT * FROM {table} WHERE {column} = '{tenant}'")
+        warehouse.command(f"INSERT INTO ready_{table} SELECT * FROM {table}")
         found = warehouse._client().query(f"SELECT count() FROM ready_{table}").result_rows[0][0]
         assert found == spans, f"{table} holds {found} of {spans} spans"
         warehouse.command(f"CREATE TABLE ceiling_{table} AS {table}")
 
     async def insert() -> None:
-        for table in TABLES:
-            warehouse.command(f"INSERT INTO ceiling_{table} SELECT * FROM ready_{table} {single}")
+        for tenant in tenants:
+            for table, column in TABLES.items():
+                rows = f"SELECT * FROM ready_{table} WHERE {column} = '{tenant}'"
+                warehouse.command(f"INSERT INTO ceiling_{table} {rows} {single}")
+        await _merged(warehouse)
 
     taken = await _cpu_us(insert)
     for table in TABLES:
         warehouse.command(f"DROP TABLE ready_{table}")
         warehouse.command(f"DROP TABLE ceiling_{table}")
     return taken
+
+
+async def _merged(warehouse: Warehouse) -> None:
+    """Wait until no merge is under way."""
+    quiet = 0
+    while quiet < 3:
+        merging = warehouse._client().query("SELECT count() FROM system.merges").result_rows[0][0]
+        quiet = 0 if merging else quiet + 1
+        await asyncio.sleep(0.1)
 
 
 async def _cpu_us(act: Callable[[], Awaitable[None]]) -> float:

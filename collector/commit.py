@@ -8,12 +8,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 
-from collector.spool import DIGESTS_KEPT_S, SEGMENT_BYTES, Spool
+from collector.spool import DIGESTS_KEPT_S, SEGMENT_BYTES, SEGMENT_SPANS, Spool
 from farthing.warehouse import segment as record
 
 REMEMBERED_S = DIGESTS_KEPT_S  # seconds that a body is remembered
 REMEMBERED = 200_000  # bodies remembered at most
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A body that is on its way to the disk."""
+
+    framed: bytes
+    digest: bytes
+    spans: int
+    done: asyncio.Future[None]
 
 
 class GroupCommit:
@@ -24,12 +35,12 @@ class GroupCommit:
         before = spool.recent_digests(REMEMBERED_S)
         self._seen: OrderedDict[bytes, float] = OrderedDict.fromkeys(before, time.monotonic())
         self._in_flight: dict[bytes, asyncio.Future[None]] = {}
-        self._waiting: list[tuple[bytes, asyncio.Future[None], bytes]] = []
+        self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
         self.duplicates = 0  # bodies acknowledged without being written again
 
-    async def put(self, tenant: str, body: bytes) -> bool:
-        """Return once `body` is on the disk; False where it had been stored before.
+    async def put(self, tenant: str, body: bytes, spans: int = 0) -> bool:
+        """Return once `body`, of so many spans, is on the disk; False where it had been stored before.
 
         Raises:
             SpoolFullError: it could not be written; nothing was kept.
@@ -43,14 +54,14 @@ class GroupCommit:
             self.duplicates += 1
             await asyncio.shield(first)
             return False
-        await asyncio.shield(self._enqueue(tenant, body, body_digest))
+        await asyncio.shield(self._enqueue(tenant, body, body_digest, spans))
         return True
 
-    def _enqueue(self, tenant: str, body: bytes, body_digest: bytes) -> asyncio.Future[None]:
+    def _enqueue(self, tenant: str, body: bytes, body_digest: bytes, spans: int) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         framed = record.frame(tenant, body, time.time_ns() // 1_000_000, body_digest)
         self._in_flight[body_digest] = done
-        self._waiting.append((framed, done, body_digest))
+        self._waiting.append(_Waiting(framed, body_digest, spans, done))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write_waiting())
         return done
@@ -60,17 +71,20 @@ class GroupCommit:
             batch = self._next_batch()
             error: Exception | None = None
             try:
-                await asyncio.to_thread(self._spool.append, [framed for framed, _, _ in batch])
+                spans = sum(one.spans for one in batch)
+                await asyncio.to_thread(self._spool.append, [one.framed for one in batch], spans)
             except Exception as raised:  # noqa: BLE001 - whatever it was, every waiting sender must hear of it
                 error = raised.with_traceback(None)  # it would hold this frame, which holds the bodies
-            for _, done, body_digest in batch:
-                self._resolve(done, body_digest, error)
+            for one in batch:
+                self._resolve(one.done, one.digest, error)
 
-    def _next_batch(self) -> list[tuple[bytes, asyncio.Future[None], bytes]]:
+    def _next_batch(self) -> list[_Waiting]:
         """Take what fits into one segment; a spool that refuses a batch refuses no more than that."""
-        size = taken = 0
-        while taken < len(self._waiting) and (not taken or size + len(self._waiting[taken][0]) <= SEGMENT_BYTES):
-            size += len(self._waiting[taken][0])
+        size = spans = taken = 0
+        for one in self._waiting:
+            size, spans = size + len(one.framed), spans + one.spans
+            if taken and (size > SEGMENT_BYTES or spans > SEGMENT_SPANS):
+                break
             taken += 1
         batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
         return batch

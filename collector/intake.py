@@ -118,7 +118,7 @@ class Intake:
         else:
             screened = await self._screened_aside(delivery)
         if screened.spans:
-            await self._commit.put(delivery.tenant, screened.body)
+            await self._commit.put(delivery.tenant, screened.body, screened.spans)
         self.counts.cuts += screened.cuts
         if not screened.rejected:
             return Outcome(screened.spans)

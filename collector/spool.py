@@ -19,7 +19,8 @@ from farthing.warehouse import segment as record
 
 log = logging.getLogger(__name__)
 
-SEGMENT_BYTES = 16 * 1024 * 1024  # bytes past which a segment is closed; bounds the memory of one insert
+SEGMENT_BYTES = 48 * 1024 * 1024  # bytes past which a segment is closed; bounds the memory of one insert
+SEGMENT_SPANS = 200_000  # likewise; 8,000,000 empty spans, 16 MB, take 2.4 GB to insert
 MIN_FREE_BYTES = 64 * 1024 * 1024  # bytes that appends leave free on the disk, for the store's own merges
 DIGESTS_KEPT_S = 900.0  # seconds that the digests of a forgotten segment stay on the disk
 _SUFFIX = ".otlp"
@@ -59,9 +60,10 @@ class Spool:
         self._file: int | None = None  # descriptor of the open segment; None = the next append begins one
         self._path = folder
         self._size = 0
+        self._spans = 0  # in the open segment, as far as `append` was told
         self._pruned_at = 0.0
 
-    def append(self, records: Iterable[bytes]) -> None:
+    def append(self, records: Iterable[bytes], spans: int = 0) -> None:
         """Write records and return once they are on the disk.
 
         Raises:
@@ -70,7 +72,7 @@ class Spool:
         buffer = b"".join(records)
         with self._lock:
             self._refuse_past_limits(len(buffer))
-            if self._size and self._size + len(buffer) > SEGMENT_BYTES:
+            if self._size + len(buffer) > SEGMENT_BYTES or self._spans + spans > SEGMENT_SPANS:
                 self.rotate()
             try:
                 descriptor = self._opened()
@@ -80,6 +82,7 @@ class Spool:
                 self._cut_back()
                 raise SpoolFullError(f"the spool {self.folder} cannot be written: {error.strerror}") from error
             self._size += len(buffer)
+            self._spans += spans
             self.held_bytes += len(buffer)
 
     def rotate(self) -> None:
@@ -93,7 +96,7 @@ class Spool:
                 self._closed.append(Segment(self._path, self._size))
             else:
                 self._path.unlink()
-            self._size = 0
+            self._size = self._spans = 0
 
     def closed(self) -> list[Segment]:
         """Return the closed segments that are still held, oldest first."""
@@ -171,7 +174,7 @@ class Spool:
         if self._file is None:
             path = self.folder / f"{self._epoch:019d}-{self._sequence:08d}{_SUFFIX}"
             self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_EXCL, 0o600)
-            self._path, self._size = path, 0
+            self._path, self._size, self._spans = path, 0, 0
             self._sequence += 1
             _sync_folder(self.folder)
         return self._file

@@ -36,3 +36,15 @@ def test_a_body_that_was_refused_is_not_taken_for_a_duplicate(tmp_path: Path) ->
         return [*map(type, refused), await group.put("acme", b"same"), await group.put("acme", b"same")]
 
     assert asyncio.run(send()) == [SpoolFullError, SpoolFullError, True, False]
+
+
+def test_bodies_of_many_small_spans_share_no_segment(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 10**9)
+
+    async def send() -> None:
+        group = GroupCommit(spool)
+        await asyncio.gather(*(group.put("acme", b"%d" % n, spans=90_000) for n in range(5)))
+
+    asyncio.run(send())
+    spool.rotate()
+    assert len(spool.closed()) == 3

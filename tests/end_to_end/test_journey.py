@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
@@ -42,13 +43,26 @@ print(json.dumps(out))
 """
 
 
+_opened: list[openai.OpenAI] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed_clients() -> Iterator[None]:
+    """Close every client that a test opened; a forgotten socket would fail whichever test runs next."""
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
 def team() -> str:
     return f"team-{uuid.uuid4().hex[:10]}"
 
 
 def client(platform: Platform, name: str, **extra: Any) -> openai.OpenAI:
     headers = {"x-farthing-tags": f"team={name}"}
-    return openai.OpenAI(base_url=f"{platform.url('proxy')}/v1", api_key="any", default_headers=headers, **extra)
+    opened = openai.OpenAI(base_url=f"{platform.url('proxy')}/v1", api_key="any", default_headers=headers, **extra)
+    _opened.append(opened)
+    return opened
 
 
 def ask(asking: openai.OpenAI, prompt: str, model: str = CHEAP, max_tokens: int = 4) -> Any:
