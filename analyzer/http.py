@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from farthing.serving import Receive, Scope, Send
+from farthing.serving import Receive, Scope, Send, answer
 
 MAX_BODY = 64 * 1024  # bytes
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
@@ -81,10 +81,4 @@ async def read(scope: Scope, receive: Receive) -> Request:
 
 async def send(response: Response, to: Send) -> None:
     """Send an answer."""
-    headers = [
-        (b"content-type", response.content_type.encode()),
-        (b"content-length", str(len(response.body)).encode()),
-        *_SAFE,
-    ]
-    await to({"type": "http.response.start", "status": response.status, "headers": headers})
-    await to({"type": "http.response.body", "body": response.body})
+    await answer(to, response.status, response.body, response.content_type.encode(), _SAFE)

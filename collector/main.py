@@ -15,7 +15,7 @@ from collector.pricing import Pricing
 from collector.spool import Spool
 from farthing.errors import IngestError, ServeError, SpoolFullError
 from farthing.prices import PriceBook
-from farthing.serving import Asgi, Receive, Scope, Send, Site, run
+from farthing.serving import Asgi, Receive, Scope, Send, Site, answer, run
 from farthing.settings import Settings
 from farthing.warehouse import Warehouse
 
@@ -180,9 +180,7 @@ class Collector:
 
 
 async def _answer(send: Send, status: int, body: bytes, content_type: str, *more: tuple[bytes, bytes]) -> None:
-    headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode()), *more]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await answer(send, status, body, content_type.encode(), more)
 
 
 def app(settings: Settings, warehouse: Warehouse) -> Asgi:

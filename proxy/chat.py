@@ -13,7 +13,7 @@ from contextlib import suppress
 from farthing import semconv
 from farthing.errors import UpstreamError
 from farthing.prices import Usage
-from farthing.serving import Receive, Scope, Send
+from farthing.serving import Headers, Receive, Scope, Send, answer
 from farthing.settings import Deployment, Settings
 from proxy.admit import Admission, Admitted
 from proxy.api_error import ApiError
@@ -25,8 +25,6 @@ from proxy.http import (
     JSON,
     ClientGoneError,
     ClientWatch,
-    Headers,
-    answer,
     begin_stream,
     read_body,
     refuse,

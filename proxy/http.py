@@ -1,17 +1,15 @@
-"""Small ASGI helpers of the proxy: read a body within a limit, know when the client has gone, answer."""
+"""Small ASGI helpers of the proxy: read a body within a limit, know when the client has gone, refuse."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Self
 
-from farthing.serving import Receive, Send
+from farthing.serving import Headers, Receive, Send, answer
 from proxy.api_error import ApiError
 
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 
 class ClientGoneError(Exception):
@@ -60,13 +58,6 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         if size > limit:
             raise ApiError(413, "request_too_large", f"the request is larger than {limit} bytes; send less context")
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def answer(send: Send, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
-    """Send a whole answer."""
-    fixed = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def begin_stream(send: Send, headers: Headers) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from farthing.fingerprint import load_key
-from farthing.serving import Asgi, Receive, Scope, Send, Site, run
+from farthing.serving import Asgi, Receive, Scope, Send, Site, answer, run
 from farthing.settings import Settings
 from proxy.admit import Admission
 from proxy.api_error import ApiError
@@ -19,7 +19,7 @@ from proxy.apply import PolicyFeed
 from proxy.cache import ExactCache
 from proxy.chat import Chat
 from proxy.dispatch import Deployments
-from proxy.http import JSON, answer, refuse
+from proxy.http import JSON, refuse
 from proxy.record import Recorder
 from proxy.spend import Spend
 from proxy.upstream import Client, Timeouts

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from farthing.serving import Receive, Send
+from farthing.serving import Headers, Receive, Send, answer
 from proxy.engine.protocol import RefusedError
 
 DONE = b"data: [DONE]\n\n"
@@ -36,13 +36,9 @@ async def read_body(receive: Receive, limit: int) -> bytes:
             return b"".join(parts)
 
 
-async def send_json(send: Send, status: int, content: Any, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+async def send_json(send: Send, status: int, content: Any, headers: Headers = ()) -> None:
     """Send `content` as the whole response."""
-    body = msgspec.json.encode(content)
-    length = (b"content-length", str(len(body)).encode())
-    start = ((b"content-type", b"application/json"), length, *headers)
-    await send({"type": "http.response.start", "status": status, "headers": list(start)})
-    await send({"type": "http.response.body", "body": body})
+    await answer(send, status, msgspec.json.encode(content), b"application/json", headers)
 
 
 async def send_refusal(send: Send, refusal: RefusedError) -> None:
