@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from collector.spool import free_bytes
+from farthing.disk import free_bytes
 
 BALLAST_BYTES = 64 * 1024 * 1024
 

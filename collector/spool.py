@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from farthing.disk import free_bytes
 from farthing.errors import SpoolFullError
 from farthing.warehouse import segment as record
 
@@ -215,12 +216,6 @@ class Spool:
 def digests_of(buffer: bytes) -> list[bytes]:
     """Return the body digests of all whole records in a segment's bytes."""
     return [record.body_digest_of(buffer[start:end]) for _, start, end in record.scan(buffer)]
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the bytes that are left to us on the disk of `folder`."""
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
 
 
 def _write_all(descriptor: int, buffer: bytes) -> None:

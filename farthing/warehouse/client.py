@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import threading
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
+from farthing.disk import free_bytes, sync_filesystem
 from farthing.errors import WarehouseError
 from farthing.prices import Price
 from farthing.warehouse import repair, view
@@ -209,13 +209,8 @@ class Warehouse:
 
     def sync(self) -> None:
         """Wait until all that was inserted is on the disk (embedded store); a server looks after its own."""
-        if self.path is None:
-            return
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            _syncfs(descriptor)
-        finally:
-            os.close(descriptor)
+        if self.path is not None:
+            sync_filesystem(self.path)
 
     def close(self) -> None:
         with self._lock:
@@ -339,16 +334,7 @@ def _refuse_if_in_use(path: Path) -> None:
 
 def _is_full(path: Path) -> bool:
     """Tell whether the store may not open for want of room; such a one is whole."""
-    disk = os.statvfs(path)
-    return disk.f_bavail * disk.f_frsize < 16 * 2**20
-
-
-def _syncfs(descriptor: int) -> None:
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if cast(int, libc.syncfs(descriptor)) != 0:
-        raise OSError(ctypes.get_errno(), "syncfs")
+    return free_bytes(path) < 16 * 2**20
 
 
 def _login(dsn: str) -> str:
