@@ -4,9 +4,6 @@ Run `python bench/engine.py`; the last line is one JSON object, and the exit cod
 """
 from __future__ import annotations
 
-import json
-import os
-import platform
 import sys
 import time
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from verdict import conclude
 
 from farthing.settings import Settings
 from proxy.engine.chat import ChatTokenizer, Message
@@ -30,7 +28,11 @@ REQUESTS = 8
 NEW_TOKENS = 24
 ROUNDS = 3  # the fastest counts: other work on the machine only ever slows one down
 TOPICS = ("rivers", "trains", "bread", "clouds", "music", "chess", "tea", "bees")
-LIMITS = {"float32_b8_over_b1": 2.0, "b8_bfloat16_over_float32": 1.0, "float32_same_tokens": 1.0}
+LIMITS = {
+    "float32_b8_over_b1": (">=", 2.0),
+    "b8_bfloat16_over_float32": (">=", 1.0),
+    "float32_same_tokens": (">=", 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -93,16 +95,7 @@ def main() -> int:
         figures[f"{dtype}_same_tokens"] = sum(a == b for a, b in zip(best[1].answers, best[8].answers, strict=True)) / 8
     speed_up = figures["bfloat16_b8_tokens_per_s"] / figures["float32_b8_tokens_per_s"]
     figures["b8_bfloat16_over_float32"] = round(speed_up, 2)
-    missed = [name for name, least in LIMITS.items() if figures[name] < least]
-    machine = {"cpus": os.cpu_count(), "cpu": _cpu_name(), "torch": torch.__version__, "threads": 1}
-    print(json.dumps({"bench": "engine", "figures": figures, "limits": LIMITS, "missed": missed, "machine": machine}))
-    return 1 if missed else 0
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
+    return conclude("engine", figures, LIMITS, torch=torch.__version__, threads=1)
 
 
 if __name__ == "__main__":

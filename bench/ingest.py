@@ -12,9 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import json
-import os
-import platform
 import random
 import resource
 import statistics
@@ -27,6 +24,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from verdict import conclude
+
 from collector.main import app
 from farthing import otlp, semconv
 from farthing.serving import Asgi, Scope
@@ -34,10 +33,10 @@ from farthing.settings import IngestKey, Settings
 from farthing.warehouse import Warehouse
 
 LIMITS = {
-    "cpu_us_per_span_at_10k": 20.0,
-    "cpu_us_per_span_at_50k": 16.0,
-    "over_ceiling_at_10k": 3.0,
-    "over_ceiling_at_50k": 3.0,
+    "cpu_us_per_span_at_10k": ("<=", 20.0),
+    "cpu_us_per_span_at_50k": ("<=", 16.0),
+    "over_ceiling_at_10k": ("<=", 3.0),
+    "over_ceiling_at_50k": ("<=", 3.0),
 }
 SIZES = {"10k": (10_240, 5), "50k": (51_200, 2)}  # spans between two flushes, and flushes in a round
 SPANS_IN_BODY = 512
@@ -54,11 +53,7 @@ def main() -> int:
     arguments = _arguments()
     with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
         figures = asyncio.run(measure(Path(folder), arguments.rounds))
-    missed = [name for name, limit in LIMITS.items() if figures[name] > limit]
-    limits = {name: f"<= {limit}" for name, limit in LIMITS.items()}
-    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "chdb": version("chdb")}
-    print(json.dumps({"bench": "ingest", "figures": figures, "limits": limits, "missed": missed, "machine": machine}))
-    return 1 if missed else 0
+    return conclude("ingest", figures, LIMITS, chdb=version("chdb"))
 
 
 def _arguments() -> argparse.Namespace:

@@ -8,9 +8,6 @@ itself, in the same run and on the same disk. Prints lines for people, then one 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import sqlite3
 import statistics
 import sys
@@ -22,6 +19,8 @@ from datetime import date
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from verdict import conclude
 
 from farthing.policy import Budget, CompiledDocument, Document, Facts, Policy, decide
 from policies.database import open_database
@@ -45,11 +44,7 @@ def main() -> int:
         print(f"{name:32} {value:8.2f} CPU µs")
     with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
         figures |= pairs_per_s(Path(folder), arguments.seconds, arguments.rounds)
-    missed = [name for name, (sign, limit) in LIMITS.items() if not _holds(figures[name], sign, limit)]
-    limits = {name: f"{sign} {limit}" for name, (sign, limit) in LIMITS.items()}
-    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
-    print(json.dumps({"bench": "ledger", "figures": figures, "limits": limits, "missed": missed, "machine": machine}))
-    return 1 if missed else 0
+    return conclude("ledger", figures, LIMITS, sqlite=sqlite3.sqlite_version)
 
 
 def _arguments() -> argparse.Namespace:
@@ -58,10 +53,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of which the median counts")
     parser.add_argument("--dir", default=None, help="folder on the disk to measure")
     return parser.parse_args()
-
-
-def _holds(value: float, sign: str, limit: float) -> bool:
-    return value <= limit if sign == "<=" else value >= limit
 
 
 

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import shutil
 import socket
 import subprocess
@@ -27,6 +26,8 @@ from pathlib import Path
 import httptools
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from verdict import conclude
 
 from farthing import http_json
 
@@ -52,11 +53,7 @@ def main() -> int:
     figures = measure(arguments)
     for name, value in figures.items():
         print(f"{name:28} {value:8.2f}" + (f"  (limit {LIMITS[name][1]})" if name in LIMITS else ""))
-    missed = [name for name, (_, limit) in LIMITS.items() if figures[name] > limit]
-    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "load1": round(os.getloadavg()[0], 1)}
-    limits = {name: f"{sign} {limit}" for name, (sign, limit) in LIMITS.items()}
-    print(json.dumps({"bench": "proxy", "figures": figures, "limits": limits, "missed": missed, "machine": machine}))
-    return 1 if missed else 0
+    return conclude("proxy", figures, LIMITS, load1=round(os.getloadavg()[0], 1))
 
 
 def _arguments() -> argparse.Namespace:

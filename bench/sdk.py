@@ -10,7 +10,6 @@ import argparse
 import gc
 import json
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -20,8 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from verdict import conclude
+
 VARIANTS = ("none", "genai-openai", "farthing")
-LIMITS = {"glue_us_per_call": 60.0, "glue_us_per_chunk": 3.0, "put_us": 30.0}
+LIMITS = {"glue_us_per_call": ("<=", 60.0), "glue_us_per_chunk": ("<=", 3.0), "put_us": ("<=", 30.0)}
 CHUNKS = 100
 USAGE = {"prompt_tokens": 120, "completion_tokens": 40, "total_tokens": 160}
 BASE = {"id": "c", "created": 1790000000, "model": "gpt-5-mini-2026-01-01"}
@@ -59,12 +60,9 @@ def report(rounds: int) -> int:
         "glue_us_per_chunk": round((ours["stream_us"] - genai["stream_us"]) / CHUNKS, 2),
         "put_us": round(ours["put_us"], 2),
     }
-    missed = [name for name, limit in LIMITS.items() if float(str(figures[name])) > limit]
     for name, value in figures.items():
-        print(f"{name}: {value}" + (f" (limit {LIMITS[name]})" if name in LIMITS else ""))
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(json.dumps({"bench": "sdk", "figures": figures, "limits": LIMITS, "missed": missed, "machine": machine}))
-    return 1 if missed else 0
+        print(f"{name}: {value}" + (f" (limit {LIMITS[name][1]})" if name in LIMITS else ""))
+    return conclude("sdk", figures, LIMITS)
 
 
 def run_variant(variant: str, sink: str) -> dict[str, float]:
