@@ -6,7 +6,8 @@ names are found in the raw bytes, and only names not met before cost a query.
 from __future__ import annotations
 
 import logging
-from itertools import product
+import re
+from itertools import groupby, product
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,13 +20,23 @@ log = logging.getLogger(__name__)
 _Name = TypeVar("_Name")
 
 
-def _marks_of(*facts: str) -> tuple[bytes, ...]:
-    """Return the attribute keys that carry these facts, each with the byte that leads to its value."""
-    return tuple(name.encode() + b"\x12" for fact in facts for name in semconv.ALIASES[fact])
+def _patterns(facts: tuple[str, ...]) -> tuple[re.Pattern[bytes], ...]:
+    """Return one pattern a dialect: the keys that carry these facts, and what follows them up to the next key.
+
+    A dialect is the word that its keys begin with, because a search for a literal beginning is the quick one.
+    """
+    names = sorted(name for fact in facts for name in semconv.ALIASES[fact])
+    by_dialect = {word: list(keys) for word, keys in groupby(names, key=lambda name: name.split(".", 1)[0] + ".")}
+    return tuple(
+        re.compile((re.escape(word) + f"(?:{'|'.join(re.escape(key[len(word):]) for key in keys)})").encode() + _VALUE)
+        for word, keys in by_dialect.items()
+    )
 
 
-_MODEL = _marks_of("request_model", "response_model")
-_PROVIDER = _marks_of("provider")
+# tag | length of the value | tag | length of the text, text, and a bit of what follows; either length may be 10, a \n
+_VALUE = rb"\x12(?s:.{1,5}?)\n(?s:.)[^\n]{0,400}"
+_MODEL = tuple(name.encode() for fact in ("request_model", "response_model") for name in semconv.ALIASES[fact])
+_NAMES = _patterns(("provider", "request_model", "response_model"))
 MAX_NAMES = 20_000  # names remembered at most: a sender that makes them up must not fill the memory
 
 
@@ -58,7 +69,7 @@ class Pricing:
         if not self._is_started:
             self._start_anew()
         content = segment.read_bytes()
-        providers, models = _strings(_PROVIDER, content), _strings(_MODEL, content)
+        providers, models = _names(content)
         is_countable = len(providers) * len(models) <= MAX_NAMES
         pairs = set(product(providers, models)) if is_countable else set[tuple[bytes, bytes]]()
         if is_countable and pairs <= self._checked:
@@ -82,17 +93,15 @@ def _remember(known: set[_Name], more: set[_Name]) -> None:
     known |= more
 
 
-def _strings(marks: tuple[bytes, ...], content: bytes) -> set[bytes]:
-    """Return what stands behind the keys, lengths included; a long value with some of what follows, as good as a name.
+def _names(content: bytes) -> tuple[set[bytes], set[bytes]]:
+    """Return the providers and the models as they stand in the bytes, lengths included. [1.2 µs a span]
 
-    Searched key by key, 0.2 µs a span and key; a dialect that does not occur costs one search for all of its keys.
+    A long value comes with some of what follows it, which is as good as a name.
     """
-    found: set[bytes] = set()
-    dialects = {mark: mark.split(b".", 1)[0] + b"." for mark in marks}
-    present = {dialect for dialect in set(dialects.values()) if dialect in content}
-    for mark in marks:
-        if dialects[mark] not in present:
-            continue
-        for rest in content.split(mark)[1:]:  # length of the value | tag | length of the text | text
-            found.add(rest[: 3 + rest[2]] if len(rest) > 2 and rest[0] < 128 else rest[:400])
-    return found
+    providers: set[bytes] = set()
+    models: set[bytes] = set()
+    for found in {found for pattern in _NAMES for found in pattern.findall(content)}:
+        key, _, rest = found.partition(b"\x12")
+        value = rest[: 3 + rest[2]] if len(rest) > 2 and rest[0] < 128 else rest
+        (models if key in _MODEL else providers).add(value)
+    return providers, models
