@@ -13,13 +13,12 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ import httptools
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from servers import cpu_s, free_port, pin, process, rss_mb
 from verdict import conclude
 
 from farthing import http_json
@@ -36,7 +36,6 @@ CONNECTIONS = 16  # closed loop
 EVENTS = (20, 220)  # of a short and a long stream; the difference is the cost of events alone
 EVENT_EVERY_S = 0.005  # each event is a write of its own, so that they do not arrive in lumps
 SETTLE_S = 0.3
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 TEXT = "Why is the sky blue? " * 40  # a request of 1 KB
 USAGE = {"prompt_tokens": 200, "completion_tokens": 60, "total_tokens": 260}
 
@@ -93,66 +92,23 @@ def in_rounds(arguments: argparse.Namespace, server: Server, teams: dict[str, st
             for name, team in teams.items():
                 requests = arguments.requests if name == "json" else arguments.requests // 4
                 started = time.perf_counter()
-                spent = cpu_s(pid, lambda team=team, requests=requests: ask_all(port, team, requests))
+                spent = spent_s(pid, lambda team=team, requests=requests: ask_all(port, team, requests))
                 found.setdefault(f"{name}_us", []).append(spent / requests * 1e6)
                 waited = time.perf_counter() - started - SETTLE_S
                 found.setdefault(f"{name}_ms", []).append(waited / requests * CONNECTIONS * 1e3)
-            short, long = (cpu_s(pid, lambda n=n: stream_all(port, arguments.streams, n)) for n in EVENTS)
+            short, long = (spent_s(pid, lambda n=n: stream_all(port, arguments.streams, n)) for n in EVENTS)
             events = (EVENTS[1] - EVENTS[0]) * arguments.streams
             found.setdefault("sse_event_us", []).append((long - short) / events * 1e6)
         figures = {name: round(min(values), 2) for name, values in found.items()}
         return figures | {"rss_mb": round(rss_mb(pid), 1)}
 
 
-def cpu_s(pid: int, act: Callable[[], Coroutine[None, None, None]]) -> float:
+def spent_s(pid: int, act: Callable[[], Coroutine[None, None, None]]) -> float:
     """Return the CPU seconds that a process spends while `act` runs, its threads included."""
-    before = _cpu_s(pid)
+    before = cpu_s(pid)
     asyncio.run(act())
     time.sleep(SETTLE_S)  # the spans and settlements of the last requests belong to it
-    return _cpu_s(pid) - before
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
-
-
-def rss_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def pin(pid: int, core: int) -> None:
-    """Keep a process on one core, where the machine has as many."""
-    os.sched_setaffinity(pid, {core % (os.cpu_count() or 1)})
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-@contextmanager
-def process(command: list[str], port: int, core: int, environ: dict[str, str] | None = None) -> Iterator[int]:
-    """Run a server on one core until it listens; yield its process id."""
-    started = subprocess.Popen(command, env={**os.environ, **(environ or {})}, cwd=Path(__file__).parent.parent)
-    pin(started.pid, core)
-    try:
-        _wait_for(port, started)
-        yield started.pid
-    finally:
-        started.terminate()
-        started.wait(20)
-
-
-def _wait_for(port: int, started: subprocess.Popen[bytes]) -> None:
-    for _ in range(1200):
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        if started.poll() is not None:
-            break
-        time.sleep(0.05)
-    raise SystemExit(f"{started.args} does not listen on {port}")
+    return cpu_s(pid) - before
 
 
 @contextmanager
