@@ -26,6 +26,7 @@ class Deployment:
     model: str  # the name that clients ask for
     url: str = ""  # OpenAI-compatible base URL, such as http://127.0.0.1:8000/v1; default: the bundled engine's
     provider: str = "farthing"  # who bills: `farthing` for the bundled engine, `openai`, `anthropic`, …
+    api: str = ""  # openai | anthropic | azure: which API the upstream speaks; default: by provider, else openai
     upstream_model: str = ""  # the name that the upstream knows; default: `model`
     api_key_env: str = ""  # environment variable that holds the upstream's key
     context_tokens: int = 8192  # the longest prompt plus answer, tokens; bounds a hold where max_tokens is missing

@@ -10,7 +10,6 @@ from datetime import date, datetime, timezone
 
 import msgspec
 
-from farthing import semconv
 from farthing.errors import LedgerError, OverBudgetError
 from farthing.fingerprint import prefix_hashes, request_hash
 from farthing.policy.decide import decide
@@ -18,22 +17,20 @@ from farthing.prices import Price, PriceBook
 from farthing.settings import Deployment, Settings
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
-from proxy.bound import bound_tokens
 from proxy.cache import Entry, ExactCache, Key
 from proxy.call import Call
 from proxy.dispatch import Deployments
+from proxy.formats import Format
 from proxy.identity import Keys, random_bytes, trace_context
-from proxy.request import Asked, read_request
+from proxy.request import Asked
 from proxy.spend import MAX_NUSD, Spend
-
-_OPENAI = ("openai", "azure.ai.openai")  # their newer models refuse max_tokens
-_WITH_USAGE = {"include_usage": True}
 
 
 @dataclass(slots=True)
 class Admitted:
     """A request that may go on: `cached` holds its answer, else one of the candidates is asked."""
 
+    form: Format
     asked: Asked
     candidates: list[Deployment]
     cache_key: Key | None = None  # where an answer is to be kept
@@ -57,36 +54,37 @@ class Admission:
         self._book = PriceBook(settings.prices)
         self._prices: dict[tuple[str, str, date], Price | None] = {}
 
-    def identify(self, headers: Mapping[bytes, bytes], body: bytes) -> tuple[Call, Asked]:
+    def identify(self, form: Format, headers: Mapping[bytes, bytes], body: bytes) -> tuple[Call, Asked]:
         """Read who asks for what.
 
         Raises:
-            ApiError: 400 for a body that is not a chat request, 401 for a wrong key.
+            ApiError: 400 for a body that is not such a request, 401 for a wrong key.
         """
-        asked = read_request(body)
-        chat = asked.chat
+        asked = form.read(body)
         trace_id, parent = trace_context(headers.get(b"traceparent", b"").decode("latin-1"))
-        facts = self._keys.facts(headers, chat.model, chat.user or "")
-        call = Call(f"req_{random_bytes(12).hex()}", trace_id, random_bytes(8), parent, facts, asked_model=chat.model)
-        call.is_stream, call.temperature, call.max_tokens = bool(chat.stream), chat.temperature, chat.max_output
+        facts = self._keys.facts(headers, asked.model, asked.user)
+        call = Call(f"req_{random_bytes(12).hex()}", trace_id, random_bytes(8), parent, facts, form.operation)
+        call.asked_model, call.is_stream = asked.model, asked.stream
+        call.temperature, call.max_tokens = asked.temperature, asked.max_output
         return call, asked
 
-    async def admit(self, call: Call, asked: Asked) -> Admitted:
+    async def admit(self, form: Format, call: Call, asked: Asked) -> Admitted:
         """Decide, look into the cache, and reserve.
 
         Raises:
             ApiError: the model is unknown, the budget is spent, the price is unknown, or the ledger is away.
         """
         decision = call.decision = decide(self._feed.compiled, call.facts, _day(call))
-        candidates = self._deployments.candidates(decision.route_to or call.asked_model)
+        candidates = self._deployments.candidates(decision.route_to or call.asked_model, form.api)
         call.deployment = candidates[0]
         call.price = self.price(call, candidates[0])
         call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.fields)
-        call.prefix_hashes = prefix_hashes(self._hash_key, call.facts.tenant, asked.chat.messages)
-        admitted = Admitted(asked, candidates)
-        if decision.cache is not None and (call.temperature == 0 or decision.cache.allow_sampled):
-            served, wants_usage = candidates[0].model, asked.chat.wants_usage
-            admitted.cache_key = (call.facts.tenant, call.request_hash, served, call.is_stream, wants_usage)
+        call.prefix_hashes = prefix_hashes(self._hash_key, call.facts.tenant, asked.turns)
+        admitted = Admitted(form, asked, candidates)
+        has_one_answer = form.is_deterministic or call.temperature == 0
+        if decision.cache is not None and (has_one_answer or decision.cache.allow_sampled):
+            served, kind = candidates[0].model, (asked.stream, asked.wants_usage)
+            admitted.cache_key = (call.facts.tenant, form.path, call.request_hash, served, *kind)
             admitted.cached = self._cache.get(admitted.cache_key, decision.cache.ttl_s)
         if admitted.cached is None and decision.budgets:
             await self._reserve(call, admitted)
@@ -121,21 +119,21 @@ class Admission:
             )  # fmt: skip
         if not call.max_tokens:
             call.max_tokens = self._settings.max_output_tokens
-        tokens = bound_tokens(admitted.asked, call.max_tokens)
+        tokens = admitted.form.bound(admitted.asked, call.max_tokens)
         amount = max(price.bound_nusd(*tokens) for price in prices if price is not None)
         if amount > MAX_NUSD:
             message = f"this call may cost {amount / 1e9:.0f} USD; ask for less (max_tokens)"
             raise ApiError(400, "cost_unbounded", message, param="max_tokens")
         return amount
 
-    def body(self, call: Call, asked: Asked, deployment: Deployment) -> bytes:
+    def body(self, call: Call, admitted: Admitted, deployment: Deployment) -> bytes:
         """Return what to send to `deployment`: the client's own bytes, changed only where something must change."""
-        chat, changes = asked.chat, _limits(call, asked, deployment)
+        asked = admitted.asked
+        has_budget = call.decision is not None and bool(call.decision.budgets)
+        changes = admitted.form.changes(asked, deployment, call.max_tokens if has_budget else 0)
         name = deployment.upstream_model or deployment.model
-        if name != chat.model:
+        if name != asked.model:
             changes["model"] = name
-        if chat.stream and not chat.wants_usage:
-            changes["stream_options"] = {**(chat.stream_options or {}), **_WITH_USAGE}
         return msgspec.json.encode({**asked.raw, **changes}) if changes else asked.body
 
     def price(self, call: Call, deployment: Deployment) -> Price | None:
@@ -144,16 +142,6 @@ class Admission:
         if key not in self._prices:
             self._prices[key] = self._book.at(*key)
         return self._prices[key]
-
-
-def _limits(call: Call, asked: Asked, deployment: Deployment) -> dict[str, object]:
-    """Return the limit of output tokens that the hold stands on, where the upstream might not know it as it came."""
-    if call.decision is None or not call.decision.budgets or asked.chat.max_tokens:
-        return {}
-    if deployment.provider in (*_OPENAI, semconv.SELF_HOSTED_PROVIDER):  # these honour both names
-        field = "max_completion_tokens" if deployment.provider in _OPENAI else "max_tokens"
-        return {} if asked.chat.max_completion_tokens else {field: call.max_tokens}
-    return {"max_tokens": call.max_tokens}  # a compatible server may know this name only
 
 
 def _day(call: Call) -> date:

@@ -22,6 +22,10 @@ class ApiError(Exception):
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return msgspec.json.encode({"error": error})
 
+    def event(self) -> bytes:
+        """Return the error as the last event of a stream of chunks."""
+        return b"data: " + self.body() + b"\n\n"
+
 
 _KINDS = {
     401: "authentication_error",

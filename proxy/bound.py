@@ -5,7 +5,7 @@ rule is bounded by a constant or, where there is none, refused on calls that a b
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from proxy.api_error import ApiError
@@ -16,67 +16,48 @@ TEMPLATE_TOKENS = 128
 # The dearest published rule, gpt-4o-mini in OpenAI's guide to images: 2,833 + 5,667 for each 512-pixel tile, 8 at most.
 IMAGE_TOKENS = 50_000
 
-# Field -> values that leave a call within the price of its tokens. `auto` is what a request without the field means.
-_WITHIN_PRICE: Mapping[str, tuple[object, ...]] = {
-    "service_tier": (None, "auto", "default", "flex"),  # priority costs more per token
-    "modalities": (None, ["text"]),  # audio tokens have a price of their own
-    "audio": (None,),
-    "web_search_options": (None,),  # a fee for each search
-    "models": (None,),  # other models to fall back to, each with its price
-    "plugins": (None,),  # fees
-    "chat_template": (None,),  # a template may repeat the prompt
-}
-_PART_FIELDS = frozenset(("type", "text", "refusal", "image_url", "cache_control"))
-_PART_TYPES = frozenset(("text", "refusal", "image_url"))
-_MESSAGE_MEDIA = frozenset(("audio", "images"))
 
-
-def bound_tokens(asked: Asked, max_output: int) -> tuple[int, int]:
-    """Return the most input and output tokens of a call with `max_output` tokens a choice.
+def refuse_unpriced(asked: Asked, within_price: Mapping[str, tuple[object, ...]]) -> None:
+    """Refuse a field with a value that a call's tokens do not pay for; `within_price` has those that they do.
 
     Raises:
-        ApiError: 400; something in the request has no bound.
+        ApiError: 400.
     """
-    for name, allowed in _WITHIN_PRICE.items():
+    for name, allowed in within_price.items():
         if name in asked.fields and asked.fields[name] not in allowed:
-            raise _unbounded(f"`{name}` changes what a call costs", name)
-    images = [image for message in asked.chat.messages for image in _images(message)]
-    inputs = len(asked.body) - sum(images) + len(images) * IMAGE_TOKENS + TEMPLATE_TOKENS
-    # Rejected tokens of a prediction are billed as output, beyond max_tokens.
-    predicted = len(bytes(asked.raw["prediction"])) if "prediction" in asked.raw else 0
-    return inputs, asked.chat.choices * (max_output + predicted)
+            raise unbounded(f"`{name}` changes what a call costs", name)
 
 
-def _images(message: Any) -> list[int]:
-    """Return the bytes that each image of a message takes up in the body."""
-    if not isinstance(message, dict):
+def input_bound(asked: Asked, images: Iterable[int], more: int = TEMPLATE_TOKENS) -> int:
+    """Return the most input tokens of a request; `images` has the bytes that each of its images takes up."""
+    sizes = list(images)
+    return len(asked.body) - sum(sizes) + len(sizes) * IMAGE_TOKENS + more
+
+
+def parts_of(content: Any, where: str) -> list[dict[str, Any]]:
+    """Return the parts of a message's content that are not plain text.
+
+    Raises:
+        ApiError: 400; it is of a kind that nobody knows.
+    """
+    if content is None or isinstance(content, str):
         return []
-    for name in cast("dict[str, Any]", message):
-        if name.casefold() in _MESSAGE_MEDIA:
-            raise _unbounded(f"a message with `{name}`", "messages")
-    content: Any = message.get("content")
-    if isinstance(content, list):
-        return [size for part in cast("list[Any]", content) for size in _image(part)]
-    if content is not None and not isinstance(content, str):
-        raise _unbounded(f"a message's content of type {type(content).__name__}", "messages")
-    return []
+    if not isinstance(content, list):
+        raise unbounded(f"a content of type {type(content).__name__}", where)
+    parts = [part for part in cast("list[Any]", content) if not isinstance(part, str)]
+    for part in parts:
+        if not isinstance(part, dict):
+            raise unbounded(f"a content part of type {type(part).__name__}", where)
+    return parts
 
 
-def _image(part: Any) -> tuple[int, ...]:
-    """Return the size of a part that is an image, nothing for text."""
-    if isinstance(part, str):
-        return ()
-    if not isinstance(part, dict) or part.get("type") not in _PART_TYPES or not _PART_FIELDS.issuperset(part):
-        what = part.get("type") if isinstance(part, dict) else type(part).__name__
-        raise _unbounded(f"a content part of type {what!r}", "messages")
-    if "image_url" not in part:
-        return ()
-    image = part["image_url"]
-    url = image.get("url") if isinstance(image, dict) else image
-    return (len(url) if isinstance(url, str) and url.isascii() else 0,)
+def ascii_size(value: object) -> int:
+    """Return the bytes that an image's data takes up in the body, 0 where that cannot be told for sure."""
+    return len(value) if isinstance(value, str) and value.isascii() else 0
 
 
-def _unbounded(what: str, param: str) -> ApiError:
+def unbounded(what: str, param: str) -> ApiError:
+    """Return the refusal of a call whose cost nobody can bound."""
     message = (
         f"{what} beyond what can be bounded beforehand, and a budget applies to this call; leave it out, or use a key "
         "or a model without a budget"

@@ -11,7 +11,7 @@ from time import monotonic
 
 from farthing.prices import Usage
 
-Key = tuple[str, str, str, bool, bool]  # tenant, request hash, served model, stream, usage asked for
+Key = tuple[str, str, str, str, bool, bool]  # tenant, API, request hash, served model, stream, usage asked for
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One call through the proxy, from its first byte to its settlement; every stage fills in what it learned."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import time_ns
 
@@ -18,6 +19,7 @@ class Call:
     span_id: bytes  # [8]
     parent_span_id: bytes  # [8], or empty
     facts: Facts
+    operation: str = "chat"  # gen_ai.operation.name
     started_ns: int = field(default_factory=time_ns)
     ended_ns: int = 0
     asked_model: str = ""
@@ -37,6 +39,7 @@ class Call:
     usage_source: str = ""  # provider | proxy | estimate | missing
     is_cache_hit: bool = False
     is_begun: bool = False  # the answer's head has left for the client, so no other answer can be given
+    is_complete: bool = False  # the answer says of itself that nothing of it is missing
     is_delivered: bool = False  # all of the answer has left: a client that goes now has not given up
     first_byte_ns: int = 0  # when the first content left for the client
     upstream_ns: int = 0  # nanoseconds spent waiting for the upstream
@@ -44,6 +47,7 @@ class Call:
     engine_queue_s: float | None = None
     response_id: str = ""
     finish_reason: str = ""
+    passed_on: Sequence[tuple[str, str]] = ()  # the client's headers that its upstream is to see
     status: int = 200
     outcome: str = "ok"
     error_type: str = ""

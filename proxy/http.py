@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Self
 
 from farthing.serving import Headers, Receive, Send, answer
@@ -10,6 +10,7 @@ from proxy.api_error import ApiError
 
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
+_PASSED_ON = tuple((name.encode(), name) for name in ("anthropic-version", "anthropic-beta", "openai-beta"))
 
 
 class ClientGoneError(Exception):
@@ -66,8 +67,13 @@ async def begin_stream(send: Send, headers: Headers) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [*fixed, *headers]})
 
 
-async def refuse(send: Send, error: ApiError, headers: Headers = ()) -> None:
-    """Answer with an error of the API's own shape."""
+def passed_on(headers: Mapping[bytes, bytes]) -> list[tuple[str, str]]:
+    """Return the headers that change what an upstream answers, and that say nothing of who asks."""
+    return [(name, headers[key].decode("latin-1")) for key, name in _PASSED_ON if key in headers]
+
+
+async def refuse(send: Send, error: ApiError, body: bytes, headers: Headers = ()) -> None:
+    """Answer with an error; `body` has the shape of the API that was asked."""
     # The official clients repeat every 429 unless they are told that it is pointless.
     retry = (b"retry-after", b"%d" % error.retry_after_s) if error.retry_after_s else (b"x-should-retry", b"false")
-    await answer(send, error.status, error.body(), JSON, [retry, *headers])
+    await answer(send, error.status, body, JSON, [retry, *headers])

@@ -78,12 +78,13 @@ class Keys:
     def _check(self, headers: Mapping[bytes, bytes]) -> ProxyKey | None:
         if not self._known:
             return None
-        given = headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip()
+        given = headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip() or headers.get(b"x-api-key", b"")
         match: ProxyKey | None = None
         for known in self._known:  # every key is compared, so that time tells nothing
             if hmac.compare_digest(known.key.encode(), given) and given:
                 match = known
         if match is None:
             problem = f"the API key is {'unknown' if given else 'missing'}"
-            raise ApiError(401, "invalid_api_key", f"{problem}; send one of this proxy's keys as a Bearer token")
+            message = f"{problem}; send one of this proxy's keys as a Bearer token or as x-api-key"
+            raise ApiError(401, "invalid_api_key", message)
         return match

@@ -17,8 +17,9 @@ from proxy.admit import Admission
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
 from proxy.cache import ExactCache
-from proxy.chat import Chat
 from proxy.dispatch import Deployments
+from proxy.exchange import Exchange, Worker
+from proxy.formats import FORMATS
 from proxy.http import JSON, refuse
 from proxy.record import Recorder
 from proxy.spend import Spend
@@ -49,9 +50,13 @@ class Proxy:
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
         key = load_key(settings.hash_key, settings.data_dir)
         admission = Admission(settings, key, self._deployments, self._feed, self._cache, self._spend)
-        chat = Chat(settings, self._client, admission, self._deployments, self._cache, self._spend, self._recorder)
+        worker = Worker(
+            settings, self._client, admission, self._deployments, self._cache, self._spend, self._recorder
+        )
+        priced = {("POST", f"/v1/{form.path}"): Exchange(worker, form) for form in FORMATS}
+        # The others have no client, so they cannot cost anything.
         self._routes: dict[tuple[str, str], Route] = {
-            ("POST", "/v1/chat/completions"): chat,
+            **priced,
             ("GET", "/v1/models"): self._models,
             ("GET", "/v1/status"): self._status,
             ("GET", "/healthz"): self._health,
@@ -111,7 +116,8 @@ class Proxy:
     async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
         known = ", ".join(f"{method} {path}" for method, path in self._routes)
         message = f"there is no route {scope['method']} {scope['path']}; known: {known}"
-        await refuse(send, ApiError(404, "unknown_url", message))
+        error = ApiError(404, "unknown_url", message)
+        await refuse(send, error, error.body())
 
 
 def app(settings: Settings) -> Asgi:

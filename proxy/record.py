@@ -33,7 +33,7 @@ def encode_span(call: Call) -> bytes:
     own = otlp.attributes(_identity(call) + _usage(call))
     shared = b"".join([_known(name, value) for name, value in _shared(call)])
     return otlp.span(
-        call.trace_id, call.span_id, call.parent_span_id, f"chat {_model(call)}",
+        call.trace_id, call.span_id, call.parent_span_id, f"{call.operation} {_model(call)}",
         (call.started_ns, call.ended_ns), own + shared, otlp.KIND_SERVER, error,
     )  # fmt: skip
 
@@ -69,7 +69,7 @@ def _identity(call: Call) -> list[Attribute]:
 def _shared(call: Call) -> list[Attribute]:
     """Return what a call has in common with many."""
     values: list[Attribute] = [
-        (semconv.OPERATION_NAME, "chat"),
+        (semconv.OPERATION_NAME, call.operation),
         (semconv.PROVIDER_NAME, call.deployment.provider if call.deployment else ""),
         (semconv.REQUEST_MODEL, _model(call)),
         (semconv.OUTCOME, call.outcome),

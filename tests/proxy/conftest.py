@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import socket
 import threading
 import time
@@ -19,6 +21,7 @@ from proxy.engine.chat import ChatTokenizer
 from proxy.engine.main import app
 from proxy.engine.model import Llama, load_model
 from proxy.engine.weights import ensure_weights
+from tests.proxy.rig import HOST_SECRET, SECRET, Errors, Rig, answer_of, answers, rig_in
 
 ENGINE_CACHE = Path("~/.cache/farthing").expanduser()
 
@@ -78,3 +81,28 @@ def engine_url(weights: Path) -> Iterator[str]:
 def client(engine_url: str) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{engine_url}/v1", api_key="none", max_retries=0) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def shared_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    os.environ |= {"UPSTREAM_KEY": SECRET, "OTHER_KEY": HOST_SECRET}
+    with rig_in(tmp_path_factory.mktemp("rig")) as rig:
+        handler = Errors(rig.wrong)
+        loggers = [logging.getLogger(name) for name in ("uvicorn.error", "asyncio")]
+        for logger in loggers:
+            logger.addHandler(handler)
+        yield rig
+        for logger in loggers:
+            logger.removeHandler(handler)
+    del os.environ["UPSTREAM_KEY"], os.environ["OTHER_KEY"]
+
+
+@pytest.fixture
+def rig(shared_rig: Rig) -> Iterator[Rig]:
+    """The rig; nothing may go wrong in it that no caller hears of."""
+    shared_rig.wrong.clear()
+    shared_rig.upstream.next(answers(answer_of()))
+    yield shared_rig
+    shared_rig.upstream.release.set()
+    shared_rig.quiet()
+    assert shared_rig.wrong == []

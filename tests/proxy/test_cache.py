@@ -13,7 +13,7 @@ class Clock:
 
 
 def key(name: str, tenant: str = "acme") -> Key:
-    return (tenant, name, "model", False, False)
+    return (tenant, "chat/completions", name, "model", False, False)
 
 
 def put(cache: ExactCache, name: str, body: bytes, max_bytes: int = 100) -> None:

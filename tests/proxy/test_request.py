@@ -1,4 +1,4 @@
-"""proxy/request.py and proxy/bound.py: the proxy reads a request as its upstream will, and bounds what it can cost."""
+"""proxy/request.py, bound.py, formats/chat.py: a request is read as its upstream will, and its cost is bounded."""
 from __future__ import annotations
 
 import json
@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.api_error import ApiError
-from proxy.bound import IMAGE_TOKENS, TEMPLATE_TOKENS, bound_tokens
-from proxy.request import MAX_COUNT, read_request
+from proxy.bound import IMAGE_TOKENS, TEMPLATE_TOKENS
+from proxy.formats.chat import Chat
+from proxy.request import MAX_COUNT
 
+CHAT = Chat()
 BASE: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -27,7 +29,7 @@ def with_text(text: str) -> bytes:
 
 def refusal(body: bytes) -> ApiError:
     with pytest.raises(ApiError) as raised:
-        read_request(body)
+        CHAT.read(body)
     return raised.value
 
 
@@ -60,7 +62,7 @@ def test_any_body_is_refused_exactly_where_a_field_is_there_twice(
     if len(set(names)) < len(names) or any(not isinstance(v, int | None) for v in numbers):
         assert refusal(body).status == 400
     else:
-        assert read_request(body).body == body
+        assert CHAT.read(body).body == body
 
 
 @pytest.mark.parametrize("name", ["Max_Tokens", "N", "STREAM", "max_token\u017f", "Prediction", "service_Tier"])
@@ -93,18 +95,18 @@ def test_what_is_not_json_for_everyone_is_a_400_and_never_a_crash(body: bytes) -
     {"x": "\N{GRINNING FACE}"}, {"messages": [{"role": "user", "content": None, "role2": "x"}]},
 ])  # fmt: skip
 def test_what_upstreams_take_passes(more: dict[str, Any]) -> None:
-    read_request(body_of(**more))
-    read_request(json.dumps(BASE | more, indent=2).encode())
+    CHAT.read(body_of(**more))
+    CHAT.read(json.dumps(BASE | more, indent=2).encode())
 
 
 def bound(max_output: int = 10, **more: Any) -> tuple[int, int]:
     body = body_of(**more)
-    inputs, outputs = bound_tokens(read_request(body), max_output)
+    inputs, outputs = CHAT.bound(CHAT.read(body), max_output)
     return inputs - len(body) - TEMPLATE_TOKENS, outputs
 
 
 def test_the_bound_takes_the_larger_of_what_an_upstream_might_honour() -> None:
-    assert read_request(body_of(max_tokens=5, max_completion_tokens=500)).chat.max_output == 500
+    assert CHAT.read(body_of(max_tokens=5, max_completion_tokens=500)).max_output == 500
     assert bound(n=3) == (0, 30)
     assert bound(n=3, best_of=7) == (0, 70)
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from farthing.errors import UpstreamError
 from farthing.prices import Usage
-from proxy.stream import MAX_EVENT_BYTES, EventRelay, Tape, read_answer
+from proxy.formats.chunks import ChunkRelay, read_answer
+from proxy.stream import MAX_EVENT_BYTES, EventRelay, Tape
 
 
 def event(**values: object) -> bytes:
@@ -23,6 +24,7 @@ def delta(text: str, finish: str | None = None) -> bytes:
     )
 
 
+DELTA = b'"delta"'
 USAGE = {
     "prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13, "prompt_tokens_details": {"cached_tokens": 4},
     "completion_tokens_details": {"reasoning_tokens": 2},
@@ -33,7 +35,7 @@ STREAM = delta("one") + TRICKY + delta("", "stop") + LAST + b"data: [DONE]\n\n"
 
 
 def relayed(stream: bytes, cuts: list[int], hide_usage: bool) -> tuple[bytes, EventRelay]:
-    relay, out, edges = EventRelay(hide_usage), b"", sorted({0, *cuts, len(stream)})
+    relay, out, edges = ChunkRelay(hide_usage, DELTA), b"", sorted({0, *cuts, len(stream)})
     for start, end in pairwise(edges):
         out += relay.feed(stream[start:end])
     return out + relay.finish(), relay
@@ -48,16 +50,15 @@ def test_a_stream_passes_unchanged_however_it_is_cut(cuts: list[int]) -> None:
 def test_only_the_usage_event_is_hidden_from_a_client_that_had_not_asked(cuts: list[int]) -> None:
     out, relay = relayed(STREAM, cuts, hide_usage=True)
     assert out == STREAM.replace(LAST, b"")
-    assert relay.answer is not None and relay.answer.usage is not None and relay.answer.timings is not None
-    assert relay.answer.usage.usage() == Usage(input_uncached=6, cache_read=4, output=3)
-    assert (relay.answer.usage.reasoning, relay.answer.timings.engine_s) == (2, 1.5)
+    assert relay.usage == Usage(input_uncached=6, cache_read=4, output=3) and relay.is_usage_last
+    assert (relay.reasoning, relay.engine_s) == (2, 1.5)
     assert (relay.events, relay.finish_reason, relay.response_id) == (3, "stop", "chatcmpl-1")
 
 
 def test_usage_on_an_event_with_content_is_read_and_kept() -> None:
     both = event(id="1", choices=[{"delta": {"content": "x"}}], usage=USAGE)
     out, relay = relayed(both, [], hide_usage=True)
-    assert out == both and relay.answer is not None
+    assert out == both and relay.usage is not None
 
 
 def test_a_tape_that_grows_too_long_is_thrown_away() -> None:
@@ -75,18 +76,18 @@ def test_lines_may_end_with_cr_lf_and_nothing_waits_for_the_end_of_the_stream(cu
     assert relayed(stream, cuts, hide_usage=False)[0] == stream
     out, relay = relayed(stream, list(range(len(stream))), hide_usage=True)
     assert out == stream.replace(LAST.replace(b"\n", b"\r\n"), b"")
-    assert relay.answer is not None and relay.is_done
-    whole = EventRelay(hide_usage=False)
+    assert relay.usage is not None and relay.is_done
+    whole = ChunkRelay(False, DELTA)
     assert whole.feed(stream[:-1]) == stream[: stream.rindex(b"data: [DONE]")]
 
 
 def test_usage_in_a_last_event_without_an_empty_line_is_read_and_hidden() -> None:
     out, relay = relayed(delta("one", "stop") + LAST[:-1], [], hide_usage=True)
-    assert out == delta("one", "stop") and relay.answer is not None
+    assert out == delta("one", "stop") and relay.usage is not None
 
 
 def test_an_event_without_an_end_breaks_off_before_it_fills_the_memory() -> None:
-    relay = EventRelay(hide_usage=False)
+    relay = ChunkRelay(False, DELTA)
     with pytest.raises(UpstreamError, match="event of more than"):
         for _ in range(MAX_EVENT_BYTES // 2**16 + 1):
             relay.feed(b"x" * 2**16)
@@ -112,7 +113,7 @@ def test_a_stream_says_whether_it_ended_well(stream: bytes, is_whole: bool, has_
 ])  # fmt: skip
 def test_nulls_in_usage_are_what_some_servers_send(usage: dict[str, object], read: Usage | None) -> None:
     answer = read_answer(json.dumps({"id": None, "choices": None, "usage": usage}).encode())
-    assert answer is not None and answer.usage is not None and answer.usage.usage() == read
+    assert answer is not None and answer.usage == read
 
 
 @pytest.mark.parametrize("count", [-1, 10**9, 10**30, 1.5, "3"])

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: admit, forward, relay, and then, however it ends, settle and record.
+"""One call in any format: admit, forward, relay, and then, however it ends, settle and record.
 
 Every path out of a call passes `_finish`: success, refusal, an upstream's error, an abort, a cut stream. A request that
 an upstream may have begun to work on is never sent again: the hold covers one attempt.
@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 
 from farthing import semconv
 from farthing.errors import UpstreamError
@@ -20,19 +21,22 @@ from proxy.api_error import ApiError
 from proxy.cache import ExactCache
 from proxy.call import Call
 from proxy.dispatch import Deployments
+from proxy.formats import Format, Told
+from proxy.formats.chunks import read_answer
 from proxy.http import (
     EVENT_STREAM,
     JSON,
     ClientGoneError,
     ClientWatch,
     begin_stream,
+    passed_on,
     read_body,
     refuse,
 )
 from proxy.record import Recorder
 from proxy.request import Asked
 from proxy.spend import Spend
-from proxy.stream import Answer, EventRelay, Tape, read_answer
+from proxy.stream import EventRelay, Tape
 from proxy.upstream import Client, NotSentError, Response, Timeouts
 
 log = logging.getLogger(__name__)
@@ -44,32 +48,45 @@ _LAST_WORD_S = 1.0  # seconds that a client has to take the event that says that
 _BYTES_PER_TOKEN = 4  # of JSON; the rule of thumb of OpenAI's documentation
 
 
-class Chat:
-    """The route; one object per worker."""
+@dataclass(frozen=True)
+class Worker:
+    """What all routes of one worker share."""
 
-    def __init__(
-        self, settings: Settings, client: Client, admission: Admission, deployments: Deployments, cache: ExactCache,
-        spend: Spend, recorder: Recorder,
-    ) -> None:  # fmt: skip
-        self._settings = settings
-        self._client = client
-        self._admission = admission
-        self._deployments = deployments
-        self._cache = cache
-        self._spend = spend
-        self._recorder = recorder
+    settings: Settings
+    client: Client
+    admission: Admission
+    deployments: Deployments
+    cache: ExactCache
+    spend: Spend
+    recorder: Recorder
+
+
+class Exchange:
+    """The route of one format; the only thing that a priced route can be."""
+
+    def __init__(self, worker: Worker, form: Format) -> None:
+        self._form = form
+        self._settings = worker.settings
+        self._client = worker.client
+        self._admission = worker.admission
+        self._deployments = worker.deployments
+        self._cache = worker.cache
+        self._spend = worker.spend
+        self._recorder = worker.recorder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call: Call | None = None
         try:
             body = await read_body(receive, self._settings.max_request_bytes)
-            call, asked = self._admission.identify(dict(scope["headers"]), body)
+            headers = dict(scope["headers"])
+            call, asked = self._admission.identify(self._form, headers, body)
+            call.passed_on = passed_on(headers)
             with ClientWatch(receive) as client:
                 await self._serve(call, asked, client, send)
         except ApiError as error:
             if call is not None:
                 call.fail("refused", error.code, error.status)
-            await refuse(send, error, _response_headers(call) if call else ())
+            await refuse(send, error, self._form.error(error), _response_headers(call) if call else ())
         except ClientGoneError:
             log.debug("a client went away")
         finally:
@@ -77,7 +94,7 @@ class Chat:
                 self._finish(call)
 
     async def _serve(self, call: Call, asked: Asked, client: ClientWatch, send: Send) -> None:
-        admitted = await self._admission.admit(call, asked)
+        admitted = await self._admission.admit(self._form, call, asked)
         if admitted.cached is not None:
             await self._serve_cached(call, admitted, send)
             return
@@ -149,7 +166,7 @@ class Chat:
             raise error
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORD_S):
-                await send({"type": "http.response.body", "body": b"data: " + error.body() + b"\n\n"})
+                await send({"type": "http.response.body", "body": self._form.error_event(error)})
 
     async def _exchange(self, call: Call, admitted: Admitted, send: Send) -> None:
         """Ask the deployments in turn until one can be reached, and relay its answer."""
@@ -158,7 +175,7 @@ class Chat:
             call.deployment, call.price = deployment, self._admission.price(call, deployment)
             self._deployments.in_flight[deployment] += 1
             try:
-                response = await self._post(call, admitted.asked, deployment)
+                response = await self._post(call, admitted, deployment)
                 try:
                     return await self._relay(call, admitted, response, send)
                 finally:
@@ -169,12 +186,12 @@ class Chat:
                 self._deployments.in_flight[deployment] -= 1
         raise failure or UpstreamError("no deployment is configured")
 
-    async def _post(self, call: Call, asked: Asked, deployment: Deployment) -> Response:
-        headers = [("content-type", "application/json"), *self._deployments.headers(deployment)]
+    async def _post(self, call: Call, admitted: Admitted, deployment: Deployment) -> Response:
+        headers = [("content-type", "application/json"), *call.passed_on, *self._deployments.headers(deployment)]
         if deployment.provider == semconv.SELF_HOSTED_PROVIDER:
             headers.append((semconv.HEADER_REQUEST_ID, call.request_id))
             headers.append(("traceparent", f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"))
-        body, url = self._admission.body(call, asked, deployment), f"{deployment.url}/chat/completions"
+        body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
         return await self._client.request("POST", url, body, headers, is_repeatable=not deployment.metered)
 
     async def _relay(self, call: Call, admitted: Admitted, response: Response, send: Send) -> None:
@@ -207,11 +224,9 @@ class Chat:
 
     async def _relay_json(self, call: Call, admitted: Admitted, response: Response, send: Send) -> None:
         body = await response.read()
-        found = read_answer(body)
-        _take(call, found)
-        if found is not None and found.choices:
-            call.finish_reason = found.choices[0].finish_reason or ""
-        if found is None or found.error is not None:
+        told = self._form.told(body)
+        _take(call, told)
+        if told is None or told.is_error:
             call.fail("error", "upstream_error", 200)
         call.first_byte_ns = time.time_ns()
         call.is_begun = call.is_delivered = True
@@ -220,7 +235,7 @@ class Chat:
         self._keep(call, admitted, body, content_type)
 
     async def _relay_events(self, call: Call, admitted: Admitted, response: Response, send: Send) -> None:
-        relay = EventRelay(hide_usage=not admitted.asked.chat.wants_usage)
+        relay = self._form.relay(admitted.asked)
         tape = Tape(_CACHEABLE_BYTES if admitted.cache_key else 0)
         call.is_begun = True
         await begin_stream(send, _response_headers(call))
@@ -241,14 +256,15 @@ class Chat:
         call.is_delivered = True
         await send({"type": "http.response.body", "body": b""})
         kept = tape.whole()
-        if kept is not None and relay.is_done:
+        call.is_complete = relay.is_done and bool(relay.finish_reason)
+        if kept is not None:
             self._keep(call, admitted, kept, EVENT_STREAM)
 
     def _keep(self, call: Call, admitted: Admitted, body: bytes, content_type: bytes) -> None:
         """Keep a whole, good answer where a cache policy wants it."""
         if admitted.cache_key is None or call.decision is None or call.decision.cache is None:
             return
-        if call.usage is None or call.usage_source != "proxy" or not call.finish_reason or call.outcome == "error":
+        if call.usage is None or call.usage_source != "proxy" or not call.is_complete or call.outcome == "error":
             return
         answer_kept = (body, content_type, call.usage, call.response_id)
         self._cache.put(admitted.cache_key, answer_kept, call.decision.cache.max_bytes)
@@ -265,7 +281,7 @@ class Chat:
         except UpstreamError:
             return
         if response.status == 200:
-            _take(call, read_answer(body))
+            _take(call, read_answer(body))  # the engine's own shape, whatever the client speaks
 
     def _finish(self, call: Call) -> None:
         """Settle and record; the end of every call."""
@@ -291,23 +307,24 @@ def _take_stream(call: Call, relay: EventRelay, asked_bytes: int) -> None:
     call.response_id = call.response_id or relay.response_id
     if relay.has_failed:
         call.fail("error", "upstream_error", 200)
-    if relay.answer is not None and (relay.is_whole or not relay.answer.choices or not is_metered):
-        _take(call, relay.answer)
+    if relay.usage is not None and (relay.is_whole or relay.is_usage_last or not is_metered):
+        call.usage, call.usage_source, call.reasoning_tokens = relay.usage, "proxy", relay.reasoning
+        call.engine_s, call.engine_queue_s = relay.engine_s, relay.engine_queue_s
     elif relay.events and not is_metered:
         output = min(relay.events, call.max_tokens) if call.is_reserved else relay.events
         call.usage, call.usage_source = Usage(asked_bytes // _BYTES_PER_TOKEN, output=output), "estimate"
 
 
-def _take(call: Call, found: Answer | None) -> None:
-    """Take what an answer says of itself."""
-    if found is None:
+def _take(call: Call, told: Told | None) -> None:
+    """Take what a whole answer says of itself."""
+    if told is None:
         return
-    call.response_id = found.id or call.response_id
-    if found.usage is not None and (usage := found.usage.usage()) is not None:
-        call.usage, call.usage_source = usage, "proxy"
-        call.reasoning_tokens = found.usage.reasoning
-    if found.timings is not None:
-        call.engine_s, call.engine_queue_s = found.timings.engine_s, found.timings.queue_s
+    call.response_id = told.id or call.response_id
+    call.finish_reason, call.is_complete = told.finish_reason or call.finish_reason, told.is_complete
+    if told.usage is not None:
+        call.usage, call.usage_source, call.reasoning_tokens = told.usage, "proxy", told.reasoning
+    if told.engine_s is not None:
+        call.engine_s, call.engine_queue_s = told.engine_s, told.engine_queue_s
 
 
 def _response_headers(call: Call) -> Headers:
