@@ -38,6 +38,7 @@ REQUEST_ID = "farthing.request.id"
 REQUEST_HASH = "farthing.request.hash"  # keyed hash of the canonical request, hex
 PREFIX_HASHES = "farthing.prefix.hashes"  # hashes of the message prefixes, oldest first
 DEPLOYMENT = "farthing.deployment"
+ATTEMPTS = "farthing.attempts"  # requests made of upstreams, where it took more than one
 ROUTED_FROM = "farthing.routed_from"  # the model that the client asked for, where a policy sent it elsewhere
 CACHE_HIT = "farthing.cache.hit"  # exact; absent on a miss
 USAGE_SOURCE = "farthing.usage.source"  # provider | proxy | tokenizer | estimate | missing
@@ -58,6 +59,7 @@ SELF_HOSTED_PROVIDER = "farthing"  # provider name of models that the bundled en
 # HTTP headers between the SDK and the proxy
 HEADER_TAGS = "x-farthing-tags"  # team=search,user=ann,tier=batch; values percent-encoded
 HEADER_REQUEST_ID = "x-farthing-request-id"
+HEADER_DEADLINE = "x-farthing-deadline-ms"  # milliseconds that the caller will wait, from when the request is whole
 HEADER_POLICY = "x-farthing-policy"  # response: version and names of the policies that acted
 HEADER_CACHE = "x-farthing-cache"  # response: hit | miss
 HEADER_TENANT_KEY = "x-farthing-key"  # ingest key of a tenant, to the collector

@@ -32,6 +32,9 @@ class Deployment:
     context_tokens: int = 8192  # the longest prompt plus answer, tokens; bounds a hold where max_tokens is missing
     engine: str = ""  # weights that the bundled engine serves under this name: smollm2-135m
     dtype: str = ""  # float32 | bfloat16, for the bundled engine
+    connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 0.0  # from the request to the answer's head; 0 = request_timeout_s
+    between_timeout_s: float = 0.0  # between two parts of an answer; 0 = request_timeout_s
     metered: bool = False  # a third party bills started work: drain an answer that the client no longer waits for
 
 
@@ -126,6 +129,8 @@ class Settings:
     max_request_bytes: int = 4 * 1024 * 1024  # a request to the proxy
     max_output_tokens: int = 1024  # cap set and forwarded where a request names none
     request_timeout_s: float = 120.0  # seconds a call to a deployment may take in all
+    max_attempts: int = 3  # of one call, over all deployments that may serve it; only what is not charged is repeated
+    breaker_failures: int = 5  # failures in a row after which a deployment is left alone for a while; 0 = never
     hold_ttl_s: float = 600.0  # seconds after which an unsettled hold is charged in full
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
     report_dir: Path = Path()  # default: <data_dir>/reports

@@ -4,7 +4,7 @@ A cached answer costs nothing, so it is looked up before anything is reserved: a
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 
@@ -19,8 +19,9 @@ from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
 from proxy.cache import Entry, ExactCache, Key
 from proxy.call import Call
-from proxy.dispatch import Deployments
+from proxy.dispatch import Deployments, Target
 from proxy.formats import Format
+from proxy.http import deadline_s
 from proxy.identity import Keys, random_bytes, trace_context
 from proxy.request import Asked
 from proxy.spend import MAX_NUSD, Spend
@@ -32,7 +33,7 @@ class Admitted:
 
     form: Format
     asked: Asked
-    candidates: list[Deployment]
+    candidates: list[Target]
     cache_key: Key | None = None  # where an answer is to be kept
     cached: Entry | None = None
 
@@ -66,6 +67,7 @@ class Admission:
         call = Call(f"req_{random_bytes(12).hex()}", trace_id, random_bytes(8), parent, facts, form.operation)
         call.asked_model, call.is_stream = asked.model, asked.stream
         call.temperature, call.max_tokens = asked.temperature, asked.max_output
+        call.limit_s = deadline_s(headers, self._settings.request_timeout_s)
         return call, asked
 
     async def admit(self, form: Format, call: Call, asked: Asked) -> Admitted:
@@ -75,20 +77,25 @@ class Admission:
             ApiError: the model is unknown, the budget is spent, the price is unknown, or the ledger is away.
         """
         decision = call.decision = decide(self._feed.compiled, call.facts, _day(call))
-        candidates = self._deployments.candidates(decision.route_to or call.asked_model, form.api)
-        call.deployment = candidates[0]
-        call.price = self.price(call, candidates[0])
+        candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
+        call.deployment = candidates[0].deployment
+        call.price = self.price(call, call.deployment)
         call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.fields)
         call.prefix_hashes = prefix_hashes(self._hash_key, call.facts.tenant, asked.turns)
         admitted = Admitted(form, asked, candidates)
         has_one_answer = form.is_deterministic or call.temperature == 0
         if decision.cache is not None and (has_one_answer or decision.cache.allow_sampled):
-            served, kind = candidates[0].model, (asked.stream, asked.wants_usage)
+            served, kind = call.deployment.model, (asked.stream, asked.wants_usage)
             admitted.cache_key = (call.facts.tenant, form.path, call.request_hash, served, *kind)
             admitted.cached = self._cache.get(admitted.cache_key, decision.cache.ttl_s)
         if admitted.cached is None and decision.budgets:
             await self._reserve(call, admitted)
         return admitted
+
+    def _candidates(self, model: str, fallbacks: Sequence[str], api: str) -> list[Target]:
+        """Return the deployments of a model, then those of the models to fall back to, as far as they are served."""
+        found = self._deployments.candidates(model, api)
+        return found + [target for other in fallbacks for target in self._deployments.known(other, api)]
 
     async def _reserve(self, call: Call, admitted: Admitted) -> None:
         assert call.decision is not None
@@ -109,9 +116,14 @@ class Admission:
         call.held_nusd = amount if call.is_reserved else 0
 
     def _bound(self, call: Call, admitted: Admitted) -> int:
-        """Return an upper bound of the bill, nano-dollars, over all deployments that may serve the call."""
-        prices = [self.price(call, deployment) for deployment in admitted.candidates]
-        if any(price is None for price in prices):
+        """Return an upper bound of the bill, nano-dollars, over all deployments that may serve the call.
+
+        Where some have a price, those without one are left out.
+        """
+        priced = [(target, self.price(call, target.deployment)) for target in admitted.candidates]
+        prices = [price for _, price in priced if price is not None]
+        admitted.candidates = [target for target, price in priced if price is not None]
+        if not prices:
             model = call.deployment.model if call.deployment else call.asked_model
             raise ApiError(
                 400, "price_unknown", f"the model {model!r} has no price and a budget applies to this call; add "
@@ -120,7 +132,7 @@ class Admission:
         if not call.max_tokens:
             call.max_tokens = self._settings.max_output_tokens
         tokens = admitted.form.bound(admitted.asked, call.max_tokens)
-        amount = max(price.bound_nusd(*tokens) for price in prices if price is not None)
+        amount = max(price.bound_nusd(*tokens) for price in prices)
         if amount > MAX_NUSD:
             message = f"this call may cost {amount / 1e9:.0f} USD; ask for less (max_tokens)"
             raise ApiError(400, "cost_unbounded", message, param="max_tokens")

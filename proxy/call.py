@@ -48,6 +48,8 @@ class Call:
     response_id: str = ""
     finish_reason: str = ""
     passed_on: Sequence[tuple[str, str]] = ()  # the client's headers that its upstream is to see
+    limit_s: float = 0.0  # how long the call may take in all
+    attempts: int = 0  # upstream requests made
     status: int = 200
     outcome: str = "ok"
     error_type: str = ""

@@ -15,12 +15,13 @@ from farthing import semconv
 from farthing.errors import UpstreamError
 from farthing.prices import Usage
 from farthing.serving import Headers, Receive, Scope, Send, answer
-from farthing.settings import Deployment, Settings
+from farthing.settings import Settings
 from proxy.admit import Admission, Admitted
 from proxy.api_error import ApiError
+from proxy.attempts import RETRIED, Attempts
 from proxy.cache import ExactCache
 from proxy.call import Call
-from proxy.dispatch import Deployments
+from proxy.dispatch import Target
 from proxy.formats import Format, Told
 from proxy.formats.chunks import read_answer
 from proxy.http import (
@@ -55,7 +56,6 @@ class Worker:
     settings: Settings
     client: Client
     admission: Admission
-    deployments: Deployments
     cache: ExactCache
     spend: Spend
     recorder: Recorder
@@ -69,7 +69,6 @@ class Exchange:
         self._settings = worker.settings
         self._client = worker.client
         self._admission = worker.admission
-        self._deployments = worker.deployments
         self._cache = worker.cache
         self._spend = worker.spend
         self._recorder = worker.recorder
@@ -94,7 +93,12 @@ class Exchange:
                 self._finish(call)
 
     async def _serve(self, call: Call, asked: Asked, client: ClientWatch, send: Send) -> None:
-        admitted = await self._admission.admit(self._form, call, asked)
+        try:
+            async with asyncio.timeout(call.limit_s):
+                admitted = await self._admission.admit(self._form, call, asked)
+        except TimeoutError:
+            message = f"the call was not admitted within {call.limit_s:g} s"
+            raise ApiError(504, "deadline_exceeded", message, retry_after_s=1) from None
         if admitted.cached is not None:
             await self._serve_cached(call, admitted, send)
             return
@@ -137,12 +141,11 @@ class Exchange:
 
     async def _forward(self, call: Call, admitted: Admitted, send: Send) -> None:
         started = time.time_ns()
-        limit_s = self._settings.request_timeout_s
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
                 await self._exchange(call, admitted, send)
         except TimeoutError:
-            error = ApiError(504, "upstream_timeout", f"no whole answer within {limit_s:g} s")
+            error = ApiError(504, "upstream_timeout", f"no whole answer within {call.limit_s:g} s")
             await self._break_off(call, error, send)
         except UpstreamError as failure:
             if isinstance(failure, NotSentError):
@@ -169,30 +172,60 @@ class Exchange:
                 await send({"type": "http.response.body", "body": self._form.error_event(error)})
 
     async def _exchange(self, call: Call, admitted: Admitted, send: Send) -> None:
-        """Ask the deployments in turn until one can be reached, and relay its answer."""
-        failure: UpstreamError | None = None
-        for deployment in admitted.candidates:
-            call.deployment, call.price = deployment, self._admission.price(call, deployment)
-            self._deployments.in_flight[deployment] += 1
-            try:
-                response = await self._post(call, admitted, deployment)
-                try:
-                    return await self._relay(call, admitted, response, send)
-                finally:
-                    response.close()
-            except NotSentError as error:
-                failure = error
-            finally:
-                self._deployments.in_flight[deployment] -= 1
-        raise failure or UpstreamError("no deployment is configured")
+        """Ask one deployment after the other until one answers, and relay its answer."""
+        attempts = Attempts(admitted.candidates, self._settings.max_attempts)
+        target: Target | None = attempts.first()
+        while target is not None:
+            target = await self._attempt(call, admitted, attempts, target, send)
+        if attempts.failure is not None:
+            raise attempts.failure
 
-    async def _post(self, call: Call, admitted: Admitted, deployment: Deployment) -> Response:
-        headers = [("content-type", "application/json"), *call.passed_on, *self._deployments.headers(deployment)]
+    async def _attempt(
+        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, send: Send
+    ) -> Target | None:
+        """Ask one deployment; return whom to ask next, None where the call has its answer or none is to be had."""
+        call.deployment, call.price = target.deployment, self._admission.price(call, target.deployment)
+        attempts.begin(target)
+        call.attempts = attempts.made
+        attempts.failure = None
+        target.health.began()
+        started = time.monotonic()
+        try:
+            response = await self._post(call, admitted, target)
+            latency_s = time.monotonic() - started
+            try:
+                wait_asked = attempts.note(target, response)
+                following = attempts.after(wait_asked) if response.status in RETRIED else None
+                if following is None:
+                    await self._relay(call, admitted, response, send)
+                    if response.status < 500:
+                        target.health.succeeded(latency_s)
+                    return None
+            finally:
+                response.close()
+        except NotSentError as error:
+            target.health.failed(time.monotonic())
+            attempts.failure, following = error, attempts.after()
+        except UpstreamError:
+            target.health.failed(time.monotonic())
+            raise
+        finally:
+            target.health.ended()
+        if following is None:
+            return None
+        wait, following_target = following
+        await asyncio.sleep(wait)
+        return following_target
+
+    async def _post(self, call: Call, admitted: Admitted, target: Target) -> Response:
+        deployment = target.deployment
+        headers = [("content-type", "application/json"), *call.passed_on, *target.headers]
         if deployment.provider == semconv.SELF_HOSTED_PROVIDER:
             headers.append((semconv.HEADER_REQUEST_ID, call.request_id))
             headers.append(("traceparent", f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"))
         body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
-        return await self._client.request("POST", url, body, headers, is_repeatable=not deployment.metered)
+        is_repeatable = not deployment.metered
+        return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable)
 
     async def _relay(self, call: Call, admitted: Admitted, response: Response, send: Send) -> None:
         if response.status != 200:
@@ -264,6 +297,8 @@ class Exchange:
         """Keep a whole, good answer where a cache policy wants it."""
         if admitted.cache_key is None or call.decision is None or call.decision.cache is None:
             return
+        if call.deployment is None or call.deployment.model != admitted.candidates[0].deployment.model:
+            return  # a fallback answered, and the policy meant the model that was asked
         if call.usage is None or call.usage_source != "proxy" or not call.is_complete or call.outcome == "error":
             return
         answer_kept = (body, content_type, call.usage, call.response_id)

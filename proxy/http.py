@@ -5,11 +5,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Self
 
+from farthing import semconv
 from farthing.serving import Headers, Receive, Send, answer
 from proxy.api_error import ApiError
 
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
+_DEADLINE = semconv.HEADER_DEADLINE.encode()
 _PASSED_ON = tuple((name.encode(), name) for name in ("anthropic-version", "anthropic-beta", "openai-beta"))
 
 
@@ -65,6 +67,22 @@ async def begin_stream(send: Send, headers: Headers) -> None:
     """Send the head of an event stream."""
     fixed = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
     await send({"type": "http.response.start", "status": 200, "headers": [*fixed, *headers]})
+
+
+def deadline_s(headers: Mapping[bytes, bytes], limit_s: float) -> float:
+    """Return how long a call may take, seconds: what the caller will wait, `limit_s` at most.
+
+    Raises:
+        ApiError: 400; the caller's number is none.
+    """
+    text = headers.get(_DEADLINE)
+    if text is None:
+        return limit_s
+    if not text.isdigit() or not 0 < int(text) < 10**9:
+        shown = text.decode("latin-1")
+        message = f"{semconv.HEADER_DEADLINE}: {shown!r}; send a whole number of milliseconds above 0"
+        raise ApiError(400, "invalid_deadline", message)
+    return min(int(text) / 1000, limit_s)
 
 
 def passed_on(headers: Mapping[bytes, bytes]) -> list[tuple[str, str]]:

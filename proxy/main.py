@@ -35,7 +35,7 @@ class Proxy:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._deployments = Deployments(settings.served())
+        self._deployments = Deployments(settings)
 
     async def _open(self) -> None:
         settings = self._settings
@@ -51,7 +51,7 @@ class Proxy:
         key = load_key(settings.hash_key, settings.data_dir)
         admission = Admission(settings, key, self._deployments, self._feed, self._cache, self._spend)
         worker = Worker(
-            settings, self._client, admission, self._deployments, self._cache, self._spend, self._recorder
+            settings, self._client, admission, self._cache, self._spend, self._recorder
         )
         priced = {("POST", f"/v1/{form.path}"): Exchange(worker, form) for form in FORMATS}
         # The others have no client, so they cannot cost anything.
@@ -109,7 +109,7 @@ class Proxy:
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,
             "spans_dropped": self._recorder.dropped,
-            "in_flight": sum(self._deployments.in_flight.values()),
+            "in_flight": sum(target.health.in_flight for target in self._deployments.targets),
         }
         await answer(send, 200, msgspec.json.encode(status), JSON)
 

@@ -21,6 +21,7 @@ class Decision:
     """What to do with one request."""
 
     route_to: str | None  # the model to send it to, where that is another than the one asked for
+    fallbacks: tuple[str, ...]  # models to try where that one cannot answer, in this order
     cache: CacheAction | None
     budgets: tuple[Budget, ...]  # all that must hold the cost, in order of name
     acted: tuple[str, ...]  # policies that act, the route first
@@ -35,6 +36,7 @@ def decide(compiled: CompiledDocument, facts: Facts, today: date) -> Decision:
     to = route.action.route.to if route and route.action.route else None
     return Decision(
         route_to=to if to != facts.model else None,
+        fallbacks=route.action.route.fallbacks if route and route.action.route else (),
         cache=cache.action.cache if cache else None,
         budgets=compiled.budgets(facts),
         acted=tuple([policy.name for policy in (route, cache) if policy]),

@@ -89,10 +89,20 @@ class Match(Record):
     tags: Annotated[dict[Pattern, SomePatterns], BeforeValidator(_as_lists)] = {}
 
 
-class RouteAction(Record):
-    """Send the request to another model."""
+ModelName = Annotated[Pattern, BeforeValidator(_one_name)]
 
-    to: Annotated[Pattern, BeforeValidator(_one_name)]
+
+class RouteAction(Record):
+    """Send the request to another model, or name models to fall back to, or both."""
+
+    to: Annotated[ModelName | None, Field(default=None)]  # absent: the model that was asked for
+    fallbacks: Annotated[tuple[ModelName, ...], BeforeValidator(_as_list), Field(max_length=10)] = ()  # in this order
+
+    @model_validator(mode="after")
+    def _does_something(self) -> RouteAction:
+        if self.to is None and not self.fallbacks:
+            raise ValueError("set `to`, `fallbacks` or both")
+        return self
 
 
 class CacheAction(Record):

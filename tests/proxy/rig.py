@@ -347,13 +347,13 @@ class Errors(logging.Handler):
 
 
 @contextmanager
-def rig_in(folder: Path, **more: Any) -> Iterator[Rig]:
+def rig_in(folder: Path, breaker_failures: int = 0, **more: Any) -> Iterator[Rig]:
     upstream = Upstream(answers(answer_of()))
     with running(upstream), served(policies_app(Settings(data_dir=folder / "control"))) as policies:
         settings = Settings(
             data_dir=folder / "proxy", policies_url=f"http://127.0.0.1:{policies}", prices=PRICES,
             collector_url=f"http://127.0.0.1:{upstream.port}", deployments=deployments(upstream.port, closed_port()),
-            request_timeout_s=20.0, **more,
+            request_timeout_s=20.0, breaker_failures=breaker_failures, **more,
         )  # fmt: skip
         hasty = Settings(**{**vars(settings), "data_dir": folder / "hasty", "request_timeout_s": 0.5})
         with served(proxy_app(settings)) as proxy, served(proxy_app(hasty)) as quick:
