@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 
 KIND_INTERNAL, KIND_SERVER, KIND_CLIENT = 1, 2, 3
 STATUS_UNSET, STATUS_OK, STATUS_ERROR = 0, 1, 2
@@ -17,10 +18,13 @@ _fixed64 = struct.Struct("<Q").pack
 _double = struct.Struct("<d").pack
 
 
+_SHORT = tuple(bytes((number,)) for number in range(128))
+
+
 def varint(number: int) -> bytes:
     """Encode an unsigned integer below 2**64."""
     if number < 128:
-        return bytes((number,))
+        return _SHORT[number]
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -31,7 +35,7 @@ def varint(number: int) -> bytes:
 
 def field(tag: int, payload: bytes) -> bytes:
     """Encode a length-delimited field whose key is the byte `tag`."""
-    return bytes((tag,)) + varint(len(payload)) + payload
+    return _SHORT[tag] + varint(len(payload)) + payload
 
 
 def field_tag(number: int, wire_type: int) -> bytes:
@@ -41,14 +45,16 @@ def field_tag(number: int, wire_type: int) -> bytes:
 
 def _any_value(value: Value) -> bytes:
     if isinstance(value, str):
-        return field(0x0A, value.encode("utf-8", "replace"))
+        text = value.encode("utf-8", "replace")
+        size = len(text)
+        return b"\n" + (_SHORT[size] if size < 128 else varint(size)) + text
     if isinstance(value, bool):
         return b"\x10\x01" if value else b"\x10\x00"
     if isinstance(value, int):
         return b"\x18" + varint(value & 0xFFFFFFFFFFFFFFFF)
     if isinstance(value, float):
         return b"\x21" + _double(value)
-    return field(0x2A, b"".join(field(0x0A, _any_value(item)) for item in value))
+    return field(0x2A, b"".join([field(0x0A, _any_value(item)) for item in value]))
 
 
 def attribute(key: str, value: Value) -> bytes:
@@ -56,9 +62,19 @@ def attribute(key: str, value: Value) -> bytes:
     return field(0x0A, key.encode()) + field(0x12, _any_value(value))
 
 
+@lru_cache(maxsize=4096)
+def _key(name: str) -> bytes:
+    return field(0x0A, name.encode()) + b"\x12"
+
+
 def attributes(values: Iterable[tuple[str, Value]]) -> bytes:
     """Encode span attributes (field 9 of Span)."""
-    return b"".join(field(0x4A, attribute(key, value)) for key, value in values)
+    parts: list[bytes] = []
+    for name, value in values:
+        key, encoded = _key(name), _any_value(value)
+        size = varint(len(encoded))
+        parts += (b"J", varint(len(key) + len(size) + len(encoded)), key, size, encoded)
+    return b"".join(parts)
 
 
 def span(
