@@ -32,33 +32,40 @@ class Site:
     app: Asgi
     host: str
     port: int
-    reuse_port: bool = False  # several processes may share the port (SO_REUSEPORT)
     on_stop: Callable[[], None] | None = None  # called before the server waits for what is still being answered
 
 
-def bind(site: Site) -> socket.socket:
-    """Return a listening socket for `site`.
+def bind(name: str, host: str, port: int, reuse_port: bool = False) -> socket.socket:
+    """Return a listening socket for the part `name`; several processes may share one with `reuse_port`.
 
     Raises:
         ServeError: the port is in use, or the address is not ours.
     """
-    family = socket.AF_INET6 if ":" in site.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sets TCP_NODELAY only where the protocol is named; without it an answer waits for a delayed ACK. [90 ms]
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if site.reuse_port:
+    if reuse_port:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        sock.bind((site.host, site.port))
+        sock.bind((host, port))
         sock.listen(2048)
     except OSError as error:
         sock.close()
-        setting = f"FARTHING_{site.name.upper()}_PORT"
+        setting = f"FARTHING_{name.upper()}_PORT"
         raise ServeError(
-            f"{site.name}: cannot listen on {site.host}:{site.port} ({error.strerror}); "
+            f"{name}: cannot listen on {host}:{port} ({error.strerror}); "
             f"stop the program that uses it, or set {setting} to a free port"
         ) from None
     return sock
+
+
+def stop_signal() -> asyncio.Event:
+    """Return what is set when this process is told to stop by SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 async def run(sites: list[Site], on_ready: Callable[[], None] | None = None) -> None:
@@ -74,17 +81,14 @@ async def run(sites: list[Site], on_ready: Callable[[], None] | None = None) -> 
 
             return contextlib.nullcontext()
 
-    sockets = [bind(site) for site in sites]
+    sockets = [bind(site.name, site.host, site.port) for site in sites]
     servers = [
         Server(
             uvicorn.Config(site.app, log_level="warning", lifespan="on", access_log=False, timeout_graceful_shutdown=10)
         )
         for site in sites
     ]
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_signal()
     running = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in zip(servers, sockets, strict=True)]
     try:
         await _until_started(sites, servers, running)

@@ -18,7 +18,7 @@ from types import FrameType
 from urllib.parse import urlsplit
 
 from farthing.errors import ServeError
-from farthing.serving import Site, bind
+from farthing.serving import bind
 from farthing.settings import Settings, child_environ
 
 START_S = 180.0  # seconds that a part may take to answer; the first start converts the weights
@@ -156,7 +156,7 @@ class Supervisor:
     def _refuse_busy_ports(self) -> None:
         settings = self._settings
         for part in ("collector", "analyzer", "dashboard", "policies", "proxy", "engine"):
-            bind(Site(part, _nothing, settings.host, getattr(settings, f"{part}_port"))).close()
+            bind(part, settings.host, getattr(settings, f"{part}_port")).close()
 
     def _log_of(self, child: Child) -> Path:
         return self._logs / f"{child.name}.log"
@@ -164,10 +164,6 @@ class Supervisor:
     def _last_words(self, child: Child) -> str:
         lines = self._log_of(child).read_text("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
-
-
-async def _nothing(*_: object) -> None:
-    return None
 
 
 def _children(settings: Settings) -> list[Child]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from farthing import semconv
 from farthing.errors import UpstreamError
 from farthing.prices import Usage
-from farthing.serving import Headers, Receive, Scope, Send, answer
+from farthing.serving import Headers
 from farthing.settings import Settings
 from proxy.admit import Admission, Admitted
 from proxy.api_error import ApiError
@@ -27,26 +27,29 @@ from proxy.formats.chunks import read_answer
 from proxy.http import (
     EVENT_STREAM,
     JSON,
-    ClientGoneError,
-    ClientWatch,
-    begin_stream,
     passed_on,
-    read_body,
     refuse,
 )
 from proxy.record import Recorder
 from proxy.request import Asked
+from proxy.server import Request
 from proxy.spend import Spend
 from proxy.stream import EventRelay, Tape
 from proxy.upstream import Client, NotSentError, Response, Timeouts
 
 log = logging.getLogger(__name__)
 
+_STREAM_HEADERS = ((b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+
 _CACHEABLE_BYTES = 1024 * 1024  # a longer stream is not kept while it passes
 _ERROR_BYTES = 1024 * 1024  # of an upstream's own error
 _ENDED_USAGE = Timeouts(connect=1.0, headers=2.0, between=2.0)
 _LAST_WORD_S = 1.0  # seconds that a client has to take the event that says that its stream broke off
 _BYTES_PER_TOKEN = 4  # of JSON; the rule of thumb of OpenAI's documentation
+
+
+class ClientGoneError(Exception):
+    """The client went away; there is nobody to answer."""
 
 
 @dataclass(frozen=True)
@@ -73,26 +76,24 @@ class Exchange:
         self._spend = worker.spend
         self._recorder = worker.recorder
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, request: Request) -> None:
         call: Call | None = None
         try:
-            body = await read_body(receive, self._settings.max_request_bytes)
-            headers = dict(scope["headers"])
-            call, asked = self._admission.identify(self._form, headers, body)
-            call.passed_on = passed_on(headers)
-            with ClientWatch(receive) as client:
-                await self._serve(call, asked, client, send)
+            _refuse_too_large(request, self._settings.max_request_bytes)
+            call, asked = self._admission.identify(self._form, request.headers, request.body)
+            call.passed_on = passed_on(request.headers)
+            await self._serve(call, asked, request)
         except ApiError as error:
             if call is not None:
                 call.fail("refused", error.code, error.status)
-            await refuse(send, error, self._form.error(error), _response_headers(call) if call else ())
+            refuse(request, error, self._form.error(error), _response_headers(call) if call else ())
         except ClientGoneError:
             log.debug("a client went away")
         finally:
             if call is not None:
                 self._finish(call)
 
-    async def _serve(self, call: Call, asked: Asked, client: ClientWatch, send: Send) -> None:
+    async def _serve(self, call: Call, asked: Asked, request: Request) -> None:
         try:
             async with asyncio.timeout(call.limit_s):
                 admitted = await self._admission.admit(self._form, call, asked)
@@ -100,22 +101,22 @@ class Exchange:
             message = f"the call was not admitted within {call.limit_s:g} s"
             raise ApiError(504, "deadline_exceeded", message, retry_after_s=1) from None
         if admitted.cached is not None:
-            await self._serve_cached(call, admitted, send)
+            await self._serve_cached(call, admitted, request)
             return
-        if client.is_gone:
+        if request.is_gone:
             call.fail("aborted", "client_disconnected", 499)
             call.usage, call.usage_source = Usage(), "proxy"
             raise ClientGoneError
-        await self._serve_from_upstream(call, admitted, client, send)
+        await self._serve_from_upstream(call, admitted, request)
 
-    async def _serve_cached(self, call: Call, admitted: Admitted, send: Send) -> None:
+    async def _serve_cached(self, call: Call, admitted: Admitted, request: Request) -> None:
         entry = admitted.cached
         assert entry is not None
         call.is_cache_hit, call.usage, call.response_id = True, entry.usage, entry.response_id
         call.first_byte_ns = time.time_ns()
-        await answer(send, 200, entry.body, entry.content_type, _response_headers(call))
+        request.answer(200, entry.body, entry.content_type, _response_headers(call))
 
-    async def _serve_from_upstream(self, call: Call, admitted: Admitted, client: ClientWatch, send: Send) -> None:
+    async def _serve_from_upstream(self, call: Call, admitted: Admitted, request: Request) -> None:
         """Forward; when the client goes, a third party's answer is read to its end, our own engine is told to stop."""
         task = asyncio.current_task()
         assert task is not None
@@ -126,36 +127,36 @@ class Exchange:
                 if call.deployment is None or not call.deployment.metered:
                     task.cancel()
 
-        client.on_gone = gone
+        request.on_gone = gone
         try:
-            await self._forward(call, admitted, send)
+            await self._forward(call, admitted, request)
         except asyncio.CancelledError:
-            client.on_gone = None
-            if not client.is_gone or task.uncancel():
+            request.on_gone = None
+            if not request.is_gone or task.uncancel():
                 call.fail("aborted", "proxy_stopped", 503)
                 raise
             await self._ask_for_usage(call)
             raise ClientGoneError from None
         finally:
-            client.on_gone = None
+            request.on_gone = None
 
-    async def _forward(self, call: Call, admitted: Admitted, send: Send) -> None:
+    async def _forward(self, call: Call, admitted: Admitted, request: Request) -> None:
         started = time.time_ns()
         try:
             async with asyncio.timeout(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
-                await self._exchange(call, admitted, send)
+                await self._exchange(call, admitted, request)
         except TimeoutError:
             error = ApiError(504, "upstream_timeout", f"no whole answer within {call.limit_s:g} s")
-            await self._break_off(call, error, send)
+            await self._break_off(call, error, request)
         except UpstreamError as failure:
             if isinstance(failure, NotSentError):
                 call.usage, call.usage_source = Usage(), "proxy"
             error = ApiError(502, "upstream_error", f"the model's server failed: {failure}", retry_after_s=1)
-            await self._break_off(call, error, send)
+            await self._break_off(call, error, request)
         finally:
             call.upstream_ns = time.time_ns() - started
 
-    async def _break_off(self, call: Call, error: ApiError, send: Send) -> None:
+    async def _break_off(self, call: Call, error: ApiError, request: Request) -> None:
         """End a call whose upstream failed: by an answer, or by a last event where a stream has begun.
 
         Raises:
@@ -169,19 +170,20 @@ class Exchange:
             raise error
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORD_S):
-                await send({"type": "http.response.body", "body": self._form.error_event(error)})
+                await request.write(self._form.error_event(error))
+                request.end()
 
-    async def _exchange(self, call: Call, admitted: Admitted, send: Send) -> None:
+    async def _exchange(self, call: Call, admitted: Admitted, request: Request) -> None:
         """Ask one deployment after the other until one answers, and relay its answer."""
         attempts = Attempts(admitted.candidates, self._settings.max_attempts)
         target: Target | None = attempts.first()
         while target is not None:
-            target = await self._attempt(call, admitted, attempts, target, send)
+            target = await self._attempt(call, admitted, attempts, target, request)
         if attempts.failure is not None:
             raise attempts.failure
 
     async def _attempt(
-        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, send: Send
+        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Request
     ) -> Target | None:
         """Ask one deployment; return whom to ask next, None where the call has its answer or none is to be had."""
         call.deployment, call.price = target.deployment, self._admission.price(call, target.deployment)
@@ -197,7 +199,7 @@ class Exchange:
                 wait_asked = attempts.note(target, response)
                 following = attempts.after(wait_asked) if response.status in RETRIED else None
                 if following is None:
-                    await self._relay(call, admitted, response, send)
+                    await self._relay(call, admitted, response, request)
                     if response.status < 500:
                         target.health.succeeded(latency_s)
                     return None
@@ -227,15 +229,15 @@ class Exchange:
         is_repeatable = not deployment.metered
         return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable)
 
-    async def _relay(self, call: Call, admitted: Admitted, response: Response, send: Send) -> None:
+    async def _relay(self, call: Call, admitted: Admitted, response: Response, request: Request) -> None:
         if response.status != 200:
-            await self._relay_error(call, response, send)
+            await self._relay_error(call, response, request)
         elif response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-            await self._relay_events(call, admitted, response, send)
+            await self._relay_events(call, admitted, response, request)
         else:
-            await self._relay_json(call, admitted, response, send)
+            await self._relay_json(call, admitted, response, request)
 
-    async def _relay_error(self, call: Call, response: Response, send: Send) -> None:
+    async def _relay_error(self, call: Call, response: Response, request: Request) -> None:
         """The upstream's own error passes through; it charges nothing for it.
 
         Raises:
@@ -253,9 +255,9 @@ class Exchange:
         retry = [(b"retry-after", response.headers[b"retry-after"])] if b"retry-after" in response.headers else []
         content_type = response.headers.get(b"content-type", JSON)
         call.is_begun = call.is_delivered = True
-        await answer(send, status, body, content_type, [*retry, *_response_headers(call)])
+        request.answer(status, body, content_type, [*retry, *_response_headers(call)])
 
-    async def _relay_json(self, call: Call, admitted: Admitted, response: Response, send: Send) -> None:
+    async def _relay_json(self, call: Call, admitted: Admitted, response: Response, request: Request) -> None:
         body = await response.read()
         told = self._form.told(body)
         _take(call, told)
@@ -264,30 +266,30 @@ class Exchange:
         call.first_byte_ns = time.time_ns()
         call.is_begun = call.is_delivered = True
         content_type = response.headers.get(b"content-type", JSON)
-        await answer(send, 200, body, content_type, _response_headers(call))
+        request.answer(200, body, content_type, _response_headers(call))
         self._keep(call, admitted, body, content_type)
 
-    async def _relay_events(self, call: Call, admitted: Admitted, response: Response, send: Send) -> None:
+    async def _relay_events(self, call: Call, admitted: Admitted, response: Response, request: Request) -> None:
         relay = self._form.relay(admitted.asked)
         tape = Tape(_CACHEABLE_BYTES if admitted.cache_key else 0)
         call.is_begun = True
-        await begin_stream(send, _response_headers(call))
+        request.begin(200, (*_STREAM_HEADERS, *_response_headers(call)))
         try:
             async for part in response.parts():
                 if out := relay.feed(part):
                     call.first_byte_ns = call.first_byte_ns or time.time_ns()
                     tape.add(out)
-                    await send({"type": "http.response.body", "body": out, "more_body": True})
+                    await request.write(out)
                 call.is_delivered = relay.is_done
             if out := relay.finish():
                 tape.add(out)
-                await send({"type": "http.response.body", "body": out, "more_body": True})
+                await request.write(out)
         finally:
             _take_stream(call, relay, len(admitted.asked.body))
         if not relay.is_whole and not relay.has_failed:
             raise UpstreamError("the upstream's stream ended before its answer did")
         call.is_delivered = True
-        await send({"type": "http.response.body", "body": b""})
+        request.end()
         kept = tape.whole()
         call.is_complete = relay.is_done and bool(relay.finish_reason)
         if kept is not None:
@@ -329,6 +331,12 @@ class Exchange:
             call.settled_nusd = call.held_nusd if cost is None else cost
             self._spend.settle(call.request_id, call.settled_nusd)
         self._recorder.put(call)
+
+
+def _refuse_too_large(request: Request, limit: int) -> None:
+    if request.is_too_large:
+        message = f"the request is larger than {limit} bytes; send less context"
+        raise ApiError(413, "request_too_large", message)
 
 
 def _take_stream(call: Call, relay: EventRelay, asked_bytes: int) -> None:

@@ -1,17 +1,18 @@
-"""One proxy worker: its routes, its state and its life, as one ASGI application.
+"""One proxy worker: its routes, its state and its life.
 
 Every route that costs money goes through `Admission`; several workers share a port (SO_REUSEPORT) and nothing else.
 """
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
 
 from farthing.fingerprint import load_key
-from farthing.serving import Asgi, Receive, Scope, Send, Site, answer, run
+from farthing.serving import bind, stop_signal
 from farthing.settings import Settings
 from proxy.admit import Admission
 from proxy.api_error import ApiError
@@ -22,22 +23,23 @@ from proxy.exchange import Exchange, Worker
 from proxy.formats import FORMATS
 from proxy.http import JSON, refuse
 from proxy.record import Recorder
+from proxy.server import Handler, Request, Server
 from proxy.spend import Spend
 from proxy.upstream import Client, Timeouts
 
-Route = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 _DRAIN_S = 5.0  # seconds that settlements and spans get at the end
+_LAST_ANSWERS_S = 30.0  # seconds that calls under way get to end
 
 
 class Proxy:
-    """The open proxy of one process; the ASGI application is the object itself."""
+    """The proxy of one process."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._deployments = Deployments(settings)
 
-    async def _open(self) -> None:
+    async def open(self, sock: socket.socket) -> None:
+        """Serve on a listening socket from now on."""
         settings = self._settings
         self._started_at = time.time()
         # The upstream may think long before it answers; the whole call has a limit of its own.
@@ -55,7 +57,7 @@ class Proxy:
         )
         priced = {("POST", f"/v1/{form.path}"): Exchange(worker, form) for form in FORMATS}
         # The others have no client, so they cannot cost anything.
-        self._routes: dict[tuple[str, str], Route] = {
+        self._routes: dict[tuple[str, str], Handler] = {
             **priced,
             ("GET", "/v1/models"): self._models,
             ("GET", "/v1/status"): self._status,
@@ -63,36 +65,31 @@ class Proxy:
         }
         self._recorder.start()
         await self._feed.start()
+        self._server = Server(self._handle, settings.max_request_bytes)
+        await self._server.start(sock)
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """Let the calls under way end, hand over what they cost, and stop."""
+        await self._server.stop(_LAST_ANSWERS_S)
         await self._feed.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         self._client.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            route = self._routes.get((scope["method"], scope["path"]), self._unknown)
-            await route(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await receive()
-            await self._open()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await self._close()
-            await send({"type": "lifespan.shutdown.complete"})
+    async def _handle(self, request: Request) -> None:
+        await self._routes.get((request.method, request.path), self._unknown)(request)
 
-    async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _models(self, request: Request) -> None:
         models = [
             {"id": name, "object": "model", "created": int(self._started_at), "owned_by": "farthing"}
             for name in self._deployments.models
         ]
-        await answer(send, 200, msgspec.json.encode({"object": "list", "data": models}), JSON)
+        request.answer(200, msgspec.json.encode({"object": "list", "data": models}), JSON)
 
-    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await answer(send, 200, b'{"status":"ok"}', JSON)
+    async def _health(self, request: Request) -> None:
+        request.answer(200, b'{"status":"ok"}', JSON)
 
-    async def _status(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _status(self, request: Request) -> None:
         fetched_at = self._feed.fetched_at
         status = {
             "policy_version": self._feed.document.version,
@@ -111,26 +108,35 @@ class Proxy:
             "spans_dropped": self._recorder.dropped,
             "in_flight": sum(target.health.in_flight for target in self._deployments.targets),
         }
-        await answer(send, 200, msgspec.json.encode(status), JSON)
+        request.answer(200, msgspec.json.encode(status), JSON)
 
-    async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _unknown(self, request: Request) -> None:
         known = ", ".join(f"{method} {path}" for method, path in self._routes)
-        message = f"there is no route {scope['method']} {scope['path']}; known: {known}"
+        message = f"there is no route {request.method} {request.path}; known: {known}"
         error = ApiError(404, "unknown_url", message)
-        await refuse(send, error, error.body())
+        refuse(request, error, error.body())
 
 
-def app(settings: Settings) -> Asgi:
-    """Return the proxy as an ASGI application; its lifespan opens and closes it."""
-    return Proxy(settings)
+async def serve(settings: Settings, sock: socket.socket, stop: asyncio.Event) -> None:
+    """Run one proxy worker on a listening socket until `stop` is set."""
+    proxy = Proxy(settings)
+    await proxy.open(sock)
+    try:
+        await stop.wait()
+    finally:
+        await proxy.close()
 
 
 def main(settings: Settings) -> None:
     """Run one proxy worker until it is told to stop."""
-    site = Site("proxy", app(settings), settings.host, settings.proxy_port, reuse_port=settings.proxy_workers > 1)
+    sock = bind("proxy", settings.host, settings.proxy_port, reuse_port=settings.proxy_workers > 1)
     # uvloop halves the cost of a request, and its sockets never wait for a full segment (TCP_NODELAY).
     with asyncio.Runner(loop_factory=_new_loop()) as runner:
-        runner.run(run([site]))
+        runner.run(_until_told(settings, sock))
+
+
+async def _until_told(settings: Settings, sock: socket.socket) -> None:
+    await serve(settings, sock, stop_signal())
 
 
 def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

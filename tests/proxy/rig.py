@@ -22,7 +22,7 @@ from farthing import http_json, semconv
 from farthing.money import cost_nusd
 from farthing.settings import Deployment, PriceOverride, Settings
 from policies.main import app as policies_app
-from proxy.main import app as proxy_app
+from proxy.main import serve
 from tests.conftest import served
 
 RATES = (1_000_000_000, 2_000_000_000)  # nUSD per million input and output tokens; 1 and 2 USD
@@ -210,6 +210,23 @@ def running(upstream: Upstream) -> Iterator[None]:
         loop.close()
 
 
+@contextmanager
+def proxied(settings: Settings) -> Iterator[int]:
+    """Run a proxy worker in a thread with an event loop of its own; yield its port."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(settings, sock, stop),))
+    thread.start()
+    port = sock.getsockname()[1]
+    try:
+        until(lambda: http_json.call("GET", f"http://127.0.0.1:{port}/healthz"), "the proxy answers")
+        yield port
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
 async def stopped(server: asyncio.Server) -> None:
     """Stop listening, and end what still hangs."""
     server.close()
@@ -356,7 +373,7 @@ def rig_in(folder: Path, breaker_failures: int = 0, **more: Any) -> Iterator[Rig
             request_timeout_s=20.0, breaker_failures=breaker_failures, **more,
         )  # fmt: skip
         hasty = Settings(**{**vars(settings), "data_dir": folder / "hasty", "request_timeout_s": 0.5})
-        with served(proxy_app(settings)) as proxy, served(proxy_app(hasty)) as quick:
+        with proxied(settings) as proxy, proxied(hasty) as quick:
             rig = Rig(upstream, settings, policies, proxy, quick)
             yield rig
 

@@ -18,8 +18,7 @@ import pytest
 
 from farthing import semconv
 from farthing.settings import Settings
-from proxy.main import app as proxy_app
-from tests.conftest import REPOSITORY, served
+from tests.conftest import REPOSITORY
 from tests.proxy.rig import (
     COST,
     DELTAS,
@@ -45,6 +44,7 @@ from tests.proxy.rig import (
     error_cut,
     hangs,
     post,
+    proxied,
     reply,
     resets,
     rig_in,
@@ -453,7 +453,7 @@ def test_a_ledger_that_goes_away_refuses_hard_budgets_and_lets_soft_ones_through
             deployments=deployments(upstream.port, closed_port()), collector_url=f"http://127.0.0.1:{upstream.port}",
         )  # fmt: skip
         keep_documents(settings, hard="hard", soft="soft")
-        with served(proxy_app(settings)) as port:
+        with proxied(settings) as port:
             rig = Rig(upstream, settings, settings.policies_port, port, port)
             assert [post(rig, team, json.dumps(asked()).encode()).status for team in ("hard", "soft")] == [503, 200]
             until(lambda: len(upstream.spans) == 2, "both are recorded")

@@ -1,0 +1,250 @@
+"""proxy/server.py: HTTP/1.1 as clients send it, well or badly; nothing is smuggled, nobody holds a place for ever."""
+from __future__ import annotations
+
+import asyncio
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from proxy.server import Patience, Request, Server
+
+MAX_BODY = 100_000
+PATIENCE = Patience(head=0.4, body=0.6, idle=0.8, stalled=0.5, linger=0.3, sweep=0.05)
+GET = b"GET /echo HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@dataclass
+class Served:
+    """A server, and what its handler saw."""
+
+    port: int = 0
+    seen: list[Request] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    release: threading.Event = field(default_factory=threading.Event)
+    server: Server | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+
+    async def handle(self, request: Request) -> None:
+        self.seen.append(request)
+        request.on_gone = lambda: self.gone.append(request.path)
+        if request.is_too_large:
+            request.answer(413, b"too large", b"text/plain")
+        elif request.path == "/stream":
+            request.begin(200, [(b"content-type", b"text/plain")])
+            await request.write(b"one,")
+            await asyncio.to_thread(self.release.wait, 10)
+            await request.write(b"two")
+            request.end()
+        elif request.path == "/much":
+            request.begin(200, [])
+            for _ in range(200):
+                await request.write(b"x" * 100_000)
+            request.end()
+        elif request.path == "/break":
+            request.begin(200, [])
+            await request.write(b"half")
+            raise ValueError("a defect")
+        else:
+            request.answer(200, b"%b %b" % (request.path.encode(), request.body), b"text/plain", [(b"x-own", b"1")])
+
+
+@contextmanager
+def running(patience: Patience = PATIENCE) -> Iterator[Served]:
+    served, started, stop = Served(), threading.Event(), asyncio.Event()
+    sock = socket.create_server(("127.0.0.1", 0))
+    served.port = sock.getsockname()[1]
+
+    async def live() -> None:
+        served.loop = asyncio.get_running_loop()
+        served.server = Server(served.handle, MAX_BODY, patience)
+        await served.server.start(sock)
+        started.set()
+        await stop.wait()
+        await served.server.stop(5)
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_until_complete, args=(live(),))
+    thread.start()
+    started.wait(5)
+    try:
+        yield served
+    finally:
+        served.release.set()
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with running() as one:
+        yield one
+
+
+def connect(served: Served) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", served.port), timeout=5)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    parts: list[bytes] = []
+    try:
+        while part := sock.recv(65_536):
+            parts.append(part)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+def sent(served: Served, raw: bytes) -> bytes:
+    """Send bytes as they are and return all that comes until the server closes."""
+    with connect(served) as sock:
+        sock.sendall(raw)
+        return read_all(sock)
+
+
+def test_an_ordinary_client_keeps_its_connection(served: Served) -> None:
+    client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    for n in range(3):
+        client.request("POST", f"/echo?q={n}", f"body {n}", {"x-y": "z"})
+        answer = client.getresponse()
+        assert (answer.status, answer.read()) == (200, f"/echo body {n}".encode())
+        assert answer.headers["x-own"] == "1" and answer.headers["date"]
+    client.close()
+    assert {request.headers[b"x-y"] for request in served.seen} == {b"z"}
+
+
+def test_a_chunked_body_a_100_continue_and_a_stream_pass(served: Served) -> None:
+    client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    client.request("POST", "/echo", iter([b"a", b"bc"]), encode_chunked=True, headers={"transfer-encoding": "chunked"})
+    assert client.getresponse().read() == b"/echo abc"
+    served.release.set()
+    client.request("GET", "/stream")
+    assert client.getresponse().read() == b"one,two"
+    client.close()
+    with connect(served) as sock:
+        sock.sendall(b"POST /echo HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 100 ")
+        sock.sendall(b"ok")
+        assert b"/echo ok" in sock.recv(1000)
+
+
+def test_requests_that_come_at_once_are_answered_one_after_the_other(served: Served) -> None:
+    served.release.set()
+    raw = b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n" + GET * 40 + GET.replace(b"host: x", b"connection: close")
+    answer = sent(served, raw)
+    assert answer.index(b"two") < answer.index(b"/echo ")
+    assert answer.count(b"HTTP/1.1 200 OK") == 42 and answer.count(b"/echo ") == 41
+
+
+def test_http_1_0_gets_an_answer_that_ends_with_the_connection(served: Served) -> None:
+    served.release.set()
+    answer = sent(served, b"GET /stream HTTP/1.0\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\none,two") and b"connection: close" in answer
+
+
+@pytest.mark.parametrize("raw", [
+    b"POST /a HTTP/1.1\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /b HTTP/1.1\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nabcde",
+    b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: +4\r\n\r\nabcd",
+    b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 4, 4\r\n\r\nabcd",
+    b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n-1\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+    b"POST /a HTTP/1.1\r\nhost: x\r\n folded: y\r\ncontent-length: 1\r\n\r\na" b"\x00",
+    b"GET /a\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+    b"GET /a HTTP/1.1\r\n" + b"x: " + b"y" * 70_000 + b"\r\n\r\n",
+])  # fmt: skip
+def test_what_two_servers_could_read_differently_is_refused_and_the_connection_closed(
+    served: Served, raw: bytes
+) -> None:
+    answer = sent(served, raw)
+    assert not answer or answer.split(b" ")[1] in (b"400", b"431", b"501", b"200")
+    assert answer.count(b"HTTP/1.1 200") == 0 or served.seen[0].body in (b"a", b"")
+    assert [request.path for request in served.seen].count("/b") == 0
+
+
+def test_a_body_that_is_too_large_is_answered_without_being_read_to_its_end(served: Served) -> None:
+    client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    client.request("POST", "/echo", b"x" * (50 * MAX_BODY))
+    assert client.getresponse().read() == b"too large"
+    client.close()
+    chunked = b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert b" 413 " in sent(served, chunked + b"ffff\r\n%b\r\n" % (b"x" * 65_535) * 3)
+    assert all(request.is_too_large and not request.body for request in served.seen)
+
+
+@pytest.mark.parametrize(("start", "status"), [
+    (b"", b""),
+    (b"GET /echo HT", b"408"),
+    (b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc", b"408"),
+    (GET, b"200"),
+])  # fmt: skip
+def test_a_client_that_stops_in_the_middle_is_cut_off(served: Served, start: bytes, status: bytes) -> None:
+    began = time.monotonic()
+    answer = sent(served, start)
+    assert time.monotonic() - began < 4
+    assert answer.split(b" ")[1:2] == ([status] if status else [])
+
+
+def test_a_client_that_sends_byte_by_byte_is_cut_off_all_the_same(served: Served) -> None:
+    with connect(served) as sock:
+        began = time.monotonic()
+        with pytest.raises(OSError):
+            for byte in GET * 20:
+                sock.sendall(bytes((byte,)))
+                time.sleep(0.05)
+        assert time.monotonic() - began < 4
+    assert served.seen == []
+
+
+def test_a_client_that_does_not_read_is_cut_off_and_the_handler_hears_of_it(served: Served) -> None:
+    with connect(served) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.sendall(b"GET /much HTTP/1.1\r\nhost: x\r\n\r\n")
+        until = time.monotonic() + 5
+        while not served.gone and time.monotonic() < until:
+            time.sleep(0.05)
+    assert served.gone == ["/much"]
+
+
+def test_a_client_that_goes_is_noticed_at_once(served: Served) -> None:
+    with connect(served) as sock:
+        sock.sendall(b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert b"200 OK" in sock.recv(1000)
+    until = time.monotonic() + 2
+    while not served.gone and time.monotonic() < until:
+        time.sleep(0.01)
+    assert served.gone == ["/stream"] and served.seen[0].is_gone
+
+
+def test_an_answer_that_breaks_off_cannot_be_taken_for_a_whole_one(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    client.request("GET", "/break")
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        client.getresponse().read()
+    client.close()
+    assert "a defect" in caplog.text
+
+
+def test_a_stop_waits_for_the_answer_under_way_and_takes_nothing_new() -> None:
+    with running(Patience(sweep=0.05)) as served, connect(served) as sock, connect(served) as idle:
+        sock.sendall(b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert b"200 OK" in sock.recv(1000)
+        assert served.server is not None and served.loop is not None
+        stopping = asyncio.run_coroutine_threadsafe(served.server.stop(5), served.loop)
+        assert idle.recv(10) == b""
+        with pytest.raises(OSError):
+            connect(served).close()
+        served.release.set()
+        assert read_all(sock).endswith(b"two\r\n0\r\n\r\n")
+        stopping.result(5)
