@@ -33,7 +33,7 @@ class Lane:
     message: str  # of otlp.proto
     structure: str
     targets: tuple[Target, ...]
-    unseen_models: Callable[[str], str] | None = None  # SELECT of (provider, model) that must be priced before the insert
+    unseen_models: Callable[[str], str] | None = None  # SELECT of the (provider, model) that an insert prices
 
     def token(self, stem: str) -> str:
         """Return the deduplication token of a segment; lanes may share a table."""
@@ -65,8 +65,8 @@ LOGS = Lane(
         ),
         Target(
             "requests", lambda source: normalise_agent_calls(f"({explode_logs(source)})"),
-            "tenant, toUnixTimestamp64Micro(toDateTime64(started_at, 6)), scope, model, trace_id, span_id, session, request_id, "
-            "ifNull(input_tokens, 0), ifNull(output_tokens, 0), received_at",
+            "tenant, toUnixTimestamp64Micro(toDateTime64(started_at, 6)), scope, model, trace_id, span_id, session, "
+            "request_id, ifNull(input_tokens, 0), ifNull(output_tokens, 0), received_at",
             "received_at",
         ),
     ),

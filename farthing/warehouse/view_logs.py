@@ -1,4 +1,4 @@
-"""The SQL of the logs' views: OTLP bodies to log records, and the events that stand for a model call to priced requests.
+"""The SQL of the logs' views: OTLP bodies to log records, and events that stand for a model call to priced requests.
 
 Such an event is first written as the span that the agent did not send, so that one rule normalises and prices both.
 """
@@ -17,7 +17,8 @@ from farthing.warehouse.view import (
 
 _RECORD = (
     "Tuple(time_unix_nano UInt64, observed_time_unix_nano UInt64, severity_number Int32, severity_text String, "
-    f"body Tuple(string_value String), attributes {_KV}, flags UInt32, trace_id String, span_id String, event_name String)"
+    f"body Tuple(string_value String), attributes {_KV}, flags UInt32, trace_id String, span_id String, "
+    "event_name String)"
 )
 LOGS_STRUCTURE = (
     f"resource_logs Array(Tuple(resource Tuple(attributes {_KV}), schema_url String, "
@@ -146,7 +147,8 @@ def _count(key: str) -> str:
 
 def _total(keys: tuple[str, ...]) -> str:
     """Return SQL of the sum of counts, as a text; '' where the first is missing, because then nobody reported usage."""
-    return f"ifNull(toString({' + '.join([_number(keys[0]), *(f'ifNull({_number(key)}, 0)' for key in keys[1:])])}), '')"
+    parts = [_number(keys[0]), *(f"ifNull({_number(key)}, 0)" for key in keys[1:])]
+    return f"ifNull(toString({' + '.join(parts)}), '')"
 
 
 def _number(key: str) -> str:

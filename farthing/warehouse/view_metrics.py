@@ -30,7 +30,8 @@ METRICS_STRUCTURE = (
 _POINT = {
     "kind": "String", "temporality": "Int32", "monotonic": "Bool", "attributes": _KV, "started": "UInt64",
     "timed": "UInt64", "value": "Nullable(Float64)", "count": "Nullable(UInt64)", "sum": "Nullable(Float64)",
-    "min": "Nullable(Float64)", "max": "Nullable(Float64)", "bounds": "Array(Float64)", "bucket_counts": "Array(UInt64)",
+    "min": "Nullable(Float64)", "max": "Nullable(Float64)",
+    "bounds": "Array(Float64)", "bucket_counts": "Array(UInt64)",
     "scale": "Int32", "zero_count": "UInt64", "positive_offset": "Int32", "negative_offset": "Int32",
     "negative_counts": "Array(UInt64)", "quantile_values": "Array(Float64)",
 }  # fmt: skip
@@ -60,15 +61,16 @@ def _of(holder: str, *names: str) -> str:
     return holder
 
 
-def _recorded(value: str) -> str:
-    """Return SQL of a value that is NULL where the sender flags the point as one without a value."""
-    return f"if(bitAnd({_of('p', 'flags')}, 1) = 1, NULL, {value})"
+def _recorded(value: str, is_finite: bool = True) -> str:
+    """Return SQL of a value; NULL where it is no number or the sender flags the point as one without a value."""
+    condition = f"bitAnd({_of('p', 'flags')}, 1) = 1" + (f" OR NOT isFinite({value})" if is_finite else "")
+    return f"if({condition}, NULL, {value})"
 
 
 def _all_points() -> str:
     value = _recorded(f"ifNull({_of('p', 'as_double')}, toFloat64({_of('p', 'as_int')}))")
     temporality = "tupleElement({data}, 'aggregation_temporality')"
-    sums = {name: _recorded(_of("p", name)) for name in ("count", "sum", "min", "max")}
+    sums = {name: _recorded(_of("p", name), name != "count") for name in ("count", "sum", "min", "max")}
     quantiles = _of("p", "quantile_values")
     return "arrayConcat(" + ", ".join((
         _points("gauge", "gauge", value=value),
@@ -108,7 +110,8 @@ def explode_metrics(source: str = "otlp_metrics_in") -> str:
     {_time("started")} AS start_time,
     resource_attributes['service.name'] AS service, scope, name, unit, kind,
     transform(temporality_number, [1, 2], ['delta', 'cumulative'], '') AS temporality, monotonic,
-    cityHash64(toString(mapSort(resource_attributes)), scope, name, unit, kind, temporality, toString(mapSort(attributes))) AS series,
+    cityHash64(toString(mapSort(resource_attributes)), scope, name, unit, kind, temporality,
+        toString(mapSort(attributes))) AS series,
     value, count, sum, min, max, bounds, bucket_counts, scale, zero_count, positive_offset, negative_offset,
     negative_counts, quantile_values,
     {_fact("operation")} AS operation, lower({_fact("provider")}) AS provider, {_fact("model")} AS model,
@@ -120,8 +123,9 @@ FROM (
     SELECT tenant, received_at, resource_attributes, scope, name, unit, {_map("point_attributes")} AS attributes,
         temporality_number, started, timed, {", ".join(plain)}
     FROM (
-        SELECT tenant, received_at, resource_attributes, scope, name, unit, {_of("p", "attributes")} AS point_attributes,
-            {_of("p", "temporality")} AS temporality_number, {_of("p", "started")} AS started,
+        SELECT tenant, received_at, resource_attributes, scope, name, unit,
+            {_of("p", "attributes")} AS point_attributes, {_of("p", "temporality")} AS temporality_number,
+            {_of("p", "started")} AS started,
             {_of("p", "timed")} AS timed, {", ".join(f"{_of('p', one)} AS {one}" for one in plain)}
         FROM (
             SELECT tenant, received_at, resource_attributes, scope, {_of("m", "name")} AS name,
