@@ -147,8 +147,8 @@ def test_the_sdk_s_metrics_of_every_kind_arrive(sender: Sender, door: str) -> No
     meter = provider.get_meter("vllm")
     gpu = {"hw.id": "GPU-1", "hw.type": "gpu", "hw.driver_note": "said by nobody"}
     meter.create_observable_gauge("hw.gpu.utilization", [lambda _: [Observation(0.75, gpu)]], "1")
-    meter.create_up_down_counter("vllm:num_requests_running").add(3, {"model_name": "llama", "secret_note": "x"})
-    tokens = meter.create_counter("vllm:generation_tokens_total", "{token}")
+    meter.create_up_down_counter("nv_requests_running").add(3, {"model_name": "llama", "secret_note": "x"})
+    tokens = meter.create_counter("tgi_generated_tokens", "{token}")
     seconds = meter.create_histogram("gen_ai.server.request.duration", "s")
     for count in (100, 40):
         tokens.add(count, {"model_name": "llama"})
@@ -164,9 +164,8 @@ def test_the_sdk_s_metrics_of_every_kind_arrive(sender: Sender, door: str) -> No
         ("gen_ai.server.request.duration", "histogram", "cumulative", False, None, 1.4, "llama", "", 3, "engine",
          "vllm", "s", False),
         ("hw.gpu.utilization", "gauge", "", False, 0.75, None, "", "GPU-1", 3, "engine", "vllm", "1", False),
-        ("vllm:generation_tokens_total", "sum", "cumulative", True, 140, None, "llama", "", 3, "engine", "vllm",
-         "{token}", False),
-        ("vllm:num_requests_running", "sum", "cumulative", False, 3, None, "llama", "", 3, "engine", "vllm", "",
+        ("nv_requests_running", "sum", "cumulative", False, 3, None, "llama", "", 3, "engine", "vllm", "", False),
+        ("tgi_generated_tokens", "sum", "cumulative", True, 140, None, "llama", "", 3, "engine", "vllm", "{token}",
          False),
     ]  # fmt: skip
     assert sender.status()["metric_series"] == 4
@@ -264,7 +263,8 @@ def test_every_kind_of_point_is_stored_with_its_buckets(sender: Sender) -> None:
     assert answer.partial_success.rejected_data_points == 1
     assert sender.rows(
         "SELECT kind, temporality, count, sum, min, max, scale, zero_count, positive_offset, bucket_counts, "
-        "negative_offset, negative_counts, bounds, quantile_values FROM otel_metrics WHERE tenant = {tenant} ORDER BY name"
+        "negative_offset, negative_counts, bounds, quantile_values "
+        "FROM otel_metrics WHERE tenant = {tenant} ORDER BY name"
     ) == [
         ("exponential_histogram", "delta", 9, 5.5, -1, 4, 3, 2, -4, [1, 2], 7, [4], [], []),
         ("summary", "cumulative", 3, 6, None, None, 0, 0, 0, [], 0, [], [0.5], [1.5]),
@@ -354,8 +354,8 @@ def api_request(**changed: Any) -> dict[str, Any]:
         "cache_read_tokens": 3000, "cache_creation_tokens": 400, "request_id": "req_1", "speed": "normal",
     }  # fmt: skip
     return {
-        "timeUnixNano": str(NOW_NS), "observedTimeUnixNano": str(NOW_NS), "body": {"stringValue": "claude_code.api_request"},
-        "attributes": {**attributes, **changed},
+        "timeUnixNano": str(NOW_NS), "observedTimeUnixNano": str(NOW_NS),
+        "body": {"stringValue": "claude_code.api_request"}, "attributes": {**attributes, **changed},
     }  # fmt: skip
 
 
@@ -378,7 +378,8 @@ def test_an_agent_s_api_request_event_becomes_one_billed_row_at_our_price(sender
 
 
 def test_texts_for_numbers_missing_counts_and_other_events_are_read_as_they_are_meant(sender: Sender) -> None:
-    texts = {key: "5" for key in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens")}
+    counts = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens")
+    texts = dict.fromkeys(counts, "5")
     unknown = api_request(model="claude-unknown-9", request_id="req_3")
     silent = api_request(request_id="req_2")
     for key in ("input_tokens", "output_tokens"):
@@ -387,7 +388,8 @@ def test_texts_for_numbers_missing_counts_and_other_events_are_read_as_they_are_
              "attributes": {"event.name": "user_prompt", "prompt": "write to jane@example.com", "prompt_length": 25}}
     sender.post("/v1/logs", logs_of(api_request(**texts), silent, unknown, other), "application/json")
     assert sender.rows(
-        "SELECT request_id, input_tokens, output_tokens, price_state FROM requests WHERE tenant = {tenant} ORDER BY request_id"
+        "SELECT request_id, input_tokens, output_tokens, price_state FROM requests WHERE tenant = {tenant} "
+        "ORDER BY request_id"
     ) == [("req_1", 15, 5, "priced"), ("req_2", None, None, "no_usage"), ("req_3", 3410, 20, "unpriced")]
     ((prompt, length, counted),) = sender.rows(
         "SELECT LogAttributes['prompt'], LogAttributes['prompt.length'], LogAttributes['prompt_length'] "
@@ -452,9 +454,10 @@ def test_the_sdk_s_log_exporter_delivers(sender: Sender, door: str) -> None:
     provider = LoggerProvider(Resource({"service.name": "claude-code"}), shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
     given = api_request()["attributes"]
-    provider.get_logger("com.anthropic.claude_code.events", "2.1.0").emit(
-        LogRecord(timestamp=NOW_NS, body="claude_code.api_request", severity_number=SeverityNumber.INFO, attributes=given)
+    record = LogRecord(
+        timestamp=NOW_NS, body="claude_code.api_request", severity_number=SeverityNumber.INFO, attributes=given
     )
+    provider.get_logger("com.anthropic.claude_code.events", "2.1.0").emit(record)
     provider.shutdown()
     assert sender.rows("SELECT cost_usd FROM requests WHERE tenant = {tenant}") == [(Decimal("0.002730"),)]
     assert sender.rows("SELECT SeverityNumber, ScopeVersion FROM otel_logs WHERE Tenant = {tenant}") == [(9, "2.1.0")]
@@ -470,7 +473,8 @@ def test_logs_of_nobody_s_concern_are_rejected_and_gpu_faults_are_kept(sender: S
     status, answer = sender.post("/v1/logs", logs_of(*records), "application/json")
     assert status == 200 and json.loads(answer)["partialSuccess"]["rejectedLogRecords"] == "2"
     ((body, unit, length),) = sender.rows(
-        "SELECT Body, LogAttributes['hw.id'], LogAttributes['otel.log.body.length'] FROM otel_logs WHERE Tenant = {tenant}"
+        "SELECT Body, LogAttributes['hw.id'], LogAttributes['otel.log.body.length'] "
+        "FROM otel_logs WHERE Tenant = {tenant}"
     )
     assert (body, unit, int(length)) == ("NVRM: Xid (PCI:0000:3b:00): 79", "GPU-1", len(fault))
     assert sender.status()["rejected"] == {screen_logs.OTHERS: 2} and sender.status()["stored"]["logs"] == 1
@@ -486,13 +490,15 @@ def test_a_log_record_keeps_its_trace_and_loses_ids_that_are_none(sender: Sender
 def test_no_prompt_of_captured_logs_reaches_the_disk(sender: Sender, shared: Callable[[str], Path]) -> None:
     body = shared("fixtures/otlp/genai-openai-content1/logs-03.bin").read_bytes()
     assert b"jane@example.com" in body
-    sent = sum(len(s.log_records) for r in ExportLogsServiceRequest.FromString(body).resource_logs for s in r.scope_logs)
+    parsed = ExportLogsServiceRequest.FromString(body)
+    sent = sum(len(scope.log_records) for one in parsed.resource_logs for scope in one.scope_logs)
     assert sender.post("/v1/logs", body) == (200, b"")
     spooled = b"".join(path.read_bytes() for path in sender.folder.rglob("*.otlp"))
     assert spooled and b"jane@example.com" not in spooled and b"Hello from mock" not in spooled
     ((count, leaked, measured, models),) = sender.rows(
         "SELECT count(), countIf(toString(tuple(*)) LIKE '%jane@%'), "
-        "countIf(LogAttributes['gen_ai.input.messages.length'] != ''), countIf(LogAttributes['gen_ai.request.model'] != '') "
+        "countIf(LogAttributes['gen_ai.input.messages.length'] != ''), "
+        "countIf(LogAttributes['gen_ai.request.model'] != '') "
         "FROM otel_logs WHERE Tenant = {tenant}"
     )
     assert (count, leaked, models) == (sent, 0, sent) and measured > 0
@@ -508,7 +514,7 @@ def test_content_is_kept_where_that_is_wanted_and_no_secret_with_it(
         said = {"stringValue": "the key is sk-proj-cAnArYcAnArYcAnArY00"}
         sender.post("/v1/logs", logs_of({"eventName": "gen_ai.x", "body": said}), "application/json")
         ((messages, leaked, bodies),) = sender.rows(
-            "SELECT anyIf(LogAttributes['gen_ai.input.messages'], LogAttributes['gen_ai.input.messages'] LIKE '%email%'), "
+            "SELECT anyIf(LogAttributes['gen_ai.input.messages'] AS m, m LIKE '%email%'), "
             "countIf(toString(tuple(*)) LIKE '%jane@%' OR toString(tuple(*)) LIKE '%cAnArY%'), "
             "anyIf(Body, EventName = 'gen_ai.x') FROM otel_logs WHERE Tenant = {tenant}"
         )
