@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
 from collector import flush
 from collector.answers import LOGS as LOGS_SIGNAL
@@ -50,7 +51,7 @@ def metrics_body(name: str, padding: str = "") -> bytes:
     """A body of ITEMS points, told apart by their session."""
     request = ExportMetricsServiceRequest()
     metric = request.resource_metrics.add().scope_metrics.add().metrics.add(name="gen_ai.client.token.usage")
-    metric.sum.aggregation_temporality = 1
+    metric.sum.aggregation_temporality = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
     for n in range(ITEMS):
         point = metric.sum.data_points.add(as_int=n, time_unix_nano=time.time_ns() + n)
         for key, text in (("session.id", name), ("gen_ai.request.model", "m"), ("gen_ai.tool.name", padding)):
