@@ -33,7 +33,7 @@ from collector.intake import Delivery
 from collector.main import Collector
 from collector.pricing import Pricing
 from collector.spool import Spool
-from farthing.errors import SpoolFullError
+from farthing.errors import SpoolFullError, WarehouseError
 from farthing.prices import PriceBook
 from farthing.settings import IngestKey, PriceOverride, Settings
 from farthing.warehouse import Warehouse, segment
@@ -297,6 +297,30 @@ def test_a_poison_body_is_buried_and_the_others_go_on(warehouse: Warehouse, tmp_
     for table, key in tables.items():
         query = f"SELECT count() FROM {table} WHERE {key} = '{session}'"
         assert warehouse._client().query(query).result_rows == [(ITEMS,)]
+
+
+def test_a_full_disk_that_one_lane_meets_keeps_the_senders_of_all_off_it(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise WarehouseError("warehouse: Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space")
+
+    traces, logs = (Spool(tmp_path / lane.folder, 10**9, min_free_bytes=5) for lane in (TRACES, LOGS))
+    pricing, session = Pricing(warehouse, PriceBook()), uuid.uuid4().hex
+    beside = Flusher(logs, warehouse, pricing, 3600, lane=LOGS)
+    flushing = Flusher(traces, warehouse, pricing, 3600, ballast_bytes=2**20, also=[beside])
+    flushing._settle_if_due(is_last=True)
+    logs.append([segment.frame(session, logs_body(session), 1, segment.digest(session, b""))])
+    with monkeypatch.context() as patch:
+        patch.setattr(warehouse, "insert_otlp", full)
+        assert flushing._ballast.is_held
+        flushing.flush()
+    assert not flushing._ballast.is_held and {traces.min_free_bytes, logs.min_free_bytes} == {2**20 + 5}
+    flushing._settle_if_due(is_last=True)
+    assert flushing._ballast.is_held and {traces.min_free_bytes, logs.min_free_bytes} == {5}
+    flushing.flush()
+    query = f"SELECT count() FROM requests WHERE session = '{session}'"
+    assert warehouse._client().query(query).result_rows == [(ITEMS,)] and beside.dead_letters == 0
 
 
 if __name__ == "__main__":
