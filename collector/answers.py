@@ -48,7 +48,7 @@ SIGNALS = (TRACES, METRICS, LOGS)
 class Outcome:
     """What became of an accepted body."""
 
-    spans: int = 0  # stored
+    stored: int = 0  # spans, data points or log records
     rejected: int = 0  # items that were not stored and must not be sent again
     message: str = ""  # why
 

@@ -5,8 +5,10 @@ While the ballast is away the spool refuses that much more, so that senders do n
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from collector.spool import Spool
 from farthing.disk import free_bytes
 
 BALLAST_BYTES = 64 * 1024 * 1024
@@ -43,3 +45,24 @@ class Ballast:
         finally:
             os.close(descriptor)
         return self.is_held
+
+
+class Room:
+    """The ballast of one disk and the spools on it, which stay off it together."""
+
+    def __init__(self, ballast: Ballast, spools: Sequence[Spool]) -> None:
+        self.ballast = ballast
+        self._least = [(spool, spool.min_free_bytes) for spool in spools]
+
+    def give(self) -> bool:
+        """Give the ballast to the store and keep senders off it; False where that was done before."""
+        if not self.ballast.release():
+            return False
+        for spool, least in self._least:
+            spool.min_free_bytes = least + self.ballast.size
+        return True
+
+    def take_back(self) -> None:
+        if self.ballast.restore():
+            for spool, least in self._least:
+                spool.min_free_bytes = least

@@ -10,14 +10,16 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from collector.ballast import BALLAST_BYTES, Ballast
+from collector.ballast import BALLAST_BYTES, Ballast, Room
 from collector.pricing import Pricing
 from collector.spool import Segment, Spool
 from farthing.errors import FarthingError, WarehouseError
 from farthing.warehouse import Warehouse
 from farthing.warehouse import segment as record
+from farthing.warehouse.lane import TRACES, Lane
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ _FULL = re.compile(r"Code: 243\b|No space left|NOT_ENOUGH_SPACE")
 
 
 class Flusher:
-    """A thread that empties the spool into the warehouse."""
+    """A thread that empties the spool of a lane into the warehouse, and after it those of the lanes `also`."""
 
     def __init__(
         self,
@@ -43,13 +45,19 @@ class Flusher:
         pricing: Pricing,
         interval_s: float,
         ballast_bytes: int = BALLAST_BYTES,
+        lane: Lane = TRACES,
+        also: Sequence[Flusher] = (),
     ) -> None:
         self._spool = spool
         self._warehouse = warehouse
         self._pricing = pricing
         self._interval_s = interval_s
+        self._lane = lane
+        self._also = also
         self._ballast = Ballast(spool.folder.parent / "ballast", ballast_bytes)
-        self._min_free = spool.min_free_bytes
+        self._room = Room(self._ballast, [spool, *(one._spool for one in also)])
+        for one in also:
+            one._room = self._room
         self._leftovers = {segment.token for segment in spool.closed()}
         self._inserted: dict[str, Segment] = {}  # in the warehouse, perhaps not yet on its disk
         self._tries: dict[str, int] = {}
@@ -69,10 +77,14 @@ class Flusher:
         """Flush what is held and return; what cannot be flushed stays in the spool for the next start."""
         self._stop.set()
         self._thread.join()
-        self._guarded_round(is_last=True)
+        self._guarded_rounds(is_last=True)
 
     def flush(self) -> None:
         """Insert everything that was acknowledged before this call."""
+        for one in (self, *self._also):
+            one._flush()
+
+    def _flush(self) -> None:
         with self._flush_lock:
             self._spool.rotate()
             suspects: list[tuple[Segment, WarehouseError]] = []
@@ -90,11 +102,15 @@ class Flusher:
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
-            self._guarded_round()
+            self._guarded_rounds()
+
+    def _guarded_rounds(self, is_last: bool = False) -> None:
+        for one in (self, *self._also):
+            one._guarded_round(is_last)
 
     def _guarded_round(self, is_last: bool = False) -> None:
         try:
-            self.flush()
+            self._flush()
         except Exception as error:  # noqa: BLE001 - the loop must outlive whatever one round brings
             self._failed(error)
         try:
@@ -105,11 +121,12 @@ class Flusher:
     def _insert(self, segment: Segment) -> WarehouseError | None:
         """Insert one segment; the error means: not now."""
         try:
-            self._pricing.prepare(segment.path)
+            self._pricing.prepare(segment.path, self._lane)
+            token = self._lane.token(segment.token)
             if segment.token in self._leftovers:
-                self._warehouse.insert_otlp_again(segment.path, segment.token)
+                self._warehouse.insert_otlp_again(segment.path, token, self._lane)
             else:
-                self._warehouse.insert_otlp(segment.path, segment.token)
+                self._warehouse.insert_otlp(segment.path, token, self._lane)
         except WarehouseError as error:
             self._failed(error)
             if _FULL.search(str(error)):
@@ -161,7 +178,7 @@ class Flusher:
     def _passes(self, trial: Path, records: list[bytes]) -> bool:
         trial.write_bytes(b"".join(records))
         try:
-            self._warehouse.check_otlp(trial)
+            self._warehouse.check_otlp(trial, self._lane)
         except WarehouseError as error:
             if _is_the_stores(error):
                 raise
@@ -187,6 +204,8 @@ class Flusher:
 
     def _settle_on_disk(self) -> None:
         self._synced_at = time.monotonic()
+        if self._lane is not TRACES and not self._inserted:
+            return  # traces sync for whatever else was written
         try:
             self._warehouse.sync()
         except (OSError, FarthingError) as error:
@@ -199,15 +218,14 @@ class Flusher:
 
     def _make_room(self) -> None:
         """Give the ballast to the store, keep senders off it, and let go of what is stored already."""
-        if self._warehouse.path is None or not self._ballast.release():
+        if self._warehouse.path is None or not self._room.give():
             return
-        self._spool.min_free_bytes = self._min_free + self._ballast.size
         log.error("the disk of %s is full; senders wait, the store gets the ballast", self._spool.folder)
         self._settle_on_disk()
 
     def _restore_ballast(self) -> None:
-        if self._warehouse.path is not None and self._ballast.restore():
-            self._spool.min_free_bytes = self._min_free
+        if self._warehouse.path is not None:
+            self._room.take_back()
 
     def _failed(self, error: BaseException) -> None:
         self.failures += 1

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from hmac import compare_digest
 from ipaddress import ip_address
 
-from collector.answers import TRACES, Outcome, Signal
+from collector.answers import SIGNALS, TRACES, Outcome, Signal
 from collector.commit import GroupCommit
-from collector.otlp_json import count_json_items, traces_from_json
-from collector.receive import count_items, decompressed, parsed
+from collector.otlp_json import traces_from_json
+from collector.receive import decompressed, parsed
 from collector.screen import Screen, Screened
+from collector.screen_metrics import ScreenedSignal
+from collector.signals import SignalReader, why
 from farthing.errors import IngestError, SettingsError, SpoolFullError
 from farthing.fingerprint import load_key
 from farthing.semconv import HEADER_TENANT_KEY
@@ -31,10 +33,10 @@ class Counts:
     """What happened since the start; sent = accepted + rejected + refused, always."""
 
     bodies: int = 0
-    spans: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)  # reason -> spans, data points and log records
+    stored: Counter[str] = field(default_factory=Counter)  # signal -> spans, data points or log records
+    rejected: Counter[str] = field(default_factory=Counter)  # reason -> spans, data points or log records
     refused: Counter[int] = field(default_factory=Counter)  # HTTP status -> bodies
-    cuts: Counter[str] = field(default_factory=Counter)  # what was taken from stored spans, by reason
+    cuts: Counter[str] = field(default_factory=Counter)  # what was taken from stored ones, by reason
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,12 @@ class Intake:
         self.in_flight = 0  # bytes
         self._needs_key = _needs_key(settings)
         self._screen = Screen(settings, load_key(settings.hash_key, settings.data_dir))
+        self.signals = SignalReader(settings, self._screen.content, self._screen.redactor)
 
-    def start(self, commit: GroupCommit) -> None:
-        """Take bodies for `commit` from now on; called on the event loop that will serve them."""
-        self._commit = commit
+    def start(self, *commits: GroupCommit) -> None:
+        """Take bodies for the commits of traces, metrics and logs; called on the event loop that will serve them."""
+        self._commit = commits[0]
+        self._commits = {signal.name: commit for signal, commit in zip(SIGNALS, commits, strict=False)}
         self._large = asyncio.Lock()
 
     def tenant(self, headers: Mapping[str, str]) -> str:
@@ -101,12 +105,11 @@ class Intake:
             SpoolFullError: it cannot be stored now.
         """
         if delivery.signal is not TRACES:
-            outcome = await asyncio.to_thread(self._not_stored, delivery)
-            self.counts.rejected[f"{delivery.signal.name} are not stored"] += outcome.rejected
+            outcome = await self._take_signal(delivery)
         else:
             outcome = await self._take_traces(delivery)
         self.counts.bodies += 1
-        self.counts.spans += outcome.spans
+        self.counts.stored[delivery.signal.name] += outcome.stored
         return outcome
 
     def refused(self, status: int) -> None:
@@ -142,11 +145,22 @@ class Intake:
         request, extent = parsed(body, self.settings.max_request_spans)
         return self._screen(request, body, extent, tenant)
 
-    def _not_stored(self, delivery: Delivery) -> Outcome:
-        """Answer truthfully that nothing was kept; a refusal would make some SDKs send it again."""
-        signal, body = delivery.signal, decompressed(delivery.body, delivery.encoding, self.settings.max_body_bytes)
-        count = count_json_items(body, signal.json_path) if delivery.is_json else count_items(body, signal.path)
-        return Outcome(0, count, f"only traces are stored; switch the export of {signal.name} off")
+    async def _take_signal(self, delivery: Delivery) -> Outcome:
+        """Store what is of interest of metrics or logs, and say truthfully what was not kept."""
+        body = await asyncio.to_thread(decompressed, delivery.body, delivery.encoding, self.settings.max_body_bytes)
+        if len(body) <= _LARGE_BYTES:
+            found = await asyncio.to_thread(self._read_signal, body, delivery)
+        else:
+            async with self._large:
+                found = await asyncio.to_thread(self._read_signal, body, delivery)
+        if found.stored:
+            await self._commits[delivery.signal.name].put(delivery.tenant, found.body, found.stored)
+        self.counts.cuts += found.cuts
+        self.counts.rejected += found.rejected
+        return Outcome(found.stored, found.rejected.total(), why(found))
+
+    def _read_signal(self, body: bytes, delivery: Delivery) -> ScreenedSignal:
+        return self.signals.read(delivery.signal, body, delivery.is_json, delivery.tenant)
 
 
 def _needs_key(settings: Settings) -> bool:

@@ -18,6 +18,7 @@ from farthing.prices import PriceBook
 from farthing.serving import Asgi, Receive, Scope, Send, Site, answer, run
 from farthing.settings import Settings
 from farthing.warehouse import Warehouse
+from farthing.warehouse.lane import LANES, TRACES, Lane
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -49,15 +50,21 @@ class Collector:
         self._warehouse.migrate()
         self._pricing = Pricing(self._warehouse, PriceBook(settings.prices))
         self._pricing.start()
-        self._spool = Spool(settings.data_dir / "spool", settings.spool_max_bytes)
-        if self._spool.corrupt_bytes:
-            log.error("the spool held %d corrupt bytes; all whole records were kept", self._spool.corrupt_bytes)
-        self._flusher = Flusher(self._spool, self._warehouse, self._pricing, settings.flush_interval_s)
+        self._spools = [Spool(settings.data_dir / lane.folder, _room(lane, settings)) for lane in LANES]
+        for spool in self._spools:
+            if spool.corrupt_bytes:
+                log.error("%s held %d corrupt bytes; all whole records were kept", spool.folder, spool.corrupt_bytes)
+        flushed = (self._warehouse, self._pricing, settings.flush_interval_s)
+        also = [Flusher(spool, *flushed, lane=lane) for spool, lane in zip(self._spools[1:], LANES[1:], strict=True)]
+        self._spool = self._spools[0]
+        self._flusher = Flusher(self._spool, *flushed, also=also)
+        self._flushers = [self._flusher, *also]
         self._flusher.start()
 
     def close(self) -> None:
         self._flusher.stop()
-        self._spool.close()
+        for spool in self._spools:
+            spool.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -68,8 +75,8 @@ class Collector:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         await asyncio.to_thread(self.open)
-        self._commit = GroupCommit(self._spool)
-        self._intake.start(self._commit)
+        self._commits = [GroupCommit(spool) for spool in self._spools]
+        self._intake.start(*self._commits)
         await self._start_grpc()
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -110,17 +117,19 @@ class Collector:
         counts = self._intake.counts
         return {
             "accepted_bodies": counts.bodies,
-            "accepted_spans": counts.spans,
-            "duplicate_bodies": self._commit.duplicates,
+            "accepted_spans": counts.stored[TRACES.name],
+            "stored": {lane.name: counts.stored[lane.name] for lane in LANES},
+            "duplicate_bodies": sum(commit.duplicates for commit in self._commits),
             "refused_bodies": {str(status): n for status, n in counts.refused.items()},
             "rejected": {reason: n for reason, n in counts.rejected.items() if n},
             "cut": {reason: n for reason, n in counts.cuts.items() if n},
             "grpc_error": self._grpc_error,
-            "spool_bytes": self._spool.held_bytes,
-            "waiting_segments": len(self._spool.closed()),
-            "dead_letters": self._flusher.dead_letters,
-            "flush_failures": self._flusher.failures,
-            "last_error": self._flusher.last_error,
+            "metric_series": len(self._intake.signals.metrics.series),
+            "spool_bytes": sum(spool.held_bytes for spool in self._spools),
+            "waiting_segments": sum(len(spool.closed()) for spool in self._spools),
+            "dead_letters": sum(one.dead_letters for one in self._flushers),
+            "flush_failures": sum(one.failures for one in self._flushers),
+            "last_error": next((one.last_error for one in self._flushers if one.last_error), ""),
             "unpriced_models": sorted(f"{provider}/{model}" for provider, model in self._pricing.unpriced),
             "recovered_from": str(self._warehouse.recovered_from or ""),
         }
@@ -177,6 +186,11 @@ class Collector:
         self._intake.refused(status)
         retry = ((b"retry-after", str(RETRY_S).encode()),) if is_retryable(status) else ()
         await _answer(send, status, failure(status, message, form == JSON), form, *retry)
+
+
+def _room(lane: Lane, settings: Settings) -> int:
+    """Return how many bytes a lane's spool may hold."""
+    return settings.spool_max_bytes if lane is TRACES else settings.spool_max_bytes // 4
 
 
 async def _answer(send: Send, status: int, body: bytes, content_type: str, *more: tuple[bytes, bytes]) -> None:

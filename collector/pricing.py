@@ -15,6 +15,7 @@ from farthing import semconv
 from farthing.errors import WarehouseError
 from farthing.prices import Price, PriceBook
 from farthing.warehouse import Warehouse
+from farthing.warehouse.lane import TRACES, Lane
 
 log = logging.getLogger(__name__)
 _Name = TypeVar("_Name")
@@ -64,10 +65,13 @@ class Pricing:
         self._resolve(self._book.own())
         self._is_started = True
 
-    def prepare(self, segment: Path) -> None:
+    def prepare(self, segment: Path, lane: Lane = TRACES) -> None:
         """Look up every model of the segment that was not met before."""
         if not self._is_started:
             self._start_anew()
+        if lane is not TRACES:  # few and small, so the store itself may look
+            self._resolve(self._warehouse.unseen_models(segment, lane))
+            return
         content = segment.read_bytes()
         providers, models = _names(content)
         is_countable = len(providers) * len(models) <= MAX_NAMES

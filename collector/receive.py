@@ -7,6 +7,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -78,16 +79,19 @@ def measured(body: bytes, max_spans: int) -> Extent:
     return Extent(spans, longest)
 
 
-def count_items(body: bytes, path: Sequence[tuple[int, ...]]) -> int:
+def count_items(body: bytes, path: Sequence[tuple[int, ...]], most: int | None = None) -> int:
     """Count the messages that lie at `path`, one tuple of field numbers for each level.
 
     Raises:
-        IngestError: 400 where the bytes are not protobuf.
+        IngestError: 413 for more than `most` messages on one level; 400 where the bytes are not protobuf.
     """
     spots = [(0, len(body))]
-    for numbers in path[:-1]:
-        spots = [inner for start, end in spots for inner in _fields(body, start, end, numbers)]
-    return sum(1 for start, end in spots for _ in _fields(body, start, end, path[-1]))
+    for numbers in path:
+        found = (inner for start, end in spots for inner in _fields(body, start, end, numbers))
+        spots = list(islice(found, None if most is None else most + 1))
+        if most is not None and len(spots) > most:
+            raise IngestError(413, f"the body holds more than {most} items of one kind; send smaller batches")
+    return len(spots)
 
 
 def _fields(body: bytes, at: int, end: int, wanted: tuple[int, ...]) -> Iterator[tuple[int, int]]:

@@ -234,8 +234,42 @@ CONTENT_FREE_PREFIXES = (
 # of these is meant and stays; a key or a token does not.
 CONTENT_IDENTITY_KEYS = frozenset((
     *ALIASES["user"], *ALIASES["session"], *ALIASES["response_id"], TEAM, FEATURE, REQUEST_ID, REQUEST_HASH,
-    PREFIX_HASHES, "gen_ai.user", "service.instance.id", "host.id", "container.id",
+    PREFIX_HASHES, "gen_ai.user", "service.instance.id", "host.id", "container.id", "user.email",
 ))  # fmt: skip
 
 # What the length and the hash of a span's status message are stored as, in the span's attributes
 CONTENT_STATUS_MESSAGE = "otel.status_message"
+
+# Metrics that are stored: those of model calls, of inference servers and of GPUs; `allowed_metrics` adds to them.
+METRIC_PREFIXES = (
+    "gen_ai.", "llm.", "hw.", "system.gpu", "nvidia", "DCGM_FI_", "nv_", "vllm:", "sglang:", "tgi_", "farthing.",
+    "claude_code.", "gemini_cli.", "codex.",
+)  # fmt: skip
+
+# Attributes of such metrics beyond CONTENT_FREE_PREFIXES: the labels of vLLM, SGLang, TGI, Triton, the DCGM exporter
+# and of coding agents.
+METRIC_KEYS = frozenset((
+    "type", "model", "model_name", "modelName", "version", "engine", "engine_type", "finished_reason", "tp_rank",
+    "pp_rank", "dp_rank", "priority", "UUID", "gpu", "gpu_uuid", "device", "pci_bus_id", "Hostname", "container",
+    "namespace", "pod", "GPU_I_ID", "GPU_I_PROFILE", "DCGM_FI_DRIVER_VERSION", "err_code", "err_msg", "method",
+    "batch_size", "stream", "quantile", "job", "instance", "query_source", "effort", "decision", "tool_name", "source",
+    "token_type", "terminal.type", "app.version", "organization.id", "user.account_uuid",
+))  # fmt: skip
+
+# fact of a metric's point -> attributes that carry it, the most trusted first
+METRIC_ALIASES: dict[str, tuple[str, ...]] = {
+    "operation": (OPERATION_NAME,),
+    "provider": (PROVIDER_NAME, "gen_ai.system"),
+    "model": (RESPONSE_MODEL, REQUEST_MODEL, "model", "model_name"),
+    "token_type": ("gen_ai.token.type", "token_type"),
+    "gpu_uuid": ("hw.id", "UUID", "gpu_uuid", "gpu.uuid"),
+    "gpu_index": ("gpu.index", "gpu", "hw.gpu.index"),
+}
+
+# Log records that are stored beside coding agents' (farthing.agents): those with such an event name, and those that
+# carry an attribute of a model call or of a GPU; `allowed_events` adds names.
+EVENT_PREFIXES = ("gen_ai.",)
+EVENT_KEY_PREFIXES = ("gen_ai.", "hw.", "gpu.")
+
+# What the length and the hash of a log record's body are stored as, in its attributes
+CONTENT_LOG_BODY = "otel.log.body"

@@ -122,9 +122,14 @@ class Settings:
     max_attribute_key_bytes: int = 256  # an attribute with a longer key is dropped and counted
     max_attribute_value_bytes: int = 64 * 1024  # of UTF-8; a longer text is cut and counted
     allowed_attributes: str = ""  # keys to store beyond semconv.CONTENT_FREE_PREFIXES: shop.order_id, shop.cart.*
+    allowed_metrics: str = ""  # names to store beyond semconv.METRIC_PREFIXES: process.cpu.time, shop.queue.*
+    allowed_events: str = ""  # names of log events to store beyond GenAI's and coding agents': shop.checkout, shop.ai.*
+    max_request_points: int = 50_000  # data points of metrics, or log records, in one OTLP body
     store_content: bool = False  # keep prompts, answers and messages, redacted; else their lengths and hashes
     content_sample: float = 1.0  # share of traces whose content is kept, 0 to 1; all else is kept of every trace
-    spool_max_bytes: int = 2 * 1024**3  # bytes of the spool past which senders get 503
+    # Bytes of the traces' spool past which senders get 503; those of metrics and logs hold a quarter as much, each, so
+    # that neither can take the room of the others.
+    spool_max_bytes: int = 2 * 1024**3
     flush_interval_s: float = 1.0  # seconds between inserts into the warehouse
     max_request_bytes: int = 4 * 1024 * 1024  # a request to the proxy
     max_output_tokens: int = 1024  # cap set and forwarded where a request names none

@@ -21,7 +21,8 @@ from urllib.parse import unquote, urlsplit
 from farthing.disk import free_bytes, sync_filesystem
 from farthing.errors import WarehouseError
 from farthing.prices import Price
-from farthing.warehouse import repair, view
+from farthing.warehouse import repair, view, view_logs, view_metrics
+from farthing.warehouse.lane import TRACES, Lane
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,11 @@ class Warehouse:
             "otlp_structure": view.OTLP_STRUCTURE,
             "explode_spans": view.explode_spans(),
             "normalise_requests": view.normalise_requests(),
+            "otlp_metrics_structure": view_metrics.METRICS_STRUCTURE,
+            "explode_metrics": view_metrics.explode_metrics(),
+            "otlp_logs_structure": view_logs.LOGS_STRUCTURE,
+            "explode_logs": view_logs.explode_logs(),
+            "normalise_agent_calls": view_logs.normalise_agent_calls(),
             "login": _login(self.dsn),
         }
         for key, value in values.items():
@@ -136,60 +142,62 @@ class Warehouse:
         with self._errors(f"insert into {table}"):
             self._client().insert(table, rows, column_names=list(columns), settings={"async_insert": 0})
 
-    def insert_otlp(self, segment: Path, token: str) -> None:
+    def insert_otlp(self, segment: Path, token: str, lane: Lane = TRACES) -> None:
         """Insert a file of length-delimited OTLP bodies, once, however often it is asked with the same token."""
-        settings = {"insert_deduplication_token": token, **_INSERT, **_protobuf(self.path is not None)}
+        settings = {"insert_deduplication_token": token, **_INSERT, **_protobuf(self.path is not None, lane)}
         with self._errors(f"insert of {segment.name}"):
             if self.path is None:
                 block = segment.read_bytes()
-                self._client().raw_insert("otlp_in", insert_block=block, fmt="Protobuf", settings=settings)
+                self._client().raw_insert(lane.table, insert_block=block, fmt="Protobuf", settings=settings)
                 return
             source = f"FROM INFILE {_literal(str(segment))} SETTINGS {_pairs(settings)}"
-            self._client().command(f"INSERT INTO otlp_in {source} FORMAT Protobuf")
+            self._client().command(f"INSERT INTO {lane.table} {source} FORMAT Protobuf")
 
-    def insert_otlp_again(self, segment: Path, token: str) -> None:
+    def insert_otlp_again(self, segment: Path, token: str, lane: Lane = TRACES) -> None:
         """Insert a file that an earlier process may have inserted, wholly, in part or not.
 
         A server remembers the token. An embedded store may have lost rows and kept their token, or the other way
         round, so the rows decide, and the token is a new one.
         """
         if self.path is None:
-            self.insert_otlp(segment, token)
+            self.insert_otlp(segment, token, lane)
             return
         with self._errors(f"comparison with {segment.name}"):
-            if repair.is_stored(self._rows, _file(segment), _pairs(_protobuf(is_embedded=True))):
+            settings = _pairs(_protobuf(is_embedded=True, lane=lane))
+            if repair.is_stored(self._rows, lane, self.database, _file(segment, lane), settings):
                 return
-        self.insert_otlp(segment, f"{token}-{time.time_ns()}")
+        self.insert_otlp(segment, f"{token}-{time.time_ns()}", lane)
 
-    def check_otlp(self, segment: Path) -> None:
+    def check_otlp(self, segment: Path, lane: Lane = TRACES) -> None:
         """Do what an insert of a file of OTLP bodies would do, and store nothing.
 
         Raises:
             WarehouseError: the insert would be refused.
         """
-        with self._errors(f"check of {segment.name}"), self._source(segment) as (source, settings):
-            spans = view.explode_spans(source)
-            requests = view.normalise_requests(f"({spans})").replace("{{database}}", self.database)
-            for statement in (spans, requests):
+        with self._errors(f"check of {segment.name}"), self._source(segment, lane) as (source, settings):
+            for target in lane.targets:
+                statement = target.rows(source).replace("{{database}}", self.database)
                 self._client().command(f"SELECT * FROM ({statement}) {settings} FORMAT Null")
 
-    def unseen_models(self, segment: Path) -> list[tuple[str, str]]:
+    def unseen_models(self, segment: Path, lane: Lane = TRACES) -> list[tuple[str, str]]:
         """Return the distinct (provider, model) of the model calls in a file of OTLP bodies."""
-        with self._errors(f"models of {segment.name}"), self._source(segment) as (source, settings):
-            rows = self._rows(f"{view.unseen_models(source)} {settings}")
+        if lane.unseen_models is None:
+            return []
+        with self._errors(f"models of {segment.name}"), self._source(segment, lane) as (source, settings):
+            rows = self._rows(f"{lane.unseen_models(source)} {settings}")
         return sorted({(row[0], row[1]) for row in rows})
 
     @contextmanager
-    def _source(self, segment: Path) -> Generator[tuple[str, str]]:
+    def _source(self, segment: Path, lane: Lane) -> Generator[tuple[str, str]]:
         """Yield SQL that reads a file of OTLP bodies, and the settings that it needs."""
         if self.path is not None:
-            yield _file(segment), f"SETTINGS {_pairs(_protobuf(is_embedded=True))}"
+            yield _file(segment, lane), f"SETTINGS {_pairs(_protobuf(is_embedded=True, lane=lane))}"
             return
-        stage = f"otlp_stage_{threading.get_ident()}"
-        self.command(f"CREATE TABLE IF NOT EXISTS {stage} ({view.OTLP_STRUCTURE}) ENGINE = Memory")
+        stage = f"{lane.table}_stage_{threading.get_ident()}"
+        self.command(f"CREATE TABLE IF NOT EXISTS {stage} ({lane.structure}) ENGINE = Memory")
         try:
-            block = segment.read_bytes()
-            self._client().raw_insert(stage, insert_block=block, fmt="Protobuf", settings=_protobuf(is_embedded=False))
+            block, settings = segment.read_bytes(), _protobuf(is_embedded=False, lane=lane)
+            self._client().raw_insert(stage, insert_block=block, fmt="Protobuf", settings=settings)
             yield stage, ""
         finally:
             self.command(f"DROP TABLE IF EXISTS {stage}")
@@ -288,17 +296,18 @@ def _migrations() -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
 
 
-def _protobuf(is_embedded: bool) -> Mapping[str, object]:
+def _protobuf(is_embedded: bool, lane: Lane) -> Mapping[str, object]:
     """Return the settings that name the OTLP schema; text for a server, which then needs no file of ours.
 
     Embedded, the text would be cached as a file in the working folder, so the file itself is named.
     """
     if is_embedded:
-        return {"format_schema": f"{resources.files('farthing.warehouse').joinpath('schema', 'otlp.proto')}:TracesData"}
+        path = resources.files("farthing.warehouse").joinpath("schema", "otlp.proto")
+        return {"format_schema": f"{path}:{lane.message}"}
     return {
         "format_schema_source": "string",
         "format_schema": _text("schema", "otlp.proto"),
-        "format_schema_message_name": "TracesData",
+        "format_schema_message_name": lane.message,
     }
 
 
@@ -306,8 +315,8 @@ def _pairs(settings: Mapping[str, object]) -> str:
     return ", ".join(f"{key} = {_literal(value)}" for key, value in settings.items())
 
 
-def _file(segment: Path) -> str:
-    return f"file({_literal(str(segment))}, Protobuf, '{view.OTLP_STRUCTURE}')"
+def _file(segment: Path, lane: Lane) -> str:
+    return f"file({_literal(str(segment))}, Protobuf, '{lane.structure}')"
 
 
 def _literal(value: object) -> str:

@@ -13,64 +13,64 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from farthing import semconv
-from farthing.warehouse import view
+from farthing.warehouse.lane import Lane, Target
 
 log = logging.getLogger(__name__)
 
-_IDS = "tenant, trace_id, span_id, received_at"
-_TABLES = {  # table -> what identifies a row's span there
-    "otel_traces": "Tenant, TraceId, SpanId, ReceivedAt",
-    "requests": _IDS,
-}
-_MARKS = {"SpanAttributes": "otel_traces", "price_state": "requests", "avoidable_usd": "findings"}
+_MARKS = {
+    "SpanAttributes": "otel_traces", "price_state": "requests", "avoidable_usd": "findings",
+    "LogAttributes": "otel_logs", "negative_counts": "otel_metrics",
+}  # fmt: skip
 _PART = re.compile(r"([^_]+)_(\d+)_(\d+)_(\d+)(?:_(\d+))?")  # not tmp_merge_… nor delete_tmp_…
 
 Run = Callable[[str], Any]  # runs one statement and returns its rows
 
 
-def is_stored(run: Run, source: str, settings: str) -> bool:
-    """Compare the spans of `source` (SQL of a file of OTLP bodies) with the tables; what is there in part is removed.
+def is_stored(run: Run, lane: Lane, database: str, source: str, settings: str) -> bool:
+    """Compare what `source` (SQL of a file of OTLP bodies) should have become with the tables of its lane.
 
-    True where both tables hold all of it, each span as often as `source` does.
+    True where all of them hold all of it, each row as often as `source` does; what is there in part is removed.
     """
-    operations = ", ".join(f"'{name}'" for name in semconv.INFERENCE_OPERATIONS)
-    run("DROP TABLE IF EXISTS otlp_again")
-    run(
-        "CREATE TABLE otlp_again (tenant String, trace_id String, span_id String, received_at DateTime64(3), "
-        "is_call Bool) ENGINE = Memory"
-    )
+    found = [_Compared(run, target, database, source, settings) for target in lane.targets]
     try:
-        run(
-            "INSERT INTO otlp_again SELECT Tenant, TraceId, SpanId, ReceivedAt, "
-            f"{view.operation()} IN ({operations}) FROM (SELECT *, SpanAttributes AS a "
-            f"FROM ({view.explode_spans(source)})) SETTINGS {settings}"
-        )
-        return _is_whole(run)
+        if all(one.stored == one.expected for one in found):
+            return True
+        for one in found:
+            one.remove()
+        return False
     finally:
-        run("DROP TABLE IF EXISTS otlp_again")
+        for one in found:
+            run(f"DROP TABLE IF EXISTS {one.stage}")
 
 
-def _is_whole(run: Run) -> bool:
-    ((spans, calls, first, last),) = run(
-        "SELECT count(), countIf(is_call), toString(min(received_at)), toString(max(received_at)) FROM otlp_again"
-    )
-    stored: dict[str, int] = {}
-    where: dict[str, str] = {}
-    for table, columns in _TABLES.items():
-        received = columns.rsplit(" ", 1)[-1]
-        where[table] = (
-            f"{received} BETWEEN toDateTime64('{first}', 3) AND toDateTime64('{last}', 3) "
-            f"AND ({columns}) IN (SELECT {_IDS} FROM otlp_again)"
+class _Compared:
+    """One table beside the rows that it should hold."""
+
+    def __init__(self, run: Run, target: Target, database: str, source: str, settings: str) -> None:
+        self.stage = f"again_{target.table}"
+        self._run, self._target = run, target
+        rows = target.rows(source).replace("{{database}}", database)
+        run(f"DROP TABLE IF EXISTS {self.stage}")
+        run(
+            f"CREATE TABLE {self.stage} ENGINE = Memory AS SELECT tuple({target.identity}) AS identity, "
+            f"{target.received} AS received_at FROM ({rows}) SETTINGS {settings}"
         )
-        ((stored[table],),) = run(f"SELECT count() FROM {table} WHERE {where[table]}")
-    if stored == {"otel_traces": spans, "requests": calls}:
-        return True
-    for table, count in stored.items():
-        if count:
-            log.warning("%s holds %d of a segment's %d spans; they are removed and inserted anew", table, count, spans)
-            run(f"DELETE FROM {table} WHERE {where[table]}")
-    return False
+        ((self.expected, first, last),) = run(
+            f"SELECT count(), toString(min(received_at)), toString(max(received_at)) FROM {self.stage}"
+        )
+        self._where = (
+            f"{target.received} BETWEEN toDateTime64('{first}', 3) AND toDateTime64('{last}', 3) "
+            f"AND tuple({target.identity}) IN (SELECT identity FROM {self.stage})"
+        )
+        ((self.stored,),) = run(f"SELECT count() FROM {target.table} WHERE {self._where}")
+
+    def remove(self) -> None:
+        if not self.stored:
+            return
+        table = self._target.table
+        log.warning("%s holds %d of a segment's %d rows; they are removed and inserted anew", table, self.stored,
+                    self.expected)  # fmt: skip
+        self._run(f"DELETE FROM {table} WHERE {self._where}")
 
 
 def salvage(run: Run, aside: Path) -> int:

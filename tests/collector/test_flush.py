@@ -239,8 +239,8 @@ def test_an_error_of_the_store_never_costs_a_segment(warehouse: Warehouse, tmp_p
     assert stored(warehouse, tenant) == (2, 2)
 
 
-def refuse(message: str) -> Callable[[Path, str], None]:
-    def insert(_path: Path, _token: str) -> None:
+def refuse(message: str) -> Callable[..., None]:
+    def insert(*_: object) -> None:
         raise WarehouseError(f"warehouse: {message}")
 
     return insert

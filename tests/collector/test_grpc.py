@@ -17,7 +17,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from collector import intake
+from collector import intake, screen_metrics
 from collector.main import Collector
 from farthing import otlp, semconv
 from farthing.settings import IngestKey, Settings
@@ -152,10 +152,12 @@ def test_many_empty_spans_are_refused_before_they_are_parsed(door: Door) -> None
 def test_metrics_are_answered_with_a_truthful_partial_success(door: Door) -> None:
     point = otlp.field(0x0A, b"\x19" + bytes(8))
     gauge = otlp.field(0x2A, point + point)
-    body = otlp.field(0x0A, otlp.field(0x12, otlp.field(0x12, otlp.field(0x0A, b"name") + gauge)))
+    gpu = otlp.field(0x12, otlp.field(0x0A, b"hw.gpu.utilization") + gauge)
+    body = otlp.field(0x0A, otlp.field(0x12, otlp.field(0x12, otlp.field(0x0A, b"name") + gauge) + gpu))
     answer = ExportMetricsServiceResponse.FromString(door.call(body, METRICS_EXPORT)).partial_success
-    assert answer.rejected_data_points == 2 and "only traces are stored" in answer.error_message
-    assert door.collector.status()["rejected"] == {"metrics are not stored": 2}
+    assert answer.rejected_data_points == 2 and "allowed_metrics" in answer.error_message
+    assert door.collector.status()["rejected"] == {screen_metrics.OTHERS: 2}
+    assert door.collector.status()["stored"] == {"traces": 0, "metrics": 2, "logs": 0}
 
 
 def test_an_unknown_method_is_unimplemented(door: Door) -> None:

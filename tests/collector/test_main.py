@@ -22,7 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from collector import intake
+from collector import intake, screen_logs, screen_metrics
 from collector.main import Collector
 from farthing import otlp, semconv
 from farthing.errors import IngestError, SettingsError
@@ -204,17 +204,19 @@ def test_spans_with_invalid_ids_are_rejected_by_number_and_the_rest_is_stored(
     assert sender.collector.status()["rejected"] == {"spans with an invalid id": 3}
 
 
-def test_metrics_and_logs_are_answered_truthfully_so_that_nobody_sends_them_again(sender: Sender) -> None:
+def test_metrics_and_logs_of_others_are_answered_truthfully_so_that_nobody_sends_them_again(sender: Sender) -> None:
     logs = otlp.field(0x0A, otlp.field(0x12, otlp.field(0x12, b"") * 3))
     status, body, _ = sender.post(gzip.compress(logs), "/v1/logs", content_encoding="gzip")
     partial = ExportLogsServiceResponse.FromString(body).partial_success
-    assert status == 200 and partial.rejected_log_records == 3 and "only traces" in partial.error_message
-    points = {"resourceMetrics": [{"scopeMetrics": [{"metrics": [{"sum": {"dataPoints": [{}, {}]}}]}]}]}
+    assert status == 200 and partial.rejected_log_records == 3 and "allowed_events" in partial.error_message
+    metric = {"name": "process.cpu.time", "sum": {"dataPoints": [{}, {}]}}
+    points = {"resourceMetrics": [{"scopeMetrics": [{"metrics": [metric]}]}]}
     status, answer, _ = sender.post_json(points, "/v1/metrics")
     assert status == 200 and isinstance(answer, dict)
     assert answer["partialSuccess"]["rejectedDataPoints"] == "2"
+    assert "process.cpu.time: name them in allowed_metrics" in answer["partialSuccess"]["errorMessage"]
     assert sender.post_json({}, "/v1/metrics") == (200, {}, "application/json")
-    assert sender.collector.status()["rejected"] == {"logs are not stored": 3, "metrics are not stored": 2}
+    assert sender.collector.status()["rejected"] == {screen_logs.OTHERS: 3, screen_metrics.OTHERS: 2}
 
 
 @pytest.mark.parametrize(("method", "path", "allowed"), [("GET", "/v1/traces", "POST"), ("POST", "/healthz", "GET")])

@@ -34,6 +34,7 @@ from farthing import otlp, semconv
 from farthing.errors import SpoolFullError, WarehouseError
 from farthing.prices import PriceBook
 from farthing.warehouse import Warehouse, segment
+from farthing.warehouse.lane import TRACES, Lane
 
 SPANS = 20  # in one body
 TENANT = "proof"
@@ -96,8 +97,8 @@ def ingest(folder: Path, die_after_inserts: int = 0) -> None:
 def _die_after(warehouse: Warehouse, inserts: int) -> None:
     insert, left = warehouse.insert_otlp, [inserts]
 
-    def counted(segment: Path, token: str) -> None:
-        insert(segment, token)
+    def counted(segment: Path, token: str, lane: Lane = TRACES) -> None:
+        insert(segment, token, lane)
         left[0] -= 1
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
