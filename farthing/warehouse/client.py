@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from farthing.disk import free_bytes, sync_filesystem
 from farthing.errors import WarehouseError
 from farthing.prices import Price
-from farthing.warehouse import repair, view
+from farthing.warehouse import price_rule, repair, view
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +90,15 @@ class Warehouse:
             "ENGINE = ReplacingMergeTree ORDER BY version"
         )
         done = {row[0] for row in self._client().query("SELECT version FROM schema_migrations").result_rows}
-        for name in _migrations():
+        for name in sorted(_migrations(), key=lambda name: "_view." in name):  # views stand on the newest of all else
             version = int(name[:4])
+            is_view = "_view." in name
+            if version in done and not is_view:
+                continue
+            for statement in self._render(_text("schema", name)).split(";\n"):
+                self.command(statement)
             if version in done:
                 continue
-            self.command(self._render(_text("schema", name)))
             self.sync()  # a power cut must not leave the note without the table
             self.command(f"INSERT INTO schema_migrations VALUES ({version}, '{name}', now64(3))")
         if self._is_to_salvage and self.recovered_from is not None:
@@ -108,6 +112,7 @@ class Warehouse:
             "otlp_structure": view.OTLP_STRUCTURE,
             "explode_spans": view.explode_spans(),
             "normalise_requests": view.normalise_requests(),
+            "packed_rates": price_rule.PACKED,
             "login": _login(self.dsn),
         }
         for key, value in values.items():
@@ -204,7 +209,7 @@ class Warehouse:
     def price_rows(self) -> list[dict[str, Any]]:
         """Return the price book as it stands."""
         with self._errors("price book"):
-            result = self._client().query("SELECT * FROM price_book FINAL ORDER BY provider, model, valid_from")
+            result = self._client().query("SELECT * FROM price_book FINAL ORDER BY provider, model, service_tier, valid_from")
         return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
     def sync(self) -> None:
@@ -268,19 +273,12 @@ class Warehouse:
             raise WarehouseError(f"warehouse: {doing}: {_first_line(error)}") from error
 
 
-_PRICE_COLUMNS = (
-    "provider", "model", "valid_from", "valid_to", "input", "cache_read", "cache_write", "output",
-    "tier_over", "tier_input", "tier_cache_read", "tier_cache_write", "tier_output", "version",
-)  # fmt: skip
+_PRICE_COLUMNS = ("provider", "model", "service_tier", "valid_from", "valid_to", "rates", "version")
 
 
 def _price_row(price: Price) -> tuple[object, ...]:
-    tier = price.tier_rates or price.rates
-    return (
-        price.provider, price.model, price.valid_from, price.valid_to,
-        price.rates.input, price.rates.cache_read, price.rates.cache_write, price.rates.output,
-        price.tier_over, tier.input, tier.cache_read, tier.cache_write, tier.output, price.version,
-    )  # fmt: skip
+    rates = [number for block in price.blocks() for number in block]
+    return price.provider, price.model, price.service_tier, price.valid_from, price.valid_to, rates, price.version
 
 
 def _migrations() -> list[str]:
