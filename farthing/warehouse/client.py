@@ -112,7 +112,7 @@ class Warehouse:
             "otlp_structure": view.OTLP_STRUCTURE,
             "explode_spans": view.explode_spans(),
             "normalise_requests": view.normalise_requests(),
-            "packed_rates": price_rule.PACKED,
+            "packed_price": price_rule.PACKED,
             "login": _login(self.dsn),
         }
         for key, value in values.items():

@@ -127,8 +127,9 @@ def provider() -> str:
     domains = ", ".join(f"('{name}', '{domain}')" for name, domain in pairs)
     public = ", ".join(f"'{name}'" for name in dict(pairs))
     return (
-        f"if(({_text('server_address')} AS address) != '' AND (lower({_text('provider')}) AS told) IN ({public}) "
-        f"AND (told, cutToFirstSignificantSubdomain(address)) NOT IN ({domains}), '{semconv.ELSEWHERE_PROVIDER}', told)"
+        f"if(({_text('server_address')} AS address) = '' "
+        f"OR endsWith(address, concat('.', lower({_text('provider')}) AS told, '.com')) OR told NOT IN ({public}) "
+        f"OR (told, cutToFirstSignificantSubdomain(address)) IN ({domains}), told, '{semconv.ELSEWHERE_PROVIDER}')"
     )
 
 
@@ -187,19 +188,21 @@ WHERE operation IN ({operations})"""
 _KINDS = {
     "input_tokens": "total_in",
     "output_tokens": "total_out",
+    "is_plain": "isNull(coalesce(write_1h_given, audio_given, cached_audio_given))",
     "room": "toInt64(ifNull(total_in, 0))",
-    "cached": "least(toInt64(ifNull(cached_given, 0)), room)",
-    "written": "least(greatest(toInt64(ifNull(written_given, 0)), ifNull(write_1h_given, 0)), room - cached)",
-    "heard": "least(toInt64(ifNull(audio_given, 0)), room)",
+    "cached": "least(ifNull(cached_given, 0), room)",
+    "written": "least(greatest(ifNull(written_given, 0), ifNull(write_1h_given, 0)), room - cached)",
     "rest": "room - cached - written",
-    "cached_heard": "least(greatest(toInt64(ifNull(cached_audio_given, 0)), heard - rest), cached, heard)",
-    "fresh_heard": "least(heard - cached_heard, rest)",
-    "cache_read_tokens": "if(isNull(total_in), NULL, cached - cached_heard)",
-    "cache_audio_tokens": "if(isNull(total_in), NULL, cached_heard)",
-    "cache_write_1h_tokens": "if(isNull(total_in), NULL, least(toInt64(ifNull(write_1h_given, 0)), written))",
-    "cache_write_tokens": "if(isNull(total_in), NULL, written - cache_write_1h_tokens)",
-    "input_audio_tokens": "if(isNull(total_in), NULL, fresh_heard)",
+    "heard": "if(is_plain, 0, least(ifNull(audio_given, 0), room))",
+    "cached_heard": "if(is_plain, 0, least(greatest(ifNull(cached_audio_given, 0), heard - rest), cached, heard))",
+    "fresh_heard": "if(is_plain, 0, least(heard - cached_heard, rest))",
+    "written_1h": "if(is_plain, 0, least(ifNull(write_1h_given, 0), written))",
     "input_uncached": "if(isNull(total_in), NULL, rest - fresh_heard)",
+    "cache_read_tokens": "if(isNull(total_in), NULL, cached - cached_heard)",
+    "cache_write_tokens": "if(isNull(total_in), NULL, written - written_1h)",
+    "cache_write_1h_tokens": "if(isNull(total_in), NULL, written_1h)",
+    "input_audio_tokens": "if(isNull(total_in), NULL, fresh_heard)",
+    "cache_audio_tokens": "if(isNull(total_in), NULL, cached_heard)",
     "output_audio_tokens": "if(isNull(total_out), NULL, least(ifNull(audio_out_given, 0), total_out))",
 }
 _PRICED = ", ".join(f"{expression} AS {name}" for name, expression in price_rule.COLUMNS.items() if name != "model")

@@ -24,11 +24,10 @@ CREATE DICTIONARY IF NOT EXISTS prices (
     service_tier String,
     valid_from   Date32,
     valid_to     Date32,
-    rates        String,
-    version      String
+    price        String
 )
 PRIMARY KEY provider, model, service_tier
-SOURCE(CLICKHOUSE({{login}}QUERY 'SELECT provider, model, service_tier, valid_from, valid_to, {{packed_rates}} AS rates, version FROM {{database}}.price_book FINAL'))
+SOURCE(CLICKHOUSE({{login}}QUERY 'SELECT provider, model, service_tier, valid_from, valid_to, {{packed_price}} AS price FROM {{database}}.price_book FINAL'))
 LAYOUT(COMPLEX_KEY_RANGE_HASHED())
 RANGE(MIN valid_from MAX valid_to)
 LIFETIME(0);
