@@ -136,6 +136,17 @@ class Warehouse:
         with self._errors(statement.strip().split("\n", 1)[0][:80]):
             self._client().command(statement)
 
+    def run(self, statement: str, **values: object) -> None:
+        """Run one statement with bound values that returns nothing; it may take as long as it takes."""
+        with self._errors(statement.strip()[:80]):
+            self._client().command(statement, parameters=values)
+
+    def query(self, statement: str, **values: object) -> list[dict[str, Any]]:
+        """Answer a statement about the rows of all tenants: for what keeps the store, never for a page."""
+        with self._errors(statement.strip()[:80]):
+            result = self._client().query(statement, parameters=values)
+        return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
+
     def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Insert prepared rows."""
         with self._errors(f"insert into {table}"):
@@ -208,9 +219,7 @@ class Warehouse:
 
     def price_rows(self) -> list[dict[str, Any]]:
         """Return the price book as it stands."""
-        with self._errors("price book"):
-            result = self._client().query("SELECT * FROM price_book FINAL ORDER BY provider, model, service_tier, valid_from")
-        return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
+        return self.query("SELECT * FROM price_book FINAL ORDER BY provider, model, service_tier, valid_from")
 
     def sync(self) -> None:
         """Wait until all that was inserted is on the disk (embedded store); a server looks after its own."""
