@@ -121,6 +121,10 @@ def operation() -> str:
     return f"transform({_text('operation')}, [{olds}], [{news}])"
 
 
+# The last two labels of a host name, which may stand in a URL
+_LAST_LABELS = r"([a-zA-Z0-9-]+\\.[a-zA-Z0-9-]+)(?::[0-9]+)?(?:/|$)"
+
+
 def provider() -> str:
     """Return SQL for who bills a call; a server at another address than the public provider's is somebody's own."""
     pairs = [(name, domain) for id, domains in PUBLIC_DOMAINS.items() for name in names_of(id) for domain in domains]
@@ -129,7 +133,7 @@ def provider() -> str:
     return (
         f"if(({_text('server_address')} AS address) = '' "
         f"OR endsWith(address, concat('.', lower({_text('provider')}) AS told, '.com')) OR told NOT IN ({public}) "
-        f"OR (told, cutToFirstSignificantSubdomain(address)) IN ({domains}), told, '{semconv.ELSEWHERE_PROVIDER}')"
+        f"OR (told, extract(address, '{_LAST_LABELS}')) IN ({domains}), told, '{semconv.ELSEWHERE_PROVIDER}')"
     )
 
 
