@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 
 _SIGNALS = {f"/v1/{signal.name}": signal for signal in SIGNALS}
 _METHODS = {
-    **dict.fromkeys(WRITES, "POST"), **dict.fromkeys(READS, "GET"), **dict.fromkeys(_SIGNALS, "POST"), "/v1/flush": "POST", "/v1/status": "GET", "/healthz": "GET"}
+    **dict.fromkeys(WRITES, "POST"), **dict.fromkeys(READS, "GET"), **dict.fromkeys(_SIGNALS, "POST"),
+    "/v1/flush": "POST", "/v1/status": "GET", "/healthz": "GET",
+}  # fmt: skip
 
 
 class Collector:

@@ -98,7 +98,7 @@ class PriceApi:
         return {
             "since": period.since.isoformat(),
             "until": period.until.isoformat(),
-            "models": [{**row, "old_usd": str(row["old_usd"] or 0), "new_usd": str(row["new_usd"] or 0)} for row in changes],
+            "models": [{**row, **{name: str(row[name] or 0) for name in ("old_usd", "new_usd")}} for row in changes],
         }
 
     def _missing(self, asked: Mapping[str, str], tenant: str) -> list[dict[str, Any]]:
@@ -111,7 +111,8 @@ class PriceApi:
         rows = self._warehouse.ask(
             "missing_prices", tenant=tenant, part="collector", since=since, until=until, limit=_LISTED
         )
-        return [{name: str(value) if isinstance(value, datetime) else value for name, value in row.items()} for row in rows]
+        seen = ("first_seen", "last_seen")
+        return [{**row, **{name: str(row[name]) for name in seen}} for row in rows]
 
     def _added(self, provider: str, model: str) -> list[dict[str, Any]]:
         return [
@@ -178,5 +179,6 @@ def _moment(name: str, text: object) -> datetime:
     try:
         moment = datetime.fromisoformat(str(text))
     except ValueError:
-        raise IngestError(400, f"{name}={text!r}: write a date or a time, such as 2026-11-21 or 2026-11-21T08:00") from None
+        example = "2026-11-21 or 2026-11-21T08:00"
+        raise IngestError(400, f"{name}={text!r}: write a date or a time, such as {example}") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

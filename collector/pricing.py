@@ -49,7 +49,7 @@ MAX_NAMES = 20_000  # names remembered at most: a sender that makes them up must
 class Pricing:
     """Resolves models against a price book and keeps the warehouse's prices filled.
 
-    `on_repriced` is told the period whose rows were priced anew, so that what was summed up of it can be summed up again.
+    `on_repriced` is told the period whose rows were priced anew, so that what was summed up of it is summed up again.
     """
 
     def __init__(

@@ -37,7 +37,8 @@ def show(
     found = _get(context, "", {"model": model, "provider": provider, "date": date})["prices"]
     if not found:
         what = "/".join(filter(None, (provider, model))) or "any model"
-        raise PriceError(f"no price for {what}" + (f" on {date}" if date else "") + "; add one with `farthing prices add`")
+        day = f" on {date}" if date else ""
+        raise PriceError(f"no price for {what}{day}; add one with `farthing prices add`")
     _table(found)
 
 
@@ -127,7 +128,8 @@ def reprice(
     told = call("POST", url, said, timeout_s=_REPRICE_S, key=_key(settings))
     _say(f"{'model':<40}{'rows':>10}{'changed':>10}{'old cost':>16}{'new cost':>16}{'difference':>16}")
     for row in told["models"]:
-        _row(f"{row['provider']}/{row['model']}", row, f"  {row['unpriced']} without a price" if row["unpriced"] else "")
+        note = f"  {row['unpriced']} without a price" if row["unpriced"] else ""
+        _row(f"{row['provider']}/{row['model']}", row, note)
     total = {name: sum(row[name] for row in told["models"]) for name in ("rows", "changed")}
     money = {name: sum((Decimal(row[name]) for row in told["models"]), Decimal(0)) for name in ("old_usd", "new_usd")}
     _row("all", {**total, **money})
@@ -137,8 +139,8 @@ def reprice(
 
 def _row(name: str, row: dict[str, Any], note: str = "") -> None:
     old, new = (int(Decimal(row[which]).scaleb(9)) for which in ("old_usd", "new_usd"))
-    _say(f"{name:<40}{row['rows']:>10}{row['changed']:>10}{format_usd(old):>16}{format_usd(new):>16}"
-         f"{_signed(new - old):>16}{note}")  # fmt: skip
+    money = f"{format_usd(old):>16}{format_usd(new):>16}{_signed(new - old):>16}"
+    _say(f"{name:<40}{row['rows']:>10}{row['changed']:>10}{money}{note}")
 
 
 def _signed(nusd: int) -> str:
@@ -170,7 +172,8 @@ def _tier(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        raise PriceError(f'--tier {text!r}: write JSON, such as {{"over": 200000, "input": "6", "output": "22.5"}}') from None
+        example = '{"over": 200000, "input": "6", "output": "22.5"}'
+        raise PriceError(f"--tier {text!r}: write JSON, such as {example}") from None
 
 
 def _get(context: typer.Context, path: str, asked: dict[str, str]) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal, InvalidOperation
+from itertools import pairwise
 from typing import Any
 
 from farthing.errors import PriceError
@@ -71,7 +72,7 @@ def _tiers(where: str, given: tuple[Mapping[str, Any], ...]) -> tuple[SizeTier, 
     if len(given) > MAX_TIERS:
         raise PriceError(f"{where}: {len(given)} tiers; allowed are {MAX_TIERS}")
     tiers = sorted((_tier(where, one) for one in given), key=lambda tier: tier.over)
-    for one, following in zip(tiers, tiers[1:], strict=False):
+    for one, following in pairwise(tiers):
         if one.over == following.over:
             raise PriceError(f"{where}: two tiers begin over {one.over} input tokens; write one")
     return tuple(tiers)

@@ -147,7 +147,8 @@ def _price(base: Price, info: types.ModelInfo, day: date) -> Price | None:
     quoted: dict[str, Quoted] = info.get_prices(noon, context if base.service_tier else None).__dict__
     if quoted.get("input_mtok") is None and quoted.get("output_mtok") is None:
         return None
-    starts = sorted({tier.start for one in quoted.values() if isinstance(one, types.TieredPrices) for tier in one.tiers})
+    tiered = [one for one in quoted.values() if isinstance(one, types.TieredPrices)]
+    starts = sorted({tier.start for one in tiered for tier in one.tiers})
     tiers = tuple(SizeTier(start, _rates(quoted, start + 1)) for start in starts)
     version = base.version + (" at noon UTC" if _varies_by_hour(info) else "")
     return Price(base.provider, base.model, _rates(quoted, 0), version, base.service_tier, day, tiers=tiers)

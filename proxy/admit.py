@@ -4,7 +4,7 @@ A cached answer costs nothing, so it is looked up before anything is reserved: a
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 
@@ -15,6 +15,7 @@ from farthing.fingerprint import prefix_hashes, request_hash
 from farthing.policy.decide import decide
 from farthing.prices import Price, PriceBook
 from farthing.settings import Deployment, Settings
+from farthing.tariff import service_tier
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
 from proxy.cache import Entry, ExactCache, Key
@@ -52,7 +53,7 @@ class Admission:
         self._spend = spend
         self._keys = Keys(settings)
         self._book = PriceBook(settings.prices)
-        self._prices: dict[tuple[str, str, date], Price | None] = {}
+        self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
 
     def identify(self, form: Format, headers: Mapping[bytes, bytes], body: bytes) -> tuple[Call, Asked]:
         """Read who asks for what.
@@ -76,8 +77,7 @@ class Admission:
         """
         decision = call.decision = decide(self._feed.compiled, call.facts, _day(call))
         candidates = self._deployments.candidates(decision.route_to or call.asked_model, form.api)
-        call.deployment = candidates[0]
-        call.price = self.price(call, candidates[0])
+        self.assign(call, asked, candidates[0])
         call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.fields)
         call.prefix_hashes = prefix_hashes(self._hash_key, call.facts.tenant, asked.turns)
         admitted = Admitted(form, asked, candidates)
@@ -110,17 +110,15 @@ class Admission:
 
     def _bound(self, call: Call, admitted: Admitted) -> int:
         """Return an upper bound of the bill, nano-dollars, over all deployments that may serve the call."""
-        prices = [self.price(call, deployment) for deployment in admitted.candidates]
-        if any(price is None for price in prices):
-            model = call.deployment.model if call.deployment else call.asked_model
-            raise ApiError(
-                400, "price_unknown", f"the model {model!r} has no price and a budget applies to this call; add "
-                "[[prices]] for it in farthing.toml, or ask for a priced model",
-            )  # fmt: skip
+        prices = [
+            price
+            for deployment in admitted.candidates
+            for price in _billable(admitted.asked, self._prices_of(call, deployment), deployment.model)
+        ]
         if not call.max_tokens:
             call.max_tokens = self._settings.max_output_tokens
         tokens = admitted.form.bound(admitted.asked, call.max_tokens)
-        amount = max(price.bound_nusd(*tokens) for price in prices if price is not None)
+        amount = max(price.bound_nusd(*tokens) for price in prices)
         if amount > MAX_NUSD:
             message = f"this call may cost {amount / 1e9:.0f} USD; ask for less (max_tokens)"
             raise ApiError(400, "cost_unbounded", message, param="max_tokens")
@@ -136,12 +134,62 @@ class Admission:
             changes["model"] = name
         return msgspec.json.encode({**asked.raw, **changes}) if changes else asked.body
 
+    def assign(self, call: Call, asked: Asked, deployment: Deployment) -> None:
+        """Give a call to a deployment; until it answers, the service tier is what was asked for."""
+        tier = _asked_tier(asked)
+        call.deployment = deployment
+        call.service_tier = tier if _has_tiers(self._prices_of(call, deployment)) else ""
+        call.price = self.price(call, deployment)
+
     def price(self, call: Call, deployment: Deployment) -> Price | None:
         """Return what a deployment charges on the day of the call, whatever its answers call themselves."""
-        key = (deployment.provider, deployment.model, _day(call))
+        return self._prices_of(call, deployment).get(service_tier(call.service_tier))
+
+    def use_prices(self, added: Iterable[Price]) -> None:
+        """Take the prices that people added, all of them, beside the settings' and the public ones."""
+        self._book.add(added)
+        self._prices.clear()
+
+    def _prices_of(self, call: Call, deployment: Deployment) -> Mapping[str, Price]:
+        """Return the prices of a deployment's model on the day of the call, by service tier."""
+        day = _day(call)
+        key = (deployment.provider, deployment.model, day)
         if key not in self._prices:
-            self._prices[key] = self._book.at(*key)
+            history = self._book.every(deployment.provider, deployment.model)
+            self._prices[key] = {one.service_tier: one for one in history if one.valid_from <= day <= one.valid_to}
         return self._prices[key]
+
+
+def _billable(asked: Asked, prices: Mapping[str, Price], model: str) -> list[Price]:
+    """Return the prices of the service tiers that a call may be served in.
+
+    Raises:
+        ApiError: 400; the one that it asks for has none.
+    """
+    tier = _asked_tier(asked) if _has_tiers(prices) else ""
+    if tier not in prices:
+        named = f"{model!r} in the service tier {tier!r}" if tier else repr(model)
+        raise ApiError(
+            400, "price_unknown", f"the model {named} has no price and a budget applies to this call; add "
+            "[[prices]] for it in farthing.toml, or ask for a priced model",
+        )  # fmt: skip
+    is_chosen = asked.fields.get("service_tier") not in (None, "auto")
+    others = ("",) if is_chosen else _CHOSEN_BY_PROVIDER
+    return [prices[name] for name in dict.fromkeys((tier, *others)) if name in prices]
+
+
+# What a project's settings at the provider may make of a call that leaves the choice open
+_CHOSEN_BY_PROVIDER = ("flex", "priority", "scale")
+
+
+def _has_tiers(prices: Mapping[str, Price]) -> bool:
+    """Tell whether a service tier means anything: our own engine takes the field and knows none."""
+    return any(prices)
+
+
+def _asked_tier(asked: Asked) -> str:
+    given = asked.fields.get("service_tier")
+    return service_tier(given) if isinstance(given, str) else ""
 
 
 def _day(call: Call) -> date:

@@ -21,6 +21,7 @@ from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
 from proxy.formats import FORMATS
 from proxy.http import JSON, refuse
+from proxy.own_prices import PriceFeed
 from proxy.record import Recorder
 from proxy.spend import Spend
 from proxy.upstream import Client, Timeouts
@@ -62,9 +63,13 @@ class Proxy:
             ("GET", "/healthz"): self._health,
         }
         self._recorder.start()
+        kept = settings.data_dir / "proxy" / "prices.json"
+        self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.use_prices)
+        await self._prices.start()
         await self._feed.start()
 
     async def _close(self) -> None:
+        await self._prices.stop()
         await self._feed.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
@@ -99,6 +104,7 @@ class Proxy:
             "policy_checksum": self._feed.document.checksum,
             "policy_age_s": round(time.time() - fetched_at, 3) if fetched_at else None,
             "policy_error": self._feed.last_error,
+            "prices_error": self._prices.last_error,
             "cache": {
                 "entries_bytes": self._cache.size,
                 "hits": self._cache.hits,

@@ -25,8 +25,8 @@ _RARE = (
     "ifNull(cache_audio_tokens, 0)",
     "ifNull(output_audio_tokens, 0)",
 )
-# Price book -> the text that is looked up: the rates, in place of the first tier's beginning that of the next one, which
-# nearly all calls stay below; then the version, and its length in the last byte
+# Price book -> the text that is looked up: the rates, where in place of the base's own beginning stands that of the
+# next tier, because nearly all calls stay below it; then the version, and its length in the last byte
 PACKED = (
     "concat(arrayStringConcat(arrayMap(number -> substring(reinterpretAsFixedString(number), 1, 8), arrayConcat("
     f"[if(length(rates) > {_BLOCK // 8}, rates[{_BLOCK // 8 + 1}], 18446744073709551615)], arraySlice(rates, 2)))), "
@@ -55,8 +55,8 @@ def _number(text: str, position: object) -> str:
 def _cost_nusd() -> str:
     """Return SQL of the cost; kinds that most calls lack are left out of its work, not out of its sum."""
     tier = (
-        f"if(ifNull(input_tokens, 0) <= {_number('price', 1)}, price, substring(price, 1 + {_BLOCK} * arrayCount(tier -> "
-        f"{_number('price', f'{_BLOCK} * tier + 1')} < ifNull(input_tokens, 0), "
+        f"if(ifNull(input_tokens, 0) <= {_number('price', 1)}, price, substring(price, 1 + {_BLOCK} * "
+        f"arrayCount(tier -> {_number('price', f'{_BLOCK} * tier + 1')} < ifNull(input_tokens, 0), "
         f"range(1, intDiv(length(price) - {_VERSION_LENGTH}, {_BLOCK})))))"
     )
     terms = [f"toInt128({tokens}) * {_number(tier, 9 + 8 * n)}" for n, tokens in enumerate(_COMMON + _RARE)]

@@ -247,8 +247,11 @@ FROM (
 
 
 def unseen_models(source: str) -> str:
-    """Return the SELECT of the distinct (provider, model) that the model calls name in the OTLP bodies of `source`."""
+    """Return the SELECT of the distinct (provider, model) that the model calls name in the OTLP bodies of `source`.
+
+    The provider is the one that is named, wherever the call went: the next one of that name may go to the provider.
+    """
     operations = ", ".join(f"'{name}'" for name in semconv.INFERENCE_OPERATIONS)
-    return f"""SELECT DISTINCT {provider()} AS provider, arrayJoin([{_text("response_model")}, {_text("request_model")}]) AS model
+    return f"""SELECT DISTINCT lower({_text("provider")}) AS provider, arrayJoin([{_text("response_model")}, {_text("request_model")}]) AS model
 FROM (SELECT SpanAttributes AS a FROM ({explode_spans(source)}))
 WHERE {operation()} IN ({operations}) AND model != ''"""

@@ -156,7 +156,8 @@ def test_what_was_served_goes_before_what_was_asked_for(
     warehouse: Warehouse, tmp_path: Path, given: dict[str, str], tier: str
 ) -> None:
     tenant = f"tenant-{uuid.uuid4().hex[:12]}"
-    store(warehouse, tmp_path, tenant, [span("m", Reported(1, 1), **{k.replace(".", "__"): v for k, v in given.items()})])
+    attributes = {name.replace(".", "__"): word for name, word in given.items()}
+    store(warehouse, tmp_path, tenant, [span("m", Reported(1, 1), **attributes)])
     assert rows(warehouse, tenant, "service_tier") == [(tier,)]
 
 
