@@ -131,7 +131,8 @@ def test_a_service_tier_first_seen_in_a_batch_is_priced_in_it_or_is_unpriced(rig
     rig.send("gpt-5-mini", provider="openai", tier="flex", calls=1)
     (flex,) = costs(warehouse, rig)
     book = PriceBook().at("openai", "gpt-5-mini", AT.date(), "flex")
-    assert book is not None and flex[:2] == (Decimal(book.rates.input * 1000 + book.rates.output * 100) / 10**15, "priced")
+    assert book is not None
+    assert flex[:2] == (Decimal(book.rates.input * 1000 + book.rates.output * 100) / 10**15, "priced")
     rig.send("gpt-5-mini", provider="openai", tier="scale", calls=1)
     assert (None, "unpriced", "") in costs(warehouse, rig)
     _, lines = rig.command("prices", "missing")
