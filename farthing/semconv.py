@@ -123,7 +123,6 @@ ALIASES: dict[str, tuple[str, ...]] = {
         SERVICE_TIER,
         OPENAI_RESPONSE_SERVICE_TIER,
         "gen_ai.openai.response.service_tier",
-        "gen_ai.response.service_tier",
         OPENAI_REQUEST_SERVICE_TIER,
         "gen_ai.openai.request.service_tier",
         "gen_ai.request.service_tier",

@@ -23,7 +23,10 @@ _TABLES = {  # table -> what identifies a row's span there
     "otel_traces": "Tenant, TraceId, SpanId, ReceivedAt",
     "requests": _IDS,
 }
-_MARKS = {"SpanAttributes": "otel_traces", "price_state": "requests", "avoidable_usd": "findings"}
+_MARKS = {
+    "SpanAttributes": "otel_traces", "price_state": "requests", "avoidable_usd": "findings",
+    "added_by": "own_prices", "repriced_by": "repricings",
+}  # fmt: skip
 _PART = re.compile(r"([^_]+)_(\d+)_(\d+)_(\d+)(?:_(\d+))?")  # not tmp_merge_… nor delete_tmp_…
 
 Run = Callable[[str], Any]  # runs one statement and returns its rows
