@@ -49,7 +49,7 @@ def _unpriced(rows: Sequence[Row]) -> list[Paragraph | Table]:
         Column("Input tokens"), Column("Output tokens"), Column("Last seen"),
     )  # fmt: skip
     return [
-        Paragraph("Give these models a price under [[prices]] in farthing.toml.", tone="warning"),
+        Paragraph("Give these models a price: `farthing prices missing` shows how.", tone="warning"),
         Table(columns, [_model(row) for row in rows]),
     ]
 

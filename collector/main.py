@@ -5,15 +5,17 @@ import asyncio
 import json
 import logging
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from collector import grpc_server
 from collector.answers import JSON, PROTOBUF, RETRY_S, SIGNALS, Outcome, Signal, failure, is_retryable, success
 from collector.commit import GroupCommit
 from collector.flush import Flusher
 from collector.intake import Delivery, Intake
+from collector.price_api import PATHS, READS, WRITES, PriceApi
 from collector.pricing import Pricing
 from collector.spool import Spool
-from farthing.errors import IngestError, ServeError, SpoolFullError
+from farthing.errors import IngestError, ServeError, SpoolFullError, WarehouseError
 from farthing.prices import PriceBook
 from farthing.serving import Asgi, Receive, Scope, Send, Site, answer, run
 from farthing.settings import Settings
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SIGNALS = {f"/v1/{signal.name}": signal for signal in SIGNALS}
-_METHODS = {**dict.fromkeys(_SIGNALS, "POST"), "/v1/flush": "POST", "/v1/status": "GET", "/healthz": "GET"}
+_METHODS = {
+    **dict.fromkeys(WRITES, "POST"), **dict.fromkeys(READS, "GET"), **dict.fromkeys(_SIGNALS, "POST"),
+    "/v1/flush": "POST", "/v1/status": "GET", "/healthz": "GET",
+}  # fmt: skip
 
 
 class Collector:
@@ -50,6 +55,7 @@ class Collector:
         self._warehouse.migrate()
         self._pricing = Pricing(self._warehouse, PriceBook(settings.prices))
         self._pricing.start()
+        self._prices = PriceApi(settings, self._warehouse, self._pricing)
         self._spools = [Spool(settings.data_dir / lane.folder, _room(lane, settings)) for lane in LANES]
         for spool in self._spools:
             if spool.corrupt_bytes:
@@ -97,20 +103,40 @@ class Collector:
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
-        if _METHODS.get(path, method) != method:
+        if path in PATHS and method in (("GET",) if path in READS else ()) + (("POST",) if path in WRITES else ()):
+            await self._answer_prices(path, scope, receive, send)
+        elif _METHODS.get(path, method) != method:
             text = f"{method} {path} is not supported; use {_METHODS[path]}"
             await _answer(send, 405, failure(405, text, is_json=True), JSON, (b"allow", _METHODS[path].encode()))
         elif path in _SIGNALS:
             await self._export(_SIGNALS[path], scope, receive, send)
         elif path == "/healthz":
             await _answer(send, 200, b'{"status":"ok"}', JSON)
-        elif path in _METHODS:
+        elif path in _METHODS and path not in PATHS:
             if path == "/v1/flush":
                 await asyncio.to_thread(self._flusher.flush)
             await _answer(send, 200, json.dumps(self.status()).encode(), JSON)
         else:
             known = ", ".join(f"{method} {path}" for path, method in _METHODS.items())
             await _answer(send, 404, failure(404, f"no route {method} {path}; known: {known}", is_json=True), JSON)
+
+    async def _answer_prices(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            headers = _headers(scope)
+            tenant = self._intake.tenant(headers)
+            if scope["method"] == "GET":
+                asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+                told = await asyncio.to_thread(self._prices.read, path, asked, tenant)
+            else:
+                body = await self._read(receive)
+                self._intake.in_flight -= len(body)
+                told = await asyncio.to_thread(self._prices.write, path, body, headers, tenant)
+        except IngestError as error:
+            await _answer(send, error.status, json.dumps({"error": {"message": str(error)}}).encode(), JSON)
+        except WarehouseError as error:
+            await _answer(send, 503, json.dumps({"error": {"message": str(error)}}).encode(), JSON)
+        else:
+            await _answer(send, 200, json.dumps(told).encode(), JSON)
 
     def status(self) -> dict[str, object]:
         """Return the collector's counters."""
@@ -135,7 +161,7 @@ class Collector:
         }
 
     async def _export(self, signal: Signal, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        headers = _headers(scope)
         content_type = headers.get("content-type", "").split(";")[0].strip().lower()
         is_json = content_type == JSON
         form = JSON if is_json else PROTOBUF
@@ -191,6 +217,10 @@ class Collector:
 def _room(lane: Lane, settings: Settings) -> int:
     """Return how many bytes a lane's spool may hold."""
     return settings.spool_max_bytes if lane is TRACES else settings.spool_max_bytes // 4
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    return {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
 
 
 async def _answer(send: Send, status: int, body: bytes, content_type: str, *more: tuple[bytes, bytes]) -> None:

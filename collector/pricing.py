@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
+from collections.abc import Callable
+from datetime import datetime, timezone
 from itertools import groupby, product
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from farthing import semconv
 from farthing.errors import WarehouseError
 from farthing.prices import Price, PriceBook
+from farthing.prices_own import own_price
+from farthing.settings import PriceOverride
 from farthing.warehouse import Warehouse
 from farthing.warehouse.lane import TRACES, Lane
+from farthing.warehouse.price_store import Added, Period, PriceStore
 
 log = logging.getLogger(__name__)
 _Name = TypeVar("_Name")
@@ -42,11 +48,20 @@ MAX_NAMES = 20_000  # names remembered at most: a sender that makes them up must
 
 
 class Pricing:
-    """Resolves models against a price book and keeps the warehouse's prices filled."""
+    """Resolves models against a price book and keeps the warehouse's prices filled.
 
-    def __init__(self, warehouse: Warehouse, book: PriceBook) -> None:
+    `on_repriced` is told the period whose rows were priced anew, so that what was summed up of it is summed up again.
+    """
+
+    def __init__(
+        self, warehouse: Warehouse, book: PriceBook, on_repriced: Callable[[datetime, datetime], None] | None = None
+    ) -> None:
         self._warehouse = warehouse
-        self._book = book
+        self._on_repriced = on_repriced
+        self.store = PriceStore(warehouse)
+        self.book = book
+        self._lock = threading.RLock()  # the book in memory and the one in the warehouse change together
+        self._change = threading.Lock()  # one change at a time by people; inserts go on
         self._checked: set[tuple[bytes, bytes]] = set()  # (provider, model) as they stand in the bytes
         self._resolved: set[tuple[str, str]] = set()
         self._is_started = False
@@ -55,18 +70,63 @@ class Pricing:
     def start(self) -> None:
         """Fill the warehouse's prices anew, so that an override that was taken back is gone."""
         try:
-            self._start_anew()
+            with self._lock:
+                self._start_anew()
         except WarehouseError as error:  # a full disk, say: what senders bring can be spooled nevertheless
             log.warning("the prices are filled with the first segment: %s", error)
 
     def _start_anew(self) -> None:
-        self._warehouse.command("TRUNCATE TABLE price_book")
+        self.book.add(own_price(one.override) for one in self.store.added())
+        self.store.clear()
         self._resolved.clear()
-        self._resolve(self._book.own())
+        self._resolve(self.book.own())
         self._is_started = True
 
     def prepare(self, segment: Path, lane: Lane = TRACES) -> None:
         """Look up every model of the segment that was not met before."""
+        with self._lock:
+            self._prepare(segment, lane)
+
+    def add(self, override: PriceOverride, by: str, reason: str) -> list[Price]:
+        """Keep a price of the user's own for good and price by it from now on; return the model's new history.
+
+        Raises:
+            PriceError: it cannot be read; nothing was changed.
+        """
+        price = own_price(override)
+        with self._change, self._lock:
+            if not self._is_started:
+                self._start_anew()
+            self.store.add(Added(override, by, reason, datetime.now(timezone.utc)))
+            self.book.add(own_price(one.override) for one in self.store.added())
+            pair = price.provider, price.model
+            history = self.book.every(*pair)
+            self.store.replace(*pair, history)
+            self._resolved.add(pair)
+            self.unpriced.discard(pair)
+        return history
+
+    def reprice(self, period: Period, by: str, reason: str, is_dry: bool = False) -> list[dict[str, Any]]:
+        """Price the rows of a period by the book as it stands, and return per model what that changed.
+
+        What is inserted meanwhile is priced by the same book. Where nothing would change, nothing is written.
+        """
+        with self._change:
+            with self._lock:
+                if not self._is_started:
+                    self._start_anew()
+                self._resolve(self.store.models(period))
+            changes = self.store.compare(period)
+            if is_dry:
+                return changes
+            if any(row["changed"] for row in changes):
+                self.store.reprice(period)
+            self.store.note(period, by, reason, changes)
+        if self._on_repriced is not None:
+            self._on_repriced(period.since, period.until)
+        return changes
+
+    def _prepare(self, segment: Path, lane: Lane) -> None:
         if not self._is_started:
             self._start_anew()
         if lane is not TRACES:  # few and small, so the store itself may look
@@ -82,7 +142,7 @@ class Pricing:
         _remember(self._checked, pairs)
 
     def _resolve(self, pairs: list[tuple[str, str]]) -> None:
-        found = {pair: self._book.history(*pair) for pair in pairs if pair not in self._resolved}
+        found = {pair: self.book.every(*pair) for pair in pairs if pair not in self._resolved}
         prices: list[Price] = [price for history in found.values() for price in history]
         if prices:
             self._warehouse.put_prices(prices)  # where this fails, the next attempt looks them up again

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import typer
 
-from farthing import parts
+from farthing import cli_prices, parts
 from farthing.errors import FarthingError, SettingsError
 from farthing.money import format_usd
 from farthing.settings import PREFIX, Settings, child_environ, read_settings
@@ -24,17 +24,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(cli_prices.app, name="prices")
+app.command()(cli_prices.reprice)
+
 _set: dict[str, str] = {}  # FARTHING_… variables that the command line gives
 
 
 @app.callback()
 def options(
+    context: typer.Context,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; default farthing.toml.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A setting, such as --set proxy_port=7402; may be repeated.")
     ] = None,
 ) -> None:
     """Read what holds for every command."""
+    context.obj = _settings
     if config is not None:
         _set[PREFIX + "CONFIG"] = str(config)
     for pair in setting or ():

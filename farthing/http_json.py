@@ -7,10 +7,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from farthing.errors import ServeError
+from farthing.semconv import HEADER_TENANT_KEY
 
 
-def call(method: str, url: str, body: object = None, timeout_s: float = 120.0) -> Any:
-    """Send `body` (text as it is, anything else as JSON) and return the decoded answer.
+def call(method: str, url: str, body: object = None, timeout_s: float = 120.0, key: str = "") -> Any:
+    """Send `body` (text as it is, anything else as JSON), with an ingest `key` if any, and return the decoded answer.
 
     Raises:
         ServeError: nobody answers, or the answer is an error; the message is the part's own.
@@ -18,9 +19,10 @@ def call(method: str, url: str, body: object = None, timeout_s: float = 120.0) -
     parts = urlsplit(url)
     text = body if isinstance(body, str) else "" if body is None else json.dumps(body)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
+    headers = {"content-type": "application/json", **({HEADER_TENANT_KEY: key} if key else {})}
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
-        connection.request(method, path, text.encode(), {"content-type": "application/json"})
+        connection.request(method, path, text.encode(), headers)
         response = connection.getresponse()
         answer = response.read()
     except (OSError, http.client.HTTPException) as error:

@@ -21,6 +21,11 @@ USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"  # total, reasoning included
 USAGE_CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 USAGE_CACHE_WRITE_TOKENS = "gen_ai.usage.cache_write.input_tokens"
 USAGE_REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
+AUDIO_INPUT_TOKENS = "gen_ai.usage.audio.input_tokens"  # a part of the input, cached ones included
+CACHED_AUDIO_TOKENS = "gen_ai.usage.audio.cache_read.input_tokens"
+AUDIO_OUTPUT_TOKENS = "gen_ai.usage.audio.output_tokens"  # a part of the output
+OPENAI_RESPONSE_SERVICE_TIER = "openai.response.service_tier"
+OPENAI_REQUEST_SERVICE_TIER = "openai.request.service_tier"
 ERROR_TYPE = "error.type"
 HTTP_STATUS_CODE = "http.response.status_code"
 SERVER_ADDRESS = "server.address"
@@ -42,6 +47,8 @@ ATTEMPTS = "farthing.attempts"  # requests made of upstreams, where it took more
 ROUTED_FROM = "farthing.routed_from"  # the model that the client asked for, where a policy sent it elsewhere
 CACHE_HIT = "farthing.cache.hit"  # exact; absent on a miss
 USAGE_SOURCE = "farthing.usage.source"  # provider | proxy | tokenizer | estimate | missing
+SERVICE_TIER = "farthing.service_tier"  # what the provider served the call as: flex, priority, batch, …
+CACHE_WRITE_1H_TOKENS = "farthing.usage.cache_write_1h.input_tokens"  # of those written, the ones kept for an hour
 SETTLED_NUSD = "farthing.settled_nusd"  # what the ledger was charged, nano-dollars
 HELD_NUSD = "farthing.held_nusd"  # what was reserved before the call, nano-dollars
 POLICIES = "farthing.policies"  # names of the policies that acted
@@ -55,6 +62,7 @@ REPLAYED = "farthing.replayed"  # bool; booked from a trace file, not served
 PROXY_SCOPE = "farthing.proxy"  # instrumentation scope of the proxy's own spans
 REPLAY_SCOPE = "farthing.replay"
 SELF_HOSTED_PROVIDER = "farthing"  # provider name of models that the bundled engine serves
+ELSEWHERE_PROVIDER = "self-hosted"  # of calls in a public provider's name to an address that is not the provider's
 
 # HTTP headers between the SDK and the proxy
 HEADER_TAGS = "x-farthing-tags"  # team=search,user=ann,tier=batch; values percent-encoded
@@ -97,6 +105,31 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "gen_ai.usage.cache_creation_input_tokens",
         "llm.token_count.prompt_details.cache_write",
     ),
+    "cache_write_1h_tokens": (
+        CACHE_WRITE_1H_TOKENS,
+        "gen_ai.usage.details.ephemeral_1h_input_tokens",
+    ),
+    "input_audio_tokens": (
+        AUDIO_INPUT_TOKENS,
+        "llm.token_count.prompt_details.audio",
+        "gen_ai.usage.details.input_audio_tokens",
+    ),
+    "cached_audio_tokens": (CACHED_AUDIO_TOKENS, "gen_ai.usage.details.cache_audio_read_tokens"),
+    "output_audio_tokens": (
+        AUDIO_OUTPUT_TOKENS,
+        "llm.token_count.completion_details.audio",
+        "gen_ai.usage.completion_tokens_details.audio_tokens",
+        "gen_ai.usage.details.output_audio_tokens",
+    ),
+    "service_tier": (  # what was served, else what was asked for
+        SERVICE_TIER,
+        OPENAI_RESPONSE_SERVICE_TIER,
+        "gen_ai.openai.response.service_tier",
+        OPENAI_REQUEST_SERVICE_TIER,
+        "gen_ai.openai.request.service_tier",
+        "gen_ai.request.service_tier",
+    ),
+    "server_address": (SERVER_ADDRESS, "gen_ai.openai.api_base"),
     "reasoning_tokens": (
         USAGE_REASONING_TOKENS,
         "gen_ai.usage.reasoning_tokens",

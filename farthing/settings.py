@@ -49,6 +49,13 @@ class PriceOverride:
     cache_read: str = ""  # default: as input
     cache_write: str = ""  # default: as input
     valid_from: str = "1970-01-01"  # ISO date, UTC, inclusive
+    service_tier: str = ""  # flex, priority, batch, …; default: the standard one
+    cache_write_1h: str = ""  # written to be kept for an hour; default: as cache_write
+    input_audio: str = ""  # default: as input
+    cache_audio: str = ""  # audio read from the cache; default: as cache_read, else as input_audio
+    output_audio: str = ""  # default: as output
+    # Prices of the whole call once its input is larger: { over = 200000, input = "6", output = "22.5", … }
+    tiers: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -315,8 +322,16 @@ def _record(where: str, entry: Mapping[str, Any], kind: type) -> Any:
     return kind(**{key: _parse(f"{where}.{key}", value, known[key]) for key, value in entry.items()})
 
 
+def _tables(key: str, value: Any) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in cast(list[Any], value)):
+        raise SettingsError(f"{key}={value!r}: write a list of tables, such as [{{ over = 200000, input = \"6\" }}]")
+    return tuple(cast(list[Mapping[str, Any]], value))
+
+
 def _parse(key: str, value: Any, setting: Field[Any]) -> Any:
     kind = setting.type
+    if kind == "tuple[Mapping[str, Any], ...]":
+        return _tables(key, value)
     text = str(value).strip()
     if kind in ("bool", "bool | None"):
         if text.lower() in ("1", "true", "yes", "0", "false", "no"):

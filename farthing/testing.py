@@ -81,7 +81,7 @@ def seed_requests(
         path = write_segment(Path(folder) / "seed.otlp", requests, tenant, received_at)
         token = hashlib.sha256(path.read_bytes()).hexdigest()
         models = warehouse.unseen_models(path)
-        warehouse.put_prices([price for provider, model in models for price in prices.history(provider, model)])
+        warehouse.put_prices([price for provider, model in models for price in prices.every(provider, model)])
         warehouse.insert_otlp(path, token)
 
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from farthing.clients import Client, Switchboard
+from farthing.clients_anthropic import INSTRUMENTOR, tell_price_facts
 from farthing.clients_headers import ProxyHeaders, origin_of
 from farthing.clients_native import silence_native_spans
 from farthing.clients_usage import UsageAsking
@@ -104,6 +105,8 @@ class Sdk:
             self._headers.hook(base_client)
             if client.name in self.switchboard.instrumented:
                 silence_native_spans(base_client, lambda: self._provider.is_ours)
+        if client.name == "anthropic" and self.switchboard.instrumented.get(client.name) == INSTRUMENTOR:
+            tell_price_facts(import_module(f"{INSTRUMENTOR}.wrappers"))
         if client.name == "openai":
             self._usage.hook(import_module("openai.resources.chat.completions"))
 

@@ -4,7 +4,7 @@ A cached answer costs nothing, so it is looked up before anything is reserved: a
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 
@@ -15,6 +15,7 @@ from farthing.fingerprint import prefix_hashes, request_hash
 from farthing.policy.decide import decide
 from farthing.prices import Price, PriceBook
 from farthing.settings import Deployment, Settings
+from farthing.tariff import service_tier
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
 from proxy.cache import Entry, ExactCache, Key
@@ -53,7 +54,7 @@ class Admission:
         self._spend = spend
         self._keys = Keys(settings)
         self._book = PriceBook(settings.prices)
-        self._prices: dict[tuple[str, str, date], Price | None] = {}
+        self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
 
     def identify(self, form: Format, headers: Mapping[bytes, bytes], body: bytes) -> tuple[Call, Asked]:
         """Read who asks for what.
@@ -78,14 +79,13 @@ class Admission:
         """
         decision = call.decision = decide(self._feed.compiled, call.facts, _day(call))
         candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
-        call.deployment = candidates[0].deployment
-        call.price = self.price(call, call.deployment)
+        deployment = self.assign(call, asked, candidates[0])
         call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.fields)
         call.prefix_hashes = prefix_hashes(self._hash_key, call.facts.tenant, asked.turns)
         admitted = Admitted(form, asked, candidates)
         has_one_answer = form.is_deterministic or call.temperature == 0
         if decision.cache is not None and (has_one_answer or decision.cache.allow_sampled):
-            served, kind = call.deployment.model, (asked.stream, asked.wants_usage)
+            served, kind = deployment.model, (asked.stream, asked.wants_usage)
             admitted.cache_key = (call.facts.tenant, form.path, call.request_hash, served, *kind)
             admitted.cached = self._cache.get(admitted.cache_key, decision.cache.ttl_s)
         if admitted.cached is None and decision.budgets:
@@ -120,19 +120,15 @@ class Admission:
 
         Where some have a price, those without one are left out.
         """
-        priced = [(target, self.price(call, target.deployment)) for target in admitted.candidates]
-        prices = [price for _, price in priced if price is not None]
-        admitted.candidates = [target for target, price in priced if price is not None]
-        if not prices:
-            model = call.deployment.model if call.deployment else call.asked_model
-            raise ApiError(
-                400, "price_unknown", f"the model {model!r} has no price and a budget applies to this call; add "
-                "[[prices]] for it in farthing.toml, or ask for a priced model",
-            )  # fmt: skip
+        asked = admitted.asked
+        prices = {one: _billable(asked, self._prices_of(call, one.deployment)) for one in admitted.candidates}
+        admitted.candidates = [target for target in admitted.candidates if prices[target]]
+        if not admitted.candidates:
+            raise _unpriced(call)
         if not call.max_tokens:
             call.max_tokens = self._settings.max_output_tokens
-        tokens = admitted.form.bound(admitted.asked, call.max_tokens)
-        amount = max(price.bound_nusd(*tokens) for price in prices)
+        tokens = admitted.form.bound(asked, call.max_tokens)
+        amount = max(price.bound_nusd(*tokens) for some in prices.values() for price in some)
         if amount > MAX_NUSD:
             message = f"this call may cost {amount / 1e9:.0f} USD; ask for less (max_tokens)"
             raise ApiError(400, "cost_unbounded", message, param="max_tokens")
@@ -148,12 +144,64 @@ class Admission:
             changes["model"] = name
         return msgspec.json.encode({**asked.raw, **changes}) if changes else asked.body
 
+    def assign(self, call: Call, asked: Asked, target: Target) -> Deployment:
+        """Give a call to a deployment; until it answers, the service tier is what was asked for."""
+        tier, deployment = _asked_tier(asked), target.deployment
+        call.deployment = deployment
+        call.service_tier = tier if _has_tiers(self._prices_of(call, deployment)) else ""
+        call.price = self.price(call, deployment)
+        return deployment
+
     def price(self, call: Call, deployment: Deployment) -> Price | None:
         """Return what a deployment charges on the day of the call, whatever its answers call themselves."""
-        key = (deployment.provider, deployment.model, _day(call))
+        return self._prices_of(call, deployment).get(service_tier(call.service_tier))
+
+    def use_prices(self, added: Iterable[Price]) -> None:
+        """Take the prices that people added, all of them, beside the settings' and the public ones."""
+        self._book.add(added)
+        self._prices.clear()
+
+    def _prices_of(self, call: Call, deployment: Deployment) -> Mapping[str, Price]:
+        """Return the prices of a deployment's model on the day of the call, by service tier."""
+        day = _day(call)
+        key = (deployment.provider, deployment.model, day)
         if key not in self._prices:
-            self._prices[key] = self._book.at(*key)
+            history = self._book.every(deployment.provider, deployment.model)
+            self._prices[key] = {one.service_tier: one for one in history if one.valid_from <= day <= one.valid_to}
         return self._prices[key]
+
+
+def _billable(asked: Asked, prices: Mapping[str, Price]) -> list[Price]:
+    """Return the prices of the service tiers that a call may be served in; none where its own has none."""
+    tier = _asked_tier(asked) if _has_tiers(prices) else ""
+    if tier not in prices:
+        return []
+    is_chosen = asked.fields.get("service_tier") not in (None, "auto")
+    others = ("",) if is_chosen else _CHOSEN_BY_PROVIDER
+    return [prices[name] for name in dict.fromkeys((tier, *others)) if name in prices]
+
+
+def _unpriced(call: Call) -> ApiError:
+    model = call.deployment.model if call.deployment else call.asked_model
+    named = f"{model!r} in the service tier {call.service_tier!r}" if call.service_tier else repr(model)
+    return ApiError(
+        400, "price_unknown", f"the model {named} has no price and a budget applies to this call; add "
+        "[[prices]] for it in farthing.toml, or ask for a priced model",
+    )  # fmt: skip
+
+
+# What a project's settings at the provider may make of a call that leaves the choice open
+_CHOSEN_BY_PROVIDER = ("flex", "priority", "scale")
+
+
+def _has_tiers(prices: Mapping[str, Price]) -> bool:
+    """Tell whether a service tier means anything: our own engine takes the field and knows none."""
+    return any(prices)
+
+
+def _asked_tier(asked: Asked) -> str:
+    given = asked.fields.get("service_tier")
+    return service_tier(given) if isinstance(given, str) else ""
 
 
 def _day(call: Call) -> date:

@@ -36,6 +36,7 @@ class Call:
     settled_nusd: int | None = None
     usage: Usage | None = None
     reasoning_tokens: int = 0
+    service_tier: str = ""  # what was served, else what was asked for; '' = the standard one
     usage_source: str = ""  # provider | proxy | estimate | missing
     is_cache_hit: bool = False
     is_begun: bool = False  # the answer's head has left for the client, so no other answer can be given

@@ -186,7 +186,7 @@ class Exchange:
         self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Request
     ) -> Target | None:
         """Ask one deployment; return whom to ask next, None where the call has its answer or none is to be had."""
-        call.deployment, call.price = target.deployment, self._admission.price(call, target.deployment)
+        self._admission.assign(call, admitted.asked, target)
         attempts.begin(target)
         call.attempts = attempts.made
         attempts.failure = None
@@ -325,6 +325,8 @@ class Exchange:
         call.ended_ns = time.time_ns()
         if call.usage is None and call.outcome != "refused" and not call.is_cache_hit:
             call.usage_source = "missing"
+        if call.deployment is not None:
+            call.price = self._admission.price(call, call.deployment)  # of the service tier that was served
         if call.is_reserved:
             cost = call.cost_nusd()
             # Nobody knows what was used: the hold is an upper bound and is charged, as its expiry would do.
@@ -348,6 +350,7 @@ def _take_stream(call: Call, relay: EventRelay, asked_bytes: int) -> None:
     is_metered = call.deployment is not None and call.deployment.metered
     call.finish_reason = relay.finish_reason
     call.response_id = call.response_id or relay.response_id
+    call.service_tier = relay.service_tier or call.service_tier
     if relay.has_failed:
         call.fail("error", "upstream_error", 200)
     if relay.usage is not None and (relay.is_whole or relay.is_usage_last or not is_metered):
@@ -363,6 +366,7 @@ def _take(call: Call, told: Told | None) -> None:
     if told is None:
         return
     call.response_id = told.id or call.response_id
+    call.service_tier = told.service_tier or call.service_tier
     call.finish_reason, call.is_complete = told.finish_reason or call.finish_reason, told.is_complete
     if told.usage is not None:
         call.usage, call.usage_source, call.reasoning_tokens = told.usage, "proxy", told.reasoning

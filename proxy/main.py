@@ -22,6 +22,7 @@ from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
 from proxy.formats import FORMATS
 from proxy.http import JSON, refuse
+from proxy.own_prices import PriceFeed
 from proxy.record import Recorder
 from proxy.server import Handler, Request, Server
 from proxy.spend import Spend
@@ -64,6 +65,9 @@ class Proxy:
             ("GET", "/healthz"): self._health,
         }
         self._recorder.start()
+        kept = settings.data_dir / "proxy" / "prices.json"
+        self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.use_prices)
+        await self._prices.start()
         await self._feed.start()
         self._server = Server(self._handle, settings.max_request_bytes)
         await self._server.start(sock)
@@ -71,6 +75,7 @@ class Proxy:
     async def close(self) -> None:
         """Let the calls under way end, hand over what they cost, and stop."""
         await self._server.stop(_LAST_ANSWERS_S)
+        await self._prices.stop()
         await self._feed.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
@@ -96,6 +101,7 @@ class Proxy:
             "policy_checksum": self._feed.document.checksum,
             "policy_age_s": round(time.time() - fetched_at, 3) if fetched_at else None,
             "policy_error": self._feed.last_error,
+            "prices_error": self._prices.last_error,
             "cache": {
                 "entries_bytes": self._cache.size,
                 "hits": self._cache.hits,

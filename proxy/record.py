@@ -79,6 +79,7 @@ def _shared(call: Call) -> list[Attribute]:
         (semconv.TEAM, call.facts.team),
         (semconv.FEATURE, call.facts.feature),
         (semconv.USAGE_SOURCE, call.usage_source),
+        (semconv.SERVICE_TIER, call.service_tier),
         (semconv.RESPONSE_FINISH_REASONS, call.finish_reason),
         (semconv.ERROR_TYPE, call.error_type),
         (semconv.REQUEST_STREAM, call.is_stream),
@@ -108,9 +109,17 @@ def _decided(call: Call) -> list[Attribute]:
 def _usage(call: Call) -> list[Attribute]:
     values: list[Attribute] = []
     if call.usage is not None:
-        values += [(semconv.USAGE_INPUT_TOKENS, call.usage.input), (semconv.USAGE_OUTPUT_TOKENS, call.usage.output)]
-        if call.usage.cache_read:
-            values.append((semconv.USAGE_CACHE_READ_TOKENS, call.usage.cache_read))
+        used = call.usage
+        values += [(semconv.USAGE_INPUT_TOKENS, used.input), (semconv.USAGE_OUTPUT_TOKENS, used.output_total)]
+        parts: tuple[Attribute, ...] = (
+            (semconv.USAGE_CACHE_READ_TOKENS, used.cache_read + used.cache_audio),
+            (semconv.USAGE_CACHE_WRITE_TOKENS, used.cache_write + used.cache_write_1h),
+            (semconv.CACHE_WRITE_1H_TOKENS, used.cache_write_1h),
+            (semconv.AUDIO_INPUT_TOKENS, used.input_audio + used.cache_audio),
+            (semconv.CACHED_AUDIO_TOKENS, used.cache_audio),
+            (semconv.AUDIO_OUTPUT_TOKENS, used.output_audio),
+        )
+        values += [part for part in parts if part[1]]
     if call.reasoning_tokens:
         values.append((semconv.USAGE_REASONING_TOKENS, call.reasoning_tokens))
     if call.is_reserved and call.settled_nusd is not None:

@@ -12,6 +12,7 @@ import msgspec
 from farthing.errors import UpstreamError
 from farthing.prices import Usage
 
+MAX_TIER_CHARACTERS = 32
 MAX_EVENT_BYTES = 16 * 1024 * 1024  # an image in one event, say; a longer one breaks the stream off
 
 _ENDS = (b"\n\n", b"\n\r\n")  # sse-starlette, and what is built on it, ends its lines with CR LF
@@ -20,6 +21,11 @@ _OVERLAP = 2  # bytes of an end that may lie in the part before
 
 # No call uses more tokens. Other numbers are not usage: a charge made of them would be refused by the ledger for ever.
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=100_000_000)] | None
+
+
+def tier_of(told: object) -> str:
+    """Return the service tier that an answer names, which is a short word."""
+    return told if isinstance(told, str) and len(told) <= MAX_TIER_CHARACTERS else ""
 
 
 class Tape:
@@ -51,6 +57,7 @@ class EventRelay:
         self.usage: Usage | None = None  # as last reported
         self.is_usage_last = False  # that report came when all had been generated
         self.reasoning = 0  # tokens
+        self.service_tier = ""  # what the provider served it as
         self.engine_s: float | None = None
         self.engine_queue_s: float | None = None
         self.events = 0  # events with content, an estimate of output tokens

@@ -97,9 +97,9 @@ def unpriced_note(snapshot: Snapshot) -> Any:
     return html.Div(
         [
             html.B("No price known: "),
-            f"{', '.join(names)} ({text.plural(calls, 'call')}, all teams). Add a ",
-            html.Code("[[prices]]"),
-            " entry to farthing.toml; calls from then on are priced.",
+            f"{', '.join(names)} ({text.plural(calls, 'call')}, all teams). ",
+            html.Code("farthing prices missing"),
+            " shows how to add one.",
         ],
         className="note",
     )

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from farthing.disk import free_bytes, sync_filesystem
 from farthing.errors import WarehouseError
 from farthing.prices import Price
-from farthing.warehouse import repair, view, view_logs, view_metrics
+from farthing.warehouse import price_rule, repair, view, view_logs, view_metrics
 from farthing.warehouse.lane import TRACES, Lane
 
 log = logging.getLogger(__name__)
@@ -91,11 +91,15 @@ class Warehouse:
             "ENGINE = ReplacingMergeTree ORDER BY version"
         )
         done = {row[0] for row in self._client().query("SELECT version FROM schema_migrations").result_rows}
-        for name in _migrations():
+        for name in sorted(_migrations(), key=lambda name: "_view." in name):  # views stand on the newest of all else
             version = int(name[:4])
+            is_view = "_view." in name
+            if version in done and not is_view:
+                continue
+            for statement in self._render(_text("schema", name)).split(";\n"):
+                self.command(statement)
             if version in done:
                 continue
-            self.command(self._render(_text("schema", name)))
             self.sync()  # a power cut must not leave the note without the table
             self.command(f"INSERT INTO schema_migrations VALUES ({version}, '{name}', now64(3))")
         if self._is_to_salvage and self.recovered_from is not None:
@@ -114,6 +118,7 @@ class Warehouse:
             "otlp_logs_structure": view_logs.LOGS_STRUCTURE,
             "explode_logs": view_logs.explode_logs(),
             "normalise_agent_calls": view_logs.normalise_agent_calls(),
+            "packed_price": price_rule.PACKED,
             "login": _login(self.dsn),
         }
         for key, value in values.items():
@@ -136,6 +141,17 @@ class Warehouse:
         """Run one statement that returns nothing."""
         with self._errors(statement.strip().split("\n", 1)[0][:80]):
             self._client().command(statement)
+
+    def run(self, statement: str, **values: object) -> None:
+        """Run one statement with bound values that returns nothing; it may take as long as it takes."""
+        with self._errors(statement.strip()[:80]):
+            self._client().command(statement, parameters=values)
+
+    def query(self, statement: str, **values: object) -> list[dict[str, Any]]:
+        """Answer a statement about the rows of all tenants: for what keeps the store, never for a page."""
+        with self._errors(statement.strip()[:80]):
+            result = self._client().query(statement, parameters=values)
+        return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
     def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Insert prepared rows."""
@@ -211,9 +227,7 @@ class Warehouse:
 
     def price_rows(self) -> list[dict[str, Any]]:
         """Return the price book as it stands."""
-        with self._errors("price book"):
-            result = self._client().query("SELECT * FROM price_book FINAL ORDER BY provider, model, valid_from")
-        return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
+        return self.query("SELECT * FROM price_book FINAL ORDER BY provider, model, service_tier, valid_from")
 
     def sync(self) -> None:
         """Wait until all that was inserted is on the disk (embedded store); a server looks after its own."""
@@ -276,19 +290,12 @@ class Warehouse:
             raise WarehouseError(f"warehouse: {doing}: {_first_line(error)}") from error
 
 
-_PRICE_COLUMNS = (
-    "provider", "model", "valid_from", "valid_to", "input", "cache_read", "cache_write", "output",
-    "tier_over", "tier_input", "tier_cache_read", "tier_cache_write", "tier_output", "version",
-)  # fmt: skip
+_PRICE_COLUMNS = ("provider", "model", "service_tier", "valid_from", "valid_to", "rates", "version")
 
 
 def _price_row(price: Price) -> tuple[object, ...]:
-    tier = price.tier_rates or price.rates
-    return (
-        price.provider, price.model, price.valid_from, price.valid_to,
-        price.rates.input, price.rates.cache_read, price.rates.cache_write, price.rates.output,
-        price.tier_over, tier.input, tier.cache_read, tier.cache_write, tier.output, price.version,
-    )  # fmt: skip
+    rates = [number for block in price.blocks() for number in block]
+    return price.provider, price.model, price.service_tier, price.valid_from, price.valid_to, rates, price.version
 
 
 def _migrations() -> list[str]:

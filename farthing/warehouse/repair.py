@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 _MARKS = {
     "SpanAttributes": "otel_traces", "price_state": "requests", "avoidable_usd": "findings",
     "LogAttributes": "otel_logs", "negative_counts": "otel_metrics",
+    "added_by": "own_prices", "repriced_by": "repricings",
 }  # fmt: skip
 _PART = re.compile(r"([^_]+)_(\d+)_(\d+)_(\d+)(?:_(\d+))?")  # not tmp_merge_… nor delete_tmp_…
 

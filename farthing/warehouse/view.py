@@ -5,6 +5,8 @@ The second is generated from the alias table of `semconv`, so that a dialect is 
 from __future__ import annotations
 
 from farthing import semconv
+from farthing.prices_public import PUBLIC_DOMAINS, names_of
+from farthing.warehouse import price_rule
 
 _ANY = (
     "Tuple(string_value Nullable(String), bool_value Nullable(Bool), int_value Nullable(Int64), "
@@ -119,8 +121,20 @@ def operation() -> str:
     return f"transform({_text('operation')}, [{olds}], [{news}])"
 
 
+# The last two labels of a host name, which may stand in a URL
+_LAST_LABELS = r"([a-zA-Z0-9-]+\\.[a-zA-Z0-9-]+)(?::[0-9]+)?(?:/|$)"
+
+
 def provider() -> str:
-    return f"lower({_text('provider')})"
+    """Return SQL for who bills a call; a server at another address than the public provider's is somebody's own."""
+    pairs = [(name, domain) for id, domains in PUBLIC_DOMAINS.items() for name in names_of(id) for domain in domains]
+    domains = ", ".join(f"('{name}', '{domain}')" for name, domain in pairs)
+    public = ", ".join(f"'{name}'" for name in dict(pairs))
+    return (
+        f"if(({_text('server_address')} AS address) = '' "
+        f"OR endsWith(address, concat('.', lower({_text('provider')}) AS told, '.com')) OR told NOT IN ({public}) "
+        f"OR (told, extract(address, '{_LAST_LABELS}')) IN ({domains}), told, '{semconv.ELSEWHERE_PROVIDER}')"
+    )
 
 
 def _count(fact: str) -> str:
@@ -131,16 +145,6 @@ def _finite(key: str, kind: str = "Float64") -> str:
     """Return SQL of a number; NaN and infinities are NULL, because one of them would void every sum."""
     number = f"to{kind}OrNull({key})"
     return f"if(isFinite({number}), {number}, NULL)"
-
-
-def _usd(nusd: str) -> str:
-    """Return SQL of nano-dollars as Decimal(18, 9); NULL where that cannot hold them."""
-    return f"accurateCastOrNull(toDecimal128({nusd}, 9) / 1000000000, 'Decimal(18, 9)')"
-
-
-def _rates(prefix: str = "") -> str:
-    kinds = ("input", "cache_read", "cache_write", "output")
-    return "[" + ", ".join(f"tupleElement(price, '{prefix}{kind}')" for kind in kinds) + "]"
 
 
 def _facts(source: str) -> str:
@@ -157,8 +161,10 @@ def _facts(source: str) -> str:
     {_text("request_model")} AS request_model, {_text("response_model")} AS response_model,
     a['{semconv.ROUTED_FROM}'] AS routed_from, a['{semconv.DEPLOYMENT}'] AS deployment,
     {_count("input_tokens")} AS total_in, {_count("output_tokens")} AS total_out,
-    least(ifNull({_count("cache_read_tokens")}, 0), ifNull(total_in, 0)) AS cache_read,
-    {_count("cache_write_tokens")} AS cache_write_given,
+    {_count("cache_read_tokens")} AS cached_given, {_count("cache_write_tokens")} AS written_given,
+    {_count("cache_write_1h_tokens")} AS write_1h_given, {_count("input_audio_tokens")} AS audio_given,
+    {_count("cached_audio_tokens")} AS cached_audio_given, {_count("output_audio_tokens")} AS audio_out_given,
+    {price_rule.service_tier(_text("service_tier"))} AS service_tier,
     {_count("reasoning_tokens")} AS reasoning,
     a['{semconv.USAGE_SOURCE}'] AS source_given,
     toInt64OrNull(a['{semconv.SETTLED_NUSD}']) AS settled,
@@ -182,59 +188,57 @@ FROM {source}
 WHERE operation IN ({operations})"""
 
 
+# The disjoint kinds of `farthing.tariff.Reported.usage`, from totals and parts as they were told
+_KINDS = {
+    "input_tokens": "total_in",
+    "output_tokens": "total_out",
+    "is_plain": "isNull(coalesce(write_1h_given, audio_given, cached_audio_given))",
+    "room": "toInt64(ifNull(total_in, 0))",
+    "cached": "least(ifNull(cached_given, 0), room)",
+    "written": "least(greatest(ifNull(written_given, 0), ifNull(write_1h_given, 0)), room - cached)",
+    "rest": "room - cached - written",
+    "heard": "if(is_plain, 0, least(ifNull(audio_given, 0), room))",
+    "cached_heard": "if(is_plain, 0, least(greatest(ifNull(cached_audio_given, 0), heard - rest), cached, heard))",
+    "fresh_heard": "if(is_plain, 0, least(heard - cached_heard, rest))",
+    "written_1h": "if(is_plain, 0, least(ifNull(write_1h_given, 0), written))",
+    "input_uncached": "if(isNull(total_in), NULL, rest - fresh_heard)",
+    "cache_read_tokens": "if(isNull(total_in), NULL, cached - cached_heard)",
+    "cache_write_tokens": "if(isNull(total_in), NULL, written - written_1h)",
+    "cache_write_1h_tokens": "if(isNull(total_in), NULL, written_1h)",
+    "input_audio_tokens": "if(isNull(total_in), NULL, fresh_heard)",
+    "cache_audio_tokens": "if(isNull(total_in), NULL, cached_heard)",
+    "output_audio_tokens": "if(isNull(total_out), NULL, least(ifNull(audio_out_given, 0), total_out))",
+}
+_PRICED = ", ".join(f"{expression} AS {name}" for name, expression in price_rule.COLUMNS.items() if name != "model")
+
+
 def normalise_requests(source: str = "otel_traces") -> str:
     """Return the SELECT that makes one `requests` row of each span in `source` that is a model call.
 
     A call is priced as the model that answered, else, where that has no price, as the model that was asked for.
-    Prices by the rule of `farthing.money.cost_nusd`: exact sum of token products, rounded half up once. A step names what
-    the next ones use more than once, because an expression is planned anew wherever it stands (50 µs a function), but
-    each step costs 3 ms of planning itself: more of them made it slower. [57 ms with six, 30 ms with three an insert]
+    A step names what the next ones use more than once, because an expression is planned anew wherever it stands
+    (50 µs a function), but each step costs 3 ms of planning itself: more of them made it slower.
+    [57 ms with six, 30 ms with three an insert]
     """
-    kinds = "'input', 'cache_read', 'cache_write', 'output', 'tier_over', " \
-        "'tier_input', 'tier_cache_read', 'tier_cache_write', 'tier_output', 'version'"
-
-    def lookup(model: str) -> str:
-        return (
-            f"dictGetOrDefault('{{{{database}}}}.prices', ({kinds}), (provider, {model}), toDate32(started_at, 'UTC'), "
-            "tuple(0, 0, 0, 0, 0, 0, 0, 0, 0, ''))"
-        )
-
-    nusd = f"""if(price_version = '' OR is_unknown, NULL, intDiv(500000 + arraySum(
-            arrayMap((tokens, rate) -> toInt128(tokens) * rate,
-                [ifNull(uncached, 0), cache_read, cache_write, ifNull(total_out, 0)],
-                if(tupleElement(price, 'tier_over') BETWEEN 1 AND ifNull(total_in, 0) - 1, {_rates("tier_")}, {_rates()}))
-            ), 1000000))"""
     return f"""SELECT
     started_at, tenant, team, user, feature, session, tags, service, scope, operation, provider,
-    model, request_model, response_model, routed_from, deployment,
-    total_in AS input_tokens, uncached AS input_uncached,
-    if(isNull(total_in), NULL, cache_read) AS cache_read_tokens,
-    if(isNull(total_in), NULL, cache_write) AS cache_write_tokens,
-    total_out AS output_tokens, reasoning AS reasoning_tokens,
+    priced_model AS model, request_model, response_model, routed_from, deployment, service_tier,
+    input_tokens, input_uncached, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, input_audio_tokens,
+    cache_audio_tokens, output_tokens, output_audio_tokens, reasoning AS reasoning_tokens,
     multiIf(source_given != '', source_given, is_unknown, 'missing',
         scope = '{semconv.PROXY_SCOPE}' AND isNotNull(total_in), 'proxy', 'provider') AS usage_source,
-    if(cache_hit != '' OR outcome = 'refused', toDecimal64(0, 9), usd) AS cost_usd,
-    if(cache_hit != '', usd, NULL) AS saved_usd,
-    multiIf(cache_hit != '', 'cached', outcome = 'refused', 'refused', is_unknown, 'no_usage', price_version = '', 'unpriced',
-        'priced') AS price_state,
-    price_version,
-    {_usd("settled")} AS settled_usd,
+    {_PRICED},
+    {price_rule.usd("settled")} AS settled_usd,
     billed, unbilled_reason, duration_s, ttft_s, engine_s, engine_queue_s, stream, temperature, cache_hit, outcome,
     error_type, finish_reason, policies, policy_version, request_id, request_hash, prefix_hashes, response_id,
     trace_id, span_id, parent_span_id, received_at
 FROM (
     SELECT *,
-        tupleElement(price, 'version') AS price_version,
-        if(is_answered OR (price_version = '' AND response_model != ''), response_model, request_model) AS model,
-        {_usd(nusd)} AS usd
+        {price_rule.named(price_rule.WORK_OUT)}
     FROM (
         SELECT *,
-            least(ifNull(cache_write_given, 0), ifNull(total_in, 0) - cache_read) AS cache_write,
-            if(isNull(total_in), NULL, greatest(toInt64(total_in) - cache_read - cache_write, 0)) AS uncached,
-            isNull(total_in) AND isNull(total_out) AS is_unknown,
-            {lookup("response_model")} AS answered_price,
-            tupleElement(answered_price, 'version') != '' AS is_answered,
-            if(is_answered OR request_model = response_model, answered_price, {lookup("request_model")}) AS price
+        {price_rule.named(_KINDS)},
+        {price_rule.named(price_rule.LOOK_UP)}
         FROM (
 {_facts(source)}
         )
@@ -243,8 +247,11 @@ FROM (
 
 
 def unseen_models(source: str) -> str:
-    """Return the SELECT of the distinct (provider, model) that the model calls name in the OTLP bodies of `source`."""
+    """Return the SELECT of the distinct (provider, model) that the model calls name in the OTLP bodies of `source`.
+
+    The provider is the one that is named, wherever the call went: the next one of that name may go to the provider.
+    """
     operations = ", ".join(f"'{name}'" for name in semconv.INFERENCE_OPERATIONS)
-    return f"""SELECT DISTINCT {provider()} AS provider, arrayJoin([{_text("response_model")}, {_text("request_model")}]) AS model
+    return f"""SELECT DISTINCT lower({_text("provider")}) AS provider, arrayJoin([{_text("response_model")}, {_text("request_model")}]) AS model
 FROM (SELECT SpanAttributes AS a FROM ({explode_spans(source)}))
 WHERE {operation()} IN ({operations}) AND model != ''"""

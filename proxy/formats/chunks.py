@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
+from farthing import tariff
 from farthing.prices import Usage
 from proxy.formats.format import Told
-from proxy.stream import EventRelay, Tokens, events_of
+from proxy.stream import EventRelay, Tokens, events_of, tier_of
 
 _USAGE = re.compile(rb'"usage":\s*\{')
 _FINISH = re.compile(rb'"finish_reason":\s*"([a-z_]+)"')
@@ -17,9 +18,19 @@ _DONE = re.compile(rb"^data:\s*\[DONE\]", re.MULTILINE)
 _FAILED = re.compile(rb'^data:\s*\{\s*"error":\s*[^n\s]', re.MULTILINE)
 
 
+class _CachedDetails(msgspec.Struct):
+    audio_tokens: Tokens = None
+
+
 class _Details(msgspec.Struct):
     cached_tokens: Tokens = None
+    cached_tokens_details: _CachedDetails | None = None
+    cache_write_tokens: Tokens = None
+    audio_tokens: Tokens = None
     reasoning_tokens: Tokens = None
+
+
+_NO_DETAILS = _Details()
 
 
 class Reported(msgspec.Struct):
@@ -34,9 +45,18 @@ class Reported(msgspec.Struct):
         """Return the tokens, None where the input is not told; an answer may have no output."""
         if self.prompt_tokens is None:
             return None
-        cached = self.prompt_tokens_details.cached_tokens if self.prompt_tokens_details else 0
-        cached = min(cached or 0, self.prompt_tokens)
-        return Usage(input_uncached=self.prompt_tokens - cached, cache_read=cached, output=self.completion_tokens or 0)
+        sent = self.prompt_tokens_details or _NO_DETAILS
+        came = self.completion_tokens_details or _NO_DETAILS
+        cached_details = sent.cached_tokens_details
+        return tariff.Reported(
+            input=self.prompt_tokens,
+            output=self.completion_tokens or 0,
+            cached=sent.cached_tokens or 0,
+            written=sent.cache_write_tokens or 0,
+            audio=sent.audio_tokens or 0,
+            cached_audio=(cached_details.audio_tokens or 0) if cached_details else 0,
+            output_audio=came.audio_tokens or 0,
+        ).usage()
 
     @property
     def reasoning(self) -> int:
@@ -59,6 +79,7 @@ class _Answer(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: Reported | None = None
     timings: _Timings | None = None
+    service_tier: Any = None
     error: Any = None
 
     def told(self) -> Told:
@@ -66,6 +87,7 @@ class _Answer(msgspec.Struct):
             id=self.id or "",
             usage=self.usage.usage() if self.usage else None,
             reasoning=self.usage.reasoning if self.usage else 0,
+            service_tier=tier_of(self.service_tier),
             finish_reason=(self.choices[0].finish_reason or "") if self.choices else "",
             is_complete=bool(self.choices) and bool(self.choices[0].finish_reason),
             is_error=self.error is not None,
@@ -122,6 +144,7 @@ class ChunkRelay(EventRelay):
             return False
         told = answer.told()
         self.usage, self.reasoning, self.is_usage_last = told.usage, told.reasoning, not answer.choices
+        self.service_tier = told.service_tier
         self.response_id = told.id or self.response_id
         self.engine_s, self.engine_queue_s = told.engine_s, told.engine_queue_s
         return not answer.choices

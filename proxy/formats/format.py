@@ -18,6 +18,7 @@ class Told:
     id: str = ""
     usage: Usage | None = None
     reasoning: int = 0  # tokens of the output
+    service_tier: str = ""  # what the provider served it as
     finish_reason: str = ""
     is_complete: bool = False  # nothing of it is missing, so it may be kept
     is_error: bool = False

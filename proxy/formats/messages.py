@@ -13,7 +13,7 @@ from proxy.api_error import ApiError
 from proxy.bound import ascii_size, input_bound, parts_of, refuse_unpriced, unbounded
 from proxy.formats.format import Told
 from proxy.request import MAX_COUNT, Asked, check_count, check_present, read_fields
-from proxy.stream import EventRelay, Tokens, events_of
+from proxy.stream import EventRelay, Tokens, events_of, tier_of
 
 _WITHIN_PRICE: Mapping[str, tuple[object, ...]] = {
     "service_tier": (None, "standard_only"),  # auto may take the priority tier
@@ -46,11 +46,17 @@ class _Request(msgspec.Struct):
     metadata: dict[str, Any] | None = None
 
 
+class _Written(msgspec.Struct):
+    ephemeral_1h_input_tokens: Tokens = None
+
+
 class _Usage(msgspec.Struct):
     input_tokens: Tokens = None
     output_tokens: Tokens = None
     cache_read_input_tokens: Tokens = None
     cache_creation_input_tokens: Tokens = None
+    cache_creation: _Written | None = None
+    service_tier: Any = None
 
 
 class _Delta(msgspec.Struct):
@@ -120,7 +126,10 @@ class Messages:
         usage = _usage((answer.usage,))
         is_error = answer.error is not None or answer.type == "error"
         reason = answer.stop_reason or ""
-        return Told(answer.id or "", usage, finish_reason=reason, is_complete=bool(reason), is_error=is_error)
+        return Told(
+            answer.id or "", usage, service_tier=tier_of(answer.usage.service_tier) if answer.usage else "",
+            finish_reason=reason, is_complete=bool(reason), is_error=is_error,
+        )  # fmt: skip
 
     def relay(self, asked: Asked) -> EventRelay:
         return MessagesRelay()
@@ -164,22 +173,32 @@ class MessagesRelay(EventRelay):
         if said.delta is not None and said.delta.stop_reason:
             self.finish_reason = said.delta.stop_reason
         self.usage = _usage(self._reported)
+        told = [tier_of(report.service_tier) for report in self._reported if report is not None]
+        self.service_tier = next((tier for tier in reversed(told) if tier), "")
+
+
+_COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 def _usage(reports: Any) -> Usage | None:
     """Return the usage of several reports; each number is as the last one that names it says, since they add up."""
     known: dict[str, int] = {}
     for report in reports:
-        for name in _Usage.__struct_fields__ if report is not None else ():
+        for name in _COUNTS if report is not None else ():
             if (value := getattr(report, name)) is not None:
                 known[name] = value
+        if report is not None and report.cache_creation is not None:
+            known["written_1h"] = report.cache_creation.ephemeral_1h_input_tokens or 0
     if "input_tokens" not in known:
         return None
+    written = known.get("cache_creation_input_tokens", 0)
+    written_1h = min(known.get("written_1h", 0), written)  # the last report may correct the total alone
     return Usage(
         input_uncached=known["input_tokens"],
         cache_read=known.get("cache_read_input_tokens", 0),
-        cache_write=known.get("cache_creation_input_tokens", 0),
+        cache_write=written - written_1h,
         output=known.get("output_tokens", 0),
+        cache_write_1h=written_1h,
     )
 
 

@@ -13,7 +13,7 @@ from proxy.api_error import ApiError
 from proxy.bound import TEMPLATE_TOKENS, ascii_size, input_bound, parts_of, refuse_unpriced, unbounded
 from proxy.formats.format import Told
 from proxy.request import MAX_COUNT, Asked, check_count, check_present, read_fields
-from proxy.stream import EventRelay, Tokens, events_of
+from proxy.stream import EventRelay, Tokens, events_of, tier_of
 
 _WITHIN_PRICE: Mapping[str, tuple[object, ...]] = {
     "service_tier": (None, "auto", "default", "flex"),  # priority costs more per token
@@ -66,6 +66,7 @@ class _Answer(msgspec.Struct):
     id: str | None = None
     status: str | None = None
     usage: _Usage | None = None
+    service_tier: Any = None
     error: Any = None
 
     def told(self) -> Told:
@@ -74,6 +75,7 @@ class _Answer(msgspec.Struct):
             id=self.id or "",
             usage=self.usage.usage() if self.usage else None,
             reasoning=(details.reasoning_tokens or 0) if details else 0,
+            service_tier=tier_of(self.service_tier),
             finish_reason=_FINISH.get(self.status or "", ""),
             is_complete=self.status == "completed",
             is_error=self.error is not None or self.status == "failed",
@@ -166,6 +168,7 @@ class ResponsesRelay(EventRelay):
             return
         told = answer.told()
         self.usage, self.reasoning, self.is_usage_last = told.usage, told.reasoning, True
+        self.service_tier = told.service_tier
         self.finish_reason, self.response_id = told.finish_reason, told.id or self.response_id
         self.has_failed = self.has_failed or told.is_error
 

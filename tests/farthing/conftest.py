@@ -42,7 +42,10 @@ MESSAGE = {
     "content": [{"type": "text", "text": "Hello"}],
     "stop_reason": "end_turn",
     "stop_sequence": None,
-    "usage": {"input_tokens": 11, "output_tokens": 7},
+    "usage": {
+        "input_tokens": 11, "output_tokens": 7, "cache_creation_input_tokens": 300, "service_tier": "priority",
+        "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 200},
+    },
 }
 
 
@@ -111,6 +114,8 @@ class Provider(Server):
         self.calls.append(Call(handler.path, headers, asked))
         if self.redirects_to:
             reply(handler, 307, b"", location=self.redirects_to + handler.path)
+        elif handler.path.endswith("/messages") and asked.get("stream"):
+            reply(handler, 200, _message_events(), content_type="text/event-stream")
         elif handler.path.endswith("/messages"):
             reply(handler, 200, json.dumps(MESSAGE).encode(), content_type="application/json")
         elif self.refuses_stream_options and "stream_options" in asked:
@@ -126,6 +131,19 @@ class Provider(Server):
 
 def _base(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": "chatcmpl-1", "created": 1790000000, "model": f"{asked['model']}-2026-01-01"}
+
+
+def _message_events() -> bytes:
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {**MESSAGE, "content": [], "stop_reason": None}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+         "usage": {"output_tokens": 7}},
+        {"type": "message_stop"},
+    ]  # fmt: skip
+    return b"".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in events)
 
 
 def _events(asked: Mapping[str, Any]) -> bytes:

@@ -244,6 +244,19 @@ def test_anthropics_own_spans_do_not_double_the_instrumentors(app: App, collecto
     assert {span.attributes[semconv.TEAM] for span in collector.spans} == {"search"}
 
 
+def test_an_anthropic_answer_tells_what_its_price_depends_on_whole_and_streamed(app: App, collector: Capture) -> None:
+    app.run("""
+        import anthropic, farthing, farthing.auto
+        asked = dict(model="claude", max_tokens=9, messages=[dict(role="user", content="Hi")])
+        client = anthropic.Anthropic(max_retries=0)
+        client.messages.create(**asked)
+        for _ in client.messages.create(**asked, stream=True): pass
+        with client.messages.stream(**asked) as stream: stream.get_final_message()
+    """)
+    told = (semconv.CACHE_WRITE_1H_TOKENS, semconv.SERVICE_TIER, "gen_ai.usage.cache_write.input_tokens")
+    assert [[span.attributes.get(name) for name in told] for span in collector.spans] == [[200, "priority", 300]] * 3
+
+
 def test_anthropic_gets_no_trace_context_from_us_and_the_proxy_does(app: App, provider: Provider) -> None:
     app.run(ANTHROPIC)
     assert not any(name in call.headers for call in provider.calls for name in HEADERS)

@@ -26,6 +26,17 @@ def test_tables_of_the_file_become_records(tmp_path: Path) -> None:
     assert (deployment.model, deployment.url, deployment.metered) == ("gpt", "https://up.example/v1", True)
 
 
+def test_a_price_of_the_file_may_have_size_tiers(tmp_path: Path) -> None:
+    file = tmp_path / "farthing.toml"
+    file.write_text(
+        '[[prices]]\nprovider = "x"\nmodel = "y"\ninput = 1\noutput = "2"\nservice_tier = "flex"\n'
+        'tiers = [{ over = 1000, input = "2", output = "4" }]\n'
+    )
+    (price,) = read_settings({"FARTHING_CONFIG": str(file)}).prices
+    assert (price.input, price.service_tier) == ("1", "flex")
+    assert price.tiers == ({"over": 1000, "input": "2", "output": "4"},)
+
+
 def test_the_bundled_engine_s_deployments_follow_its_port() -> None:
     served = read_settings({"FARTHING_ENGINE_PORT": "9999"}).served()
     assert {deployment.url for deployment in served} == {"http://127.0.0.1:9999/v1"}
@@ -41,6 +52,7 @@ def test_the_bundled_engine_s_deployments_follow_its_port() -> None:
         ("[[deployments]]\nurl = 'x'", "lacks model"),
         ("[[deployments]]\nmodel = 'x'\ncolour = 'red'", "unknown key colour = 'red'; known: model, url"),
         ("deployments = 3", "write it as"),
+        ('[[prices]]\nprovider="x"\nmodel="y"\ninput="1"\noutput="1"\ntiers=3', "tiers=3: write a list of tables"),
         ("= nonsense", "not valid TOML"),
     ],
 )

@@ -12,14 +12,14 @@ import pytest
 
 from farthing import otlp, semconv
 from farthing.errors import WarehouseError
-from farthing.prices import Price, PriceBook, Rates, Usage
+from farthing.prices import Price, PriceBook, Rates, SizeTier, Usage
 from farthing.warehouse import Warehouse, segment
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "otlp"
 AT = 1_795_000_000_000_000_000  # 2026-11-18
 TIERED = Price(
-    "test", "tiered", Rates(1_250_000_000, 125_000_000, 1_562_500_000, 10_000_000_001), "own",
-    tier_over=200, tier_rates=Rates(2_500_000_000, 250_000_000, 3_125_000_000, 15_000_000_003),
+    "test", "tiered", Rates.of(1_250_000_000, 10_000_000_001, 125_000_000, 1_562_500_000), "own",
+    tiers=(SizeTier(200, Rates.of(2_500_000_000, 15_000_000_003, 250_000_000, 3_125_000_000)),),
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
--- Which models have no price over [since, until), most calls first?
+-- Which models have no price over [since, until), most calls first? A service tier without one is named with its model.
 SELECT
     provider,
-    model,
+    if(service_tier = '', requests.model, concat(requests.model, ' (', service_tier, ')')) AS model,
     count()            AS requests,
     sum(input_tokens)  AS input_tokens,
     sum(output_tokens) AS output_tokens,
@@ -14,7 +14,8 @@ WHERE tenant = {tenant:String}
   AND price_state = 'unpriced'
 GROUP BY
     provider,
-    model
+    requests.model,
+    service_tier
 ORDER BY
     requests DESC,
     model

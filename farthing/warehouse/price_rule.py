@@ -1,0 +1,111 @@
+"""The SQL of what a call costs, for the view that prices at insert and for `farthing reprice` alike.
+
+The rule of `farthing.tariff.Price.cost_nusd`: the size tier of the whole call, the exact sum of token products, rounded
+half up once. A price is one text of 64-bit numbers, because a look-up of ten numbers costs ten look-ups.
+[0.35 µs a row and price; as one text 0.07 µs]
+"""
+from __future__ import annotations
+
+import re
+
+from farthing.tariff import STANDARD_TIERS, Rates
+
+_BLOCK = 8 * (1 + len(Rates._fields))  # bytes of a size tier: where it begins, and the rate of each kind
+
+# Columns of `requests` with the tokens of each kind, in the order of the fields of Usage and Rates
+_COMMON = (
+    "ifNull(input_uncached, 0)",
+    "ifNull(cache_read_tokens, 0)",
+    "ifNull(cache_write_tokens, 0)",
+    "ifNull(output_tokens, 0) - ifNull(output_audio_tokens, 0)",
+)
+_RARE = (
+    "ifNull(cache_write_1h_tokens, 0)",
+    "ifNull(input_audio_tokens, 0)",
+    "ifNull(cache_audio_tokens, 0)",
+    "ifNull(output_audio_tokens, 0)",
+)
+# Price book -> the text that is looked up: the rates, where in place of the base's own beginning stands that of the
+# next tier, because nearly all calls stay below it; then the version, and its length in the last byte
+PACKED = (
+    "concat(arrayStringConcat(arrayMap(number -> substring(reinterpretAsFixedString(number), 1, 8), arrayConcat("
+    f"[if(length(rates) > {_BLOCK // 8}, rates[{_BLOCK // 8 + 1}], 18446744073709551615)], arraySlice(rates, 2)))), "
+    "version, char(length(version)))"
+)
+_VERSION_LENGTH = "reinterpretAsUInt8(substring(price, -1))"
+
+
+def service_tier(told: str) -> str:
+    """Return SQL of the tier that a price is looked up by; the rule of `farthing.tariff.service_tier`."""
+    standard = ", ".join(f"'{name}'" for name in STANDARD_TIERS)
+    return f"transform(lower(trimBoth({told})), [{standard}], arrayWithConstant({len(STANDARD_TIERS)}, ''))"
+
+
+def _look_up(model: str) -> str:
+    return (
+        f"dictGetOrDefault('{{{{database}}}}.prices', 'price', (provider, {model}, service_tier), "
+        "toDate32(started_at, 'UTC'), '')"
+    )
+
+
+def _number(text: str, position: object) -> str:
+    return f"reinterpretAsUInt64(substring({text}, {position}, 8))"
+
+
+def _cost_nusd() -> str:
+    """Return SQL of the cost; kinds that most calls lack are left out of its work, not out of its sum."""
+    tier = (
+        f"if(ifNull(input_tokens, 0) <= {_number('price', 1)}, price, substring(price, 1 + {_BLOCK} * "
+        f"arrayCount(tier -> {_number('price', f'{_BLOCK} * tier + 1')} < ifNull(input_tokens, 0), "
+        f"range(1, intDiv(length(price) - {_VERSION_LENGTH}, {_BLOCK})))))"
+    )
+    terms = [f"toInt128({tokens}) * {_number(tier, 9 + 8 * n)}" for n, tokens in enumerate(_COMMON + _RARE)]
+    common, rare = " + ".join(terms[: len(_COMMON)]), " + ".join(terms[len(_COMMON) :])
+    return f"intDiv(500000 + {common} + if(rare_tokens = 0, toInt128(0), {rare}), 1000000)"
+
+
+def usd(nusd: str) -> str:
+    """Return SQL of nano-dollars as Decimal(18, 9); NULL where that cannot hold them."""
+    return f"accurateCastOrNull(toDecimal128({nusd}, 9) / 1000000000, 'Decimal(18, 9)')"
+
+
+# What each step names for the next ones, from the columns of `requests` and the names before it
+LOOK_UP = {
+    "is_unknown": "isNull(input_tokens) AND isNull(output_tokens)",
+    "rare_tokens": " + ".join(_RARE),
+    "answered": _look_up("response_model"),
+    "price": f"if(answered != '' OR request_model = response_model, answered, {_look_up('request_model')})",
+}
+WORK_OUT = {
+    "priced_model": "if(response_model != '' AND (answered != '' OR price = ''), response_model, request_model)",
+    "found_version": f"substring(price, -1 - {_VERSION_LENGTH}, {_VERSION_LENGTH})",
+    "usd": f"if(price = '' OR is_unknown, NULL, {usd(_cost_nusd())})",
+}
+COLUMNS = {
+    "model": "priced_model",
+    "cost_usd": "if(cache_hit != '' OR outcome = 'refused', toDecimal64(0, 9), usd)",
+    "saved_usd": "if(cache_hit != '', usd, NULL)",
+    "price_state": "multiIf(cache_hit != '', 'cached', outcome = 'refused', 'refused', is_unknown, 'no_usage', "
+    "price = '', 'unpriced', 'priced')",
+    "price_version": "found_version",
+}
+
+
+def named(step: dict[str, str]) -> str:
+    """Return a step for a SELECT."""
+    return ",\n        ".join(f"{expression} AS {name}" for name, expression in step.items())
+
+
+def priced_columns() -> dict[str, str]:
+    """Return what each priced column of `requests` is, in terms of the other columns alone."""
+    known: dict[str, str] = {}
+    for name, expression in (*LOOK_UP.items(), *WORK_OUT.items()):
+        known[name] = _inlined(expression, known)
+    return {name: _inlined(expression, known) for name, expression in COLUMNS.items()}
+
+
+def _inlined(expression: str, known: dict[str, str]) -> str:
+    return _NAME.sub(lambda match: f"({known[match.group()]})" if match.group() in known else match.group(), expression)
+
+
+_NAME = re.compile(r"(?<!')\b[a-z_]+\b(?!')")
