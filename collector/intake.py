@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from ipaddress import ip_address
@@ -14,9 +15,9 @@ from ipaddress import ip_address
 from collector.answers import TRACES, Outcome, Signal
 from collector.commit import GroupCommit
 from collector.otlp_json import count_json_items, traces_from_json
-from collector.receive import LARGE_BYTES, count_items, decompressed, measured
+from collector.receive import LARGE_BYTES, claimed_bytes, count_items, decompressed, measured
 from collector.screen import Screen, Screened
-from farthing.errors import IngestError, SettingsError, SpoolFullError
+from farthing.errors import IngestError, SettingsError, SpoolFullError, StalledError
 from farthing.fingerprint import load_key
 from farthing.semconv import HEADER_TENANT_KEY
 from farthing.settings import Settings
@@ -33,6 +34,7 @@ class Counts:
     spans: int = 0
     rejected: Counter[str] = field(default_factory=Counter)  # reason -> spans, data points and log records
     refused: Counter[int] = field(default_factory=Counter)  # HTTP status -> bodies
+    stalled: int = 0  # bodies among the refused that did not come whole in time
     cuts: Counter[str] = field(default_factory=Counter)  # what was taken from stored spans, by reason
 
 
@@ -92,6 +94,21 @@ class Intake:
         if self.in_flight > MAX_IN_FLIGHT:
             raise SpoolFullError(f"{self.in_flight} bytes are being received; try again")
 
+    @asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """Bound the time in which a body comes whole.
+
+        Raises:
+            StalledError: it did not.
+        """
+        most = self.settings.body_timeout_s
+        try:
+            async with asyncio.timeout(most):
+                yield
+        except TimeoutError:
+            self.counts.stalled += 1
+            raise StalledError(503, f"the body did not come whole within {most:g} s; send smaller batches") from None
+
     async def take(self, delivery: Delivery) -> Outcome:
         """Store a body, or what is sound of it; returns once it is on the disk.
 
@@ -126,13 +143,14 @@ class Intake:
         return Outcome(screened.spans, screened.rejected, message)
 
     async def _screened_aside(self, delivery: Delivery) -> Screened:
-        body = await asyncio.to_thread(decompressed, delivery.body, delivery.encoding, self.settings.max_body_bytes)
-        if len(body) <= LARGE_BYTES:
-            return await asyncio.to_thread(self._read, body, delivery)
+        """Screen off the event loop; a large body waits its turn in the form that it came in."""
+        if claimed_bytes(delivery.body, delivery.encoding) <= LARGE_BYTES:
+            return await asyncio.to_thread(self._read, delivery, min(LARGE_BYTES, self.settings.max_body_bytes))
         async with self._large:
-            return await asyncio.to_thread(self._read, body, delivery)
+            return await asyncio.to_thread(self._read, delivery, self.settings.max_body_bytes)
 
-    def _read(self, body: bytes, delivery: Delivery) -> Screened:
+    def _read(self, delivery: Delivery, max_bytes: int) -> Screened:
+        body = decompressed(delivery.body, delivery.encoding, max_bytes)
         if delivery.is_json:
             body = traces_from_json(body, self.settings.max_request_spans)
         return self._screened(body, delivery.tenant)

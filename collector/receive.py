@@ -22,6 +22,11 @@ _MAX_LEVELS = 32  # lists within lists
 _TRACE_ID, _SPAN_ID = b"\x0a\x10", b"\x12\x08"  # tag and length, as every serialiser puts them first
 
 
+def claimed_bytes(body: bytes, encoding: str) -> int:
+    """Return how large a body says it is when decompressed; gzip's last four bytes tell (RFC 1952, ISIZE)."""
+    return max(len(body), int.from_bytes(body[-4:], "little")) if encoding == "gzip" else len(body)
+
+
 def decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
     """Return the plain body.
 
