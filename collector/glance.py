@@ -28,7 +28,8 @@ class Glance:
 
     def finds_nothing(self, body: bytes, extent: Extent) -> bool:
         """Tell whether `body` is to be stored as it came."""
-        if not extent.is_regular or extent.longest > self._settings.max_attribute_value_bytes:
+        most = self._settings.max_attribute_value_bytes
+        if not extent.is_regular or extent.longest > most:
             return False
         try:
             merged, keys = Merged.FromString(body), _keys(body)
@@ -38,6 +39,7 @@ class Glance:
                 _has_plain_parts(merged.resource_spans)
                 and self._has_plain_keys(keys, merged.resource_spans, extent)
                 and not has_unknown(merged)
+                and max(map(len, said), default=0) <= most
                 and self._redactor.changes_none(said)
             )
         except (DecodeError, UnicodeDecodeError):  # the closer look says what is wrong

@@ -1,0 +1,48 @@
+"""The receive path under mutated bodies, the short form: `make fuzz` goes on for as long as it is let."""
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import SHARED
+from tests.fuzz.mutate import broken, rearranged
+from tests.fuzz.oracle import Oracle, seeds
+
+FOUND: tuple[bytes, ...] = ()  # inputs that once broke the oracle
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+    made = Oracle(tmp_path_factory.mktemp("fuzz"))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("fuzzed", FOUND)
+def test_what_was_found_once_stays_repaired(oracle: Oracle, fuzzed: bytes) -> None:
+    oracle.check(fuzzed)
+
+
+def test_every_seed_is_stored(oracle: Oracle) -> None:
+    assert {oracle.check(one) for one in seeds(SHARED / "fixtures" / "otlp")} == {"stored"}
+
+
+def test_changed_bodies_are_stored_clean_or_refused(oracle: Oracle) -> None:
+    chance, became, known = random.Random(20), Counter[str](), seeds(Path("none"))
+    for number in range(2000):
+        one = chance.choice(known)
+        change = rearranged if one[0] < 2 and number % 4 else broken
+        became[oracle.check(one[:1] + change(chance, one[1:]))] += 1
+    assert became["stored"] > 800 and became["refused"] > 300, became
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 3), st.binary(max_size=300))
+def test_any_bytes_in_any_form_are_stored_clean_or_refused(oracle: Oracle, form: int, body: bytes) -> None:
+    oracle.check(bytes((form,)) + body)
