@@ -1,21 +1,31 @@
-"""One glance at a whole body: whether it can be stored as it came.
+"""One glance at a whole body: whether it can be stored as it came, and what a closer look may leave out.
 
 It may say no to what is sound, and then each span is looked at; it never says yes to what a closer look would change.
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from collector.content import ContentPolicy
-from collector.lens import Keyed, Merged, has_unknown, texts
+from collector.lens import Keyed, Merged, has_unknown, is_unknown, texts
 from collector.receive import Extent
 from collector.redact import Redactor
 from farthing.settings import Settings
 
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
 _LEAST = 4  # bytes of an attribute on the wire beside its key: two tags, two lengths
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a glance can be sure of."""
+
+    is_sound: bool = False  # the body is to be stored as it came
+    has_secrets: bool = True  # some text may hold a secret
+    has_plain_spans: bool = False  # every attribute of every span is stored as it comes
 
 
 class Glance:
@@ -26,47 +36,46 @@ class Glance:
         self._content = content
         self._redactor = redactor
 
-    def finds_nothing(self, body: bytes, extent: Extent) -> bool:
-        """Tell whether `body` is to be stored as it came."""
-        most = self._settings.max_attribute_value_bytes
-        if not extent.is_regular or extent.longest > most:
-            return False
+    def __call__(self, body: bytes, extent: Extent) -> Seen:
         try:
-            merged, keys = Merged.FromString(body), _keys(body)
-            said = texts(merged)
-            said.update(map(str.encode, keys))
-            return (
-                _has_plain_parts(merged.resource_spans)
-                and self._has_plain_keys(keys, merged.resource_spans, extent)
-                and not has_unknown(merged)
-                and max(map(len, said), default=0) <= most
-                and self._redactor.changes_none(said)
-            )
+            return self._seen(Merged.FromString(body), Keyed.FromString(body).resource_spans, extent)
         except (DecodeError, UnicodeDecodeError):  # the closer look says what is wrong
-            return False
+            return Seen()
 
-    def _has_plain_keys(self, keys: set[str], merged: Any, extent: Extent) -> bool:
-        """Tell whether each attribute has one key, which is stored as it comes, and no holder has too many."""
-        if not self._content.are_plain(keys):  # nor is an attribute without a key, which reads as ""
+    def _seen(self, merged: Any, keyed: Any, extent: Extent) -> Seen:
+        span = keyed.scope_spans.spans
+        holders = (keyed.resource, keyed.scope_spans.scope, span, span.events, span.links)
+        if has_unknown(merged) or any(map(is_unknown, holders)):
+            return Seen()  # the key of a pair with any other field than key and value is none of the map's
+        above = {*keyed.resource.attributes, *keyed.scope_spans.scope.attributes}
+        said = texts(merged)
+        said.update(key.encode() for holder in holders for key in holder.attributes)
+        most = self._settings.max_attribute_value_bytes
+        has_secrets = not self._redactor.changes_none(said)
+        has_plain_spans = self._content.are_plain(span.attributes)  # nor is one without a key, which reads as ""
+        is_sound = (
+            extent.is_regular
+            and not has_secrets
+            and has_plain_spans
+            and self._content.are_plain(above)
+            and extent.longest <= most
+            and max(map(len, said), default=0) <= most
+            and _has_plain_parts(merged.resource_spans)
+            and self._has_few_keys(above.union(span.attributes), merged.resource_spans, extent)
+        )
+        return Seen(is_sound, has_secrets, has_plain_spans)
+
+    def _has_few_keys(self, keys: set[str], merged: Any, extent: Extent) -> bool:
+        """Tell whether each attribute has one key, of which the last would hide the others, and no holder too many."""
+        scope = merged.scope_spans
+        above = len(merged.resource.attributes.key) + len(scope.scope.attributes.key)
+        if above + len(scope.spans.attributes.key) != extent.attributes:
             return False
-        twins = (merged.resource, merged.scope_spans.scope, merged.scope_spans.spans)
-        if sum(len(twin.attributes.key) for twin in twins) != extent.attributes:
-            return False  # one has two keys, of which only the last is seen
         most = self._settings.max_attributes
         if extent.longest <= most * (_LEAST + min(map(len, keys), default=0)):
             return True
-        return self._few(merged, extent, most)
-
-    def _few(self, merged: Any, extent: Extent, most: int) -> bool:
-        """Tell whether surely no holder has more than `most` attributes: the tag of one, J, is counted with the texts."""
-        above = len(merged.resource.attributes.key) + len(merged.scope_spans.scope.attributes.key)
+        # the tag of an attribute is J, which is counted with those in the texts
         return above <= most and all([one.count(b"J") <= most for one in extent.bytes_of_spans])
-
-
-def _keys(body: bytes) -> set[str]:
-    """Return the keys of all attributes of resources, scopes and spans; "" where one has none."""
-    keyed = Keyed.FromString(body).resource_spans
-    return {*keyed.resource.attributes, *keyed.scope_spans.scope.attributes, *keyed.scope_spans.spans.attributes}
 
 
 def _has_plain_parts(merged: Any) -> bool:
@@ -84,3 +93,4 @@ def _has_plain_parts(merged: Any) -> bool:
         and _NO_TRACE not in traces
         and _NO_SPAN not in ids
     )
+

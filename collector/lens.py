@@ -106,4 +106,9 @@ def texts(merged: Message) -> set[bytes]:
 def has_unknown(merged: Message) -> bool:
     """Tell whether anything below a merged message is not of the schema; nobody has looked at that."""
     inner = (value for field, value in merged.ListFields() if field.message_type is not None)
-    return len(UnknownFieldSet(merged)) > 0 or any(map(has_unknown, inner))
+    return is_unknown(merged) or any(map(has_unknown, inner))
+
+
+def is_unknown(message: Message) -> bool:
+    """Tell whether a message itself has a field that is not of the schema."""
+    return len(UnknownFieldSet(message)) > 0

@@ -17,7 +17,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from collector.content import ContentPolicy, Verdict
-from collector.glance import Glance
+from collector.glance import Glance, Seen
 from collector.receive import Extent, parsed
 from collector.redact import Redactor
 from farthing import semconv
@@ -60,16 +60,15 @@ class Screen:
         Raises:
             IngestError: 400 for bytes that are not a trace request.
         """
-        if self._glance.finds_nothing(body, extent):
+        seen = self._glance(body, extent)
+        if seen.is_sound:
             return Screened(body, extent.spans, 0, Counter())
-        return self.closely(body, extent, tenant)
+        return self.closely(body, extent, tenant, seen)
 
-    def closely(self, body: bytes, extent: Extent, tenant: str) -> Screened:
+    def closely(self, body: bytes, extent: Extent, tenant: str, seen: Seen = Seen()) -> Screened:
         """Screen a body span by span; what is stored is written anew, so that only what was looked at is left."""
         request = parsed(body)
-        suspect = self.redactor.is_suspect(body)
-        long = extent.longest > self.settings.max_attribute_value_bytes
-        screening = _Screening(self, tenant, suspect, long)
+        screening = _Screening(self, tenant, seen, extent.longest > self.settings.max_attribute_value_bytes)
         rejected = screening.request(request)
         size = request.ByteSize()
         request.DiscardUnknownFields()
@@ -80,13 +79,14 @@ class Screen:
 class _Screening:
     """The screening of one request."""
 
-    def __init__(self, screen: Screen, tenant: str, suspect: bool, long: bool) -> None:
+    def __init__(self, screen: Screen, tenant: str, seen: Seen, long: bool) -> None:
         self._settings = screen.settings
         self._content = screen.content
         self._redactor = screen.redactor
         self._tenant = tenant
-        self._suspect_body = suspect
-        self._looks_closely = suspect or long  # each holder is to be looked at for itself
+        self._suspect_body = seen.has_secrets
+        self._has_plain_spans = seen.has_plain_spans
+        self._looks_closely = seen.has_secrets or long  # each holder is to be looked at for itself
         self._suspect = False  # a text of this holder may hold a secret
         self._deep = False  # every text of this holder is to be looked at, for a secret or for its length
         self.cuts: Counter[str] = Counter()
@@ -124,6 +124,7 @@ class _Screening:
 
     def _spans(self, spans: MutableSequence[Span]) -> int:
         plain, most, closely, invalid = self._content.plain, self._settings.max_attributes, self._looks_closely, []
+        all_plain = self._has_plain_spans
         self._suspect = self._deep = False
         for at, span in enumerate(spans):
             if closely:
@@ -137,7 +138,7 @@ class _Screening:
                 or span.events
                 or span.links
                 or len(attributes) > most
-                or not plain.issuperset(map(_key, attributes))
+                or not (all_plain or plain.issuperset(map(_key, attributes)))
                 or span.status.message
             ):
                 self._span(span)

@@ -62,6 +62,7 @@ MANY = otlp.attributes([(f"farthing.tag.{n}", n) for n in range(129)])
         span(attribute((0x0A, b"gen_ai.input.messages"), (0x12, TEXT))),
         span(attribute((0x12, TEXT))),  # without a key
         span(attribute((0x0A, b"shop.note"), (0x0A, KEY), (0x12, TEXT))),  # with two, of which the first hides
+        span(otlp.field(0x4A, otlp.attribute("shop.note", "x") + b"\x18\x05")),  # a known field that no map entry has
         span(attribute((0x0A, KEY), (0x12, TEXT), (0x22, b"hidden"))),  # a field that no schema knows
         span(attribute((0x0A, KEY), (0x12, TEXT)) + otlp.field(0x92, b"")[:1] + b"\x06\x06hidden"),
         span(otlp.attributes([(semconv.tag_attribute("a"), "jane@example.com")])),
