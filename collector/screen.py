@@ -68,11 +68,11 @@ class Screen:
     def closely(self, body: bytes, extent: Extent, tenant: str, seen: Seen = Seen()) -> Screened:
         """Screen a body span by span; what is stored is written anew, so that only what was looked at is left."""
         request = parsed(body)
-        screening = _Screening(self, tenant, seen, extent.longest > self.settings.max_attribute_value_bytes)
-        rejected = screening.request(request)
         size = request.ByteSize()
-        request.DiscardUnknownFields()
+        request.DiscardUnknownFields()  # first: behind a text they may read as more of it
+        screening = _Screening(self, tenant, seen, extent.longest > self.settings.max_attribute_value_bytes)
         screening.cuts["bodies with unknown fields"] += request.ByteSize() != size
+        rejected = screening.request(request)
         return Screened(request.SerializeToString(), extent.spans - rejected, rejected, screening.cuts)
 
 

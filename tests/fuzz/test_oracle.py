@@ -10,11 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from farthing import otlp
 from tests.conftest import SHARED
 from tests.fuzz.mutate import broken, rearranged
 from tests.fuzz.oracle import Oracle, seeds
 
-FOUND: tuple[bytes, ...] = ()  # inputs that once broke the oracle
+SPAN = otlp.field(0x12, otlp.span(b"t" * 16, b"s" * 8, b"", "chat", (1, 2), b""))
+# inputs that once broke the oracle
+FOUND = (
+    # the tag of an unknown field reads as the 17th digit of a card number
+    b"\0" + otlp.field(0x0A, otlp.field(0x12, otlp.field(0x0A, otlp.field(0x0A, b"4111111111111111") + b"1" + bytes(8)) + SPAN)),
+    # a schema's URL longer than any value may be
+    b"\0" + otlp.field(0x0A, otlp.field(0x12, SPAN) + otlp.field(0x1A, b"x" * 400)),
+    # an attribute without a key, but with a field that no map entry has
+    b"\0" + otlp.field(0x0A, otlp.field(0x12, SPAN[:1] + bytes((SPAN[1] + 8,)) + SPAN[2:] + b"\x4a\x06\x12\x02\x18\x07\x20\x01")),
+)
 
 
 @pytest.fixture(scope="module")
