@@ -66,7 +66,8 @@ def _service(signal: Signal, intake: Intake) -> grpc.GenericRpcHandler:
         except SpoolFullError as error:
             await _abort(context, intake, 503, str(error))
 
-    handler = grpc.stream_unary_rpc_method_handler(export)  # as a unary call on the wire, but it begins before the message
+    # a unary call on the wire; as a stream it is ours from its headers on, so that its message has a deadline
+    handler = grpc.stream_unary_rpc_method_handler(export)
     return grpc.method_handlers_generic_handler(signal.service, {"Export": handler})
 
 

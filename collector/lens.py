@@ -32,7 +32,7 @@ def _lens(name: str, root: Descriptor, form: _Form) -> Any:
     for descriptor in _reachable(root, {}).values():
         made = file.message_type.add(name=_flat(descriptor))
         for field in descriptor.fields:
-            read = made.field.add(name=field.name, number=field.number, label=FieldDescriptorProto.LABEL_OPTIONAL)
+            read: Any = made.field.add(name=field.name, number=field.number, label=FieldDescriptorProto.LABEL_OPTIONAL)
             inner = field.message_type
             kind = form(field) if inner is not None and field.is_repeated else _MERGED
             if kind is _KEYED:
@@ -43,7 +43,7 @@ def _lens(name: str, root: Descriptor, form: _Form) -> Any:
                 read.type, read.label = FieldDescriptorProto.TYPE_BYTES, FieldDescriptorProto.LABEL_REPEATED
             else:
                 is_enum = field.type == FieldDescriptor.TYPE_ENUM
-                read.type = FieldDescriptorProto.TYPE_INT32 if is_enum else FieldDescriptorProto.Type.Name(field.type)
+                read.type = FieldDescriptorProto.TYPE_INT32 if is_enum else field.type
     pool = DescriptorPool()
     pool.Add(file)  # type: ignore[attr-defined]
     return GetMessageClass(pool.FindMessageTypeByName(f"{name}.{_flat(root)}"))
@@ -53,8 +53,9 @@ def _declare_map(holder: Any, field: Any, path: str) -> None:
     """Read a repeated KeyValue as the map that it is on the wire, its values as they came."""
     entry = holder.nested_type.add(name=field.name.title().replace("_", "") + "Entry")
     entry.options.map_entry = True
-    for number, name, kind in (1, "key", FieldDescriptorProto.TYPE_STRING), (2, "value", FieldDescriptorProto.TYPE_BYTES):
-        entry.field.add(name=name, number=number, type=kind, label=FieldDescriptorProto.LABEL_OPTIONAL)
+    proto = FieldDescriptorProto
+    for number, name, kind in (1, "key", proto.TYPE_STRING), (2, "value", proto.TYPE_BYTES):
+        entry.field.add(name=name, number=number, type=kind, label=proto.LABEL_OPTIONAL)
     field.label = FieldDescriptorProto.LABEL_REPEATED
     field.type, field.type_name = FieldDescriptorProto.TYPE_MESSAGE, f"{path}.{entry.name}"
 
@@ -76,7 +77,7 @@ def _counted(field: FieldDescriptor) -> str:
 
 
 def _keyed(field: FieldDescriptor) -> str:
-    return _KEYED if field.message_type.full_name == KeyValue.DESCRIPTOR.full_name else _MERGED
+    return _KEYED if field.message_type is KeyValue.DESCRIPTOR else _MERGED
 
 
 _request = ExportTraceServiceRequest.DESCRIPTOR

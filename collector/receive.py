@@ -93,8 +93,8 @@ def measured(body: bytes, max_spans: int) -> Extent:
         if parents + len(resources) > max_spans:
             raise IngestError(413, f"the body holds more than {max_spans} resources and scopes; send smaller batches")
     longest = max(longest, max(map(len, spans), default=0))
-    is_regular = is_regular and all([one[:2] == _TRACE_ID and one[18:20] == _SPAN_ID for one in spans])
-    return Extent(len(spans), longest, _counted_attributes(body), is_regular, spans)
+    begins_well = [one[:2] == _TRACE_ID and one[18:20] == _SPAN_ID for one in spans]
+    return Extent(len(spans), longest, _counted_attributes(body), is_regular and all(begins_well), spans)
 
 
 def _counted_attributes(body: bytes) -> int:

@@ -1,8 +1,7 @@
 """Screens one parsed trace request before it is spooled: ids, limits, content, secrets.
 
-Most requests need no change, which a glance tells, and the spool then takes the sender's own bytes. Of the others each
-span is looked at, and into where its keys, its size or a suspicion against the body ask for it. What was cut is counted
-by reason and never refused.
+Most requests need no change, which a glance tells, and the spool takes the sender's own bytes. Of the others each span
+is looked at, and into where its keys, its size or a suspicion ask for it. What was cut is counted, never refused.
 """
 from __future__ import annotations
 
@@ -28,6 +27,7 @@ _ROOM = 1024  # bytes past the limit that the redactors see, so that no secret i
 _key = attrgetter("key")
 _Holder = Resource | InstrumentationScope | Span | Span.Event | Span.Link
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
+_NOTHING = Seen()
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,13 @@ class Screen:
         self._glance = Glance(settings, self.content, self.redactor)
 
     def __call__(self, body: bytes, extent: Extent, tenant: str) -> Screened:
-        """Screen a body that was measured.
-
-        Raises:
-            IngestError: 400 for bytes that are not a trace request.
-        """
+        """Screen a body that was measured; IngestError 400 for bytes that are not a trace request."""
         seen = self._glance(body, extent)
         if seen.is_sound:
             return Screened(body, extent.spans, 0, Counter())
         return self.closely(body, extent, tenant, seen)
 
-    def closely(self, body: bytes, extent: Extent, tenant: str, seen: Seen = Seen()) -> Screened:
+    def closely(self, body: bytes, extent: Extent, tenant: str, seen: Seen = _NOTHING) -> Screened:
         """Screen a body span by span; what is stored is written anew, so that only what was looked at is left."""
         request = parsed(body)
         size = request.ByteSize()
@@ -123,8 +119,8 @@ class _Screening:
         self._deep = self._suspect or holder.ByteSize() > self._settings.max_attribute_value_bytes
 
     def _spans(self, spans: MutableSequence[Span]) -> int:
-        plain, most, closely, invalid = self._content.plain, self._settings.max_attributes, self._looks_closely, []
-        all_plain = self._has_plain_spans
+        plain, most, invalid = self._content.plain, self._settings.max_attributes, []
+        closely, all_plain = self._looks_closely, self._has_plain_spans
         self._suspect = self._deep = False
         for at, span in enumerate(spans):
             if closely:

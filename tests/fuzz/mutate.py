@@ -1,4 +1,4 @@
-"""Changes a body as a message: fields moved, doubled, taken out, put in or renumbered, with all lengths made right again.
+"""Changes a body as a message: fields moved, doubled, taken out, put in or renumbered, and all lengths right.
 
 Bytes changed at random mostly break a length, and the first check refuses them; these get through to the last one.
 """

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
@@ -55,11 +55,8 @@ class Oracle:
         self.loop = asyncio.new_event_loop()
         self.redactor = Redactor()
 
-        async def start() -> None:
-            self.commit = GroupCommit(self.spool)
-            self.intake.start(self.commit)
-
-        self.loop.run_until_complete(start())
+        self.commit = GroupCommit(self.spool)
+        self.intake.start(self.commit)
 
     def close(self) -> None:
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
@@ -125,7 +122,11 @@ class Oracle:
             last == "hash" and len(pair.value.string_value) == 16
         )
         verdict = self.intake._screen.content.verdict(pair.key)
-        assert verdict is Verdict.PLAIN or made and (stem == semconv.CONTENT_STATUS_MESSAGE or _is_content(self, stem))
+        assert verdict is Verdict.PLAIN or (made and self._is_content(stem)), pair.key
+
+    def _is_content(self, key: str) -> bool:
+        is_content = self.intake._screen.content.verdict(key) is Verdict.CONTENT
+        return is_content or key == semconv.CONTENT_STATUS_MESSAGE
 
     def _check_glance(self, delivery: Delivery, stored: bytes, outcome: Outcome) -> None:
         if stored != delivery.body:
@@ -149,9 +150,11 @@ def seeds(fixtures: Path) -> list[bytes]:
         (semconv.REQUEST_MODEL, "tiny"), ("gen_ai.input.messages", SAID), (semconv.USER, "canary.bird@example.com"),
         ("shop.note", SAID), ("farthing.tag.a", ("a", SAID)), (semconv.USAGE_INPUT_TOKENS, 7), ("error.type", SAID),
     ]  # fmt: skip
-    event = otlp.field(0x5A, otlp.field(0x12, SAID.encode()) + otlp.field(0x1A, otlp.attribute("exception.message", SAID)))
+    said = otlp.field(0x12, SAID.encode())
+    event = otlp.field(0x5A, said + otlp.field(0x1A, otlp.attribute("exception.message", SAID)))
     ids = otlp.field(0x0A, b"t" * 16) + otlp.field(0x12, b"l" * 8)
-    link = otlp.field(0x6A, ids + otlp.field(0x1A, SAID.encode()) + otlp.field(0x22, otlp.attribute("rpc.method", SAID)))
+    state = otlp.field(0x1A, SAID.encode())
+    link = otlp.field(0x6A, ids + state + otlp.field(0x22, otlp.attribute("rpc.method", SAID)))
     plain = [_span(texts[:1] + texts[5:6], n) for n in range(1, 4)]
     full = [_span(texts, 9, event + link, SAID), _span(texts[3:], 10)]
     service = [("service.name", "shop")]
@@ -165,8 +168,8 @@ def seeds(fixtures: Path) -> list[bytes]:
 
 
 def _span(texts: Any, number: int, more: bytes = b"", error: str = "") -> bytes:
-    name = f"chat {error}".strip()
-    return otlp.span(b"t" * 16, number.to_bytes(8, "big"), b"", name, (1, 2), otlp.attributes(texts) + more, error=error)
+    name, encoded = f"chat {error}".strip(), otlp.attributes(texts) + more
+    return otlp.span(b"t" * 16, number.to_bytes(8, "big"), b"", name, (1, 2), encoded, error=error)
 
 
 def _sent(delivery: Delivery) -> int:
@@ -211,9 +214,3 @@ def _texts(message: Message, key: str) -> Iterator[tuple[str, bytes]]:
             elif isinstance(one, bytes) and not field.name.endswith("_id"):
                 yield key, one
 
-
-def _is_content(oracle: Oracle, key: str) -> bool:
-    return oracle.intake._screen.content.verdict(key) is Verdict.CONTENT
-
-
-__all__ = ["CANARY", "TOKENS", "DecodeError", "Oracle", "delivery_of", "seeds"]

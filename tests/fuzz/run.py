@@ -1,7 +1,7 @@
 """Fuzzes the receive path with coverage: `make fuzz`, or `python -m tests.fuzz.run [SECONDS] [libFuzzer options]`.
 
-Needs the extra `fuzz` (atheris). What breaks the oracle is left as a file `crash-…` in the working folder; give it as
-the only option to see it again, and put it into `FOUND` of test_oracle.py with its repair.
+Needs the extra `fuzz` (atheris). What breaks the oracle is left as a file in `.fuzz`; give it as the only option to see
+it again, and put it into `FOUND` of test_oracle.py with its repair.
 """
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import random
 import sys
 import tempfile
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import atheris  # type: ignore[import-not-found]
+atheris: Any = import_module("atheris")
 
 with atheris.instrument_imports(include=["collector"]):
     from tests.fuzz.mutate import rearranged
@@ -43,7 +45,9 @@ def main() -> None:
         return (fuzzed[:1] + rearranged(random.Random(seed), fuzzed[1:]))[:max_size]
 
     if not options:
-        options = [f"-max_total_time={seconds}", "-max_len=20000", f"-dict={words}", "-print_final_stats=1", str(corpus)]
+        Path(".fuzz").mkdir(exist_ok=True)
+        limits = [f"-max_total_time={seconds}", "-max_len=20000", f"-dict={words}", "-artifact_prefix=.fuzz/"]
+        options = [*limits, "-print_final_stats=1", str(corpus)]
     atheris.Setup([sys.argv[0], *options], one_input, custom_mutator=change)
     atheris.Fuzz()
 
