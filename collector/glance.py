@@ -75,7 +75,7 @@ class Glance:
         if extent.longest <= most * (_LEAST + min(map(len, keys), default=0)):
             return True
         # the tag of an attribute is J, which is counted with those in the texts
-        return above <= most and max(one.count(b"J") for one in extent.bytes_of_spans) <= most
+        return above <= most and max((one.count(b"J") for one in extent.bytes_of_spans), default=0) <= most
 
 
 def _has_plain_parts(merged: Any) -> bool:

@@ -101,6 +101,11 @@ def test_a_resource_is_looked_at_too(more: bytes) -> None:
     assert not glances(body + otlp.field(0x0A, otlp.field(0x0A, more)))
 
 
+def test_a_long_resource_without_a_span_is_looked_at() -> None:
+    body = otlp.traces([("service.name", "x" * 5000)], "test", "1", [])
+    assert glances(body) and measured(body, 9).spans == 0
+
+
 def test_a_scope_and_its_schema_are_looked_at_too() -> None:
     scope = otlp.field(0x0A, otlp.field(0x0A, b"library") + otlp.field(0x1A, otlp.attribute("gen_ai.system", "x")))
     within = [scope, scope + otlp.field(0x1A, b"https://jane@example.com/1.0"), scope + otlp.field(0x1A, b"x" * 70_000)]
