@@ -137,7 +137,7 @@ class Settings:
     deployments: tuple[Deployment, ...] = field(default=DEFAULT_DEPLOYMENTS)
     prices: tuple[PriceOverride, ...] = field(default=DEFAULT_PRICES)
     ingest_keys: tuple[IngestKey, ...] = ()
-    redactions: tuple[Redaction, ...] = ()  # beside the built-in ones; cost about 20 µs of CPU a span
+    redactions: tuple[Redaction, ...] = ()  # beside the built-in ones; each costs about 1 µs of CPU a span
     proxy_keys: tuple[ProxyKey, ...] = ()  # none = the proxy takes any key; only for a loopback address
 
     @property
