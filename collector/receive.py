@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -80,18 +81,18 @@ def measured(body: bytes, max_spans: int) -> Extent:
     parents = longest = 0
     is_regular = True
     for resource_start, resource_end in _fields(body, 0, len(body), (1,)):
-        parents += 1
-        resources = [end - start for start, end in _fields(body, resource_start, resource_end, (1,))]
+        found = islice(_fields(body, resource_start, resource_end, (1,)), max_spans + 1)
+        resources = [end - start for start, end in found]
         longest, is_regular = max(longest, *resources, 0), is_regular and len(resources) < 2
+        parents += max(1, len(resources))
+        _refuse_over(parents, max_spans, "resources and scopes")
         for start, end in _fields(body, resource_start, resource_end, (2,)):
             parents += 1
+            _refuse_over(parents, max_spans, "resources and scopes")
             scope = _read(Outline, body[start:end])
-            if len(spans) + len(scope.spans) > max_spans:
-                raise IngestError(413, f"the body holds more than {max_spans} spans; send smaller batches")
+            _refuse_over(len(spans) + len(scope.spans), max_spans, "spans")
             spans += scope.spans
             longest = max(longest, scope.scope.ByteSize())
-        if parents + len(resources) > max_spans:
-            raise IngestError(413, f"the body holds more than {max_spans} resources and scopes; send smaller batches")
     longest = max(longest, max(map(len, spans), default=0))
     begins_well = [one[:2] == _TRACE_ID and one[18:20] == _SPAN_ID for one in spans]
     return Extent(len(spans), longest, _counted_attributes(body), is_regular and all(begins_well), spans)
@@ -107,11 +108,11 @@ def _counted_attributes(body: bytes) -> int:
     scope, span = counted.scope_spans.scope, counted.scope_spans.spans
     attributes = len(counted.resource.attributes) + len(scope.attributes) + len(span.attributes)
     parts = attributes + len(span.events) + len(span.links) + len(counted.resource.entity_refs)
-    _refuse_crowded(parts)
+    _refuse_over(parts, MAX_PARTS, "attributes, events, links and list items")
     if len(body) > LARGE_BYTES:
         events, links = _read(Event, b"".join(span.events)), _read(Link, b"".join(span.links))
         parts += len(events.attributes) + len(links.attributes)
-        _refuse_crowded(parts)
+        _refuse_over(parts, MAX_PARTS, "attributes, events, links and list items")
         holders = (counted.resource, scope, span, events, links)
         _refuse_crowded_values(b"".join([pair for holder in holders for pair in holder.attributes]), parts)
     return attributes
@@ -125,17 +126,15 @@ def _refuse_crowded_values(pairs: bytes, parts: int) -> None:
             return
         found = (_read(Pair, pairs).value, _read(Value, values))
         parts += sum(len(one.array_value.values) + len(one.kvlist_value.values) for one in found)
-        _refuse_crowded(parts)
+        _refuse_over(parts, MAX_PARTS, "attributes, events, links and list items")
         pairs = b"".join([pair for one in found for pair in one.kvlist_value.values])
         values = b"".join([value for one in found for value in one.array_value.values])
     raise IngestError(400, f"the body nests lists more than {_MAX_LEVELS} deep")
 
 
-def _refuse_crowded(parts: int) -> None:
-    if parts > MAX_PARTS:
-        raise IngestError(
-            413, f"the body holds more than {MAX_PARTS} attributes, events, links and list items; send smaller batches"
-        )
+def _refuse_over(count: int, most: int, what: str) -> None:
+    if count > most:
+        raise IngestError(413, f"the body holds more than {most} {what}; send smaller batches")
 
 
 def _read(lens: Any, body: bytes) -> Any:

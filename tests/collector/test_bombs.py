@@ -105,3 +105,13 @@ def test_counting_makes_no_object_of_a_part() -> None:
     """What the parser in C hands to Python are bytes; a message for each part is what the limit is there to avoid."""
     counted = receive.Counted.FromString(body_of(b"\x4a\x00" * 1000)).resource_spans.scope_spans.spans
     assert len(counted.attributes) == 1000 and not isinstance(counted.attributes[0], Message)
+
+
+@pytest.mark.parametrize(
+    "body", [b"\x0a\x00" * 300, otlp.field(0x0A, b"\x0a\x00" * 300), otlp.field(0x0A, b"\x12\x00" * 300)]
+)
+def test_empty_resources_and_scopes_are_counted_while_they_are_walked(body: bytes) -> None:
+    with pytest.raises(IngestError, match="more than 299 resources and scopes"):
+        measured(body + b"\x07", 299)  # what stands behind the limit, a broken field here, is not walked to
+    with pytest.raises(IngestError, match="not protobuf"):
+        measured(body + b"\x07", 301)
