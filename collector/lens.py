@@ -7,11 +7,11 @@ size becomes a handful of objects; where a text is declared repeated, no occurre
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -31,10 +31,11 @@ def _lens(name: str, root: Descriptor, form: _Form) -> Any:
     file = FileDescriptorProto(name=name, package=name, syntax="proto3")
     for descriptor in _reachable(root, {}).values():
         made = file.message_type.add(name=_flat(descriptor))
-        for field in descriptor.fields:
+        for field, declared in zip(descriptor.fields, _declared(descriptor), strict=True):
             read: Any = made.field.add(name=field.name, number=field.number, label=FieldDescriptorProto.LABEL_OPTIONAL)
             inner = field.message_type
-            kind = form(field) if inner is not None and field.is_repeated else _MERGED
+            is_repeated = declared.label == FieldDescriptorProto.LABEL_REPEATED
+            kind = form(field) if inner is not None and is_repeated else _MERGED
             if kind is _KEYED:
                 _declare_map(made, read, f".{name}.{made.name}")
             elif inner is not None and kind is _MERGED:
@@ -68,6 +69,13 @@ def _reachable(descriptor: Descriptor, found: dict[str, Descriptor]) -> dict[str
     return found
 
 
+def _declared(descriptor: Descriptor) -> Sequence[FieldDescriptorProto]:
+    """Return the fields as a schema file declares them, which reads alike in every version of the library."""
+    proto = DescriptorProto()
+    descriptor.CopyToProto(proto)
+    return proto.field
+
+
 def _flat(descriptor: Descriptor) -> str:
     return descriptor.full_name.replace(".", "_")
 
@@ -99,7 +107,7 @@ def texts(merged: Message) -> set[bytes]:
         for field, value in message.ListFields():
             if field.message_type is not None:
                 waiting.append(value.value if field.name == "attributes" else value)
-            elif field.is_repeated and field.name not in _IDS:
+            elif field.type == FieldDescriptor.TYPE_BYTES and field.name not in _IDS:
                 found.update(value)
     return found
 
