@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_KEPT_BYTES = 24 * 1024 * 1024  # past 32 MiB glibc takes no notice
+_KEPT_BYTES = 4 * 1024 * 1024  # more than one body takes; every thread may keep twice as much
 _SIGNALS = {f"/v1/{signal.name}": signal for signal in SIGNALS}
 _METHODS = {**dict.fromkeys(_SIGNALS, "POST"), "/v1/flush": "POST", "/v1/status": "GET", "/healthz": "GET"}
 

@@ -220,6 +220,8 @@ class _Screening:
         plain: list[KeyValue] = []
         content: list[KeyValue] = []
         for attribute in attributes[:_LOOKED_AT]:
+            if self._suspect and self._redactor.text(attribute.key) != attribute.key:
+                continue
             verdict = self._content.verdict(attribute.key)
             if verdict is Verdict.CONTENT:
                 content.append(attribute)
@@ -236,8 +238,6 @@ class _Screening:
 
     def _fits(self, attribute: KeyValue) -> bool:
         """Redact and cut an attribute in place; False where it can only be dropped."""
-        if self._suspect and self._redactor.text(attribute.key) != attribute.key:
-            return False
         return self._value(attribute.value, attribute.key)
 
     def _value(self, value: AnyValue, key: str) -> bool:

@@ -185,6 +185,11 @@ def test_kept_content_is_redacted() -> None:
     assert kept.attributes[0].value.string_value == kept.status.message == "I am [email], [secret]"
 
 
+def test_a_key_that_holds_a_secret_is_dropped_with_its_value() -> None:
+    keys = ("farthing.tag.jane@example.com", "gen_ai.input.messages.jane@example.com")
+    assert stored(span([pair(key, "x") for key in keys])) == {}
+
+
 def test_content_in_nested_values_is_redacted_too() -> None:
     pairs = KeyValueList(values=[pair("text", "to jane@example.com"), pair("n", 1)])
     values = [AnyValue(kvlist_value=pairs), AnyValue(string_value="4111111111111111")]
