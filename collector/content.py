@@ -4,7 +4,7 @@ Keys decide, by the lists in `farthing.semconv`: what no list knows is dropped, 
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from hashlib import blake2b
 
@@ -55,6 +55,10 @@ class ContentPolicy:
                 if known is Verdict.PLAIN:
                     self.plain.add(key)
         return known
+
+    def are_plain(self, keys: Iterable[str]) -> bool:
+        """Tell whether attributes with these keys are all stored as they come."""
+        return self.plain.issuperset(keys) or all(self.verdict(key) is Verdict.PLAIN for key in keys)
 
     def is_kept(self, trace_id: bytes) -> bool:
         """Tell whether the content of this trace is kept; the last 56 bits are random (W3C Trace Context, level 2)."""

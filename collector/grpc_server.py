@@ -5,6 +5,7 @@ bounds what a compressed one may become by the same limit.
 """
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
 import grpc
@@ -53,15 +54,20 @@ async def stop(server: grpc.aio.Server) -> None:
 
 
 def _service(signal: Signal, intake: Intake) -> grpc.GenericRpcHandler:
-    async def export(body: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    async def export(bodies: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         try:
+            async with intake.deadline():
+                body = await anext(bodies)
             return await _taken(signal, intake, body, context)
+        except StopAsyncIteration:
+            await _abort(context, intake, 400, "the call ended before a message came")
         except IngestError as error:
             await _abort(context, intake, error.status, str(error))
         except SpoolFullError as error:
             await _abort(context, intake, 503, str(error))
 
-    handler = grpc.unary_unary_rpc_method_handler(export)
+    # a unary call on the wire; as a stream it is ours from its headers on, so that its message has a deadline
+    handler = grpc.stream_unary_rpc_method_handler(export)
     return grpc.method_handlers_generic_handler(signal.service, {"Export": handler})
 
 

@@ -6,26 +6,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from ipaddress import ip_address
+from typing import TypeVar
 
 from collector.answers import SIGNALS, TRACES, Outcome, Signal
 from collector.commit import GroupCommit
 from collector.otlp_json import traces_from_json
-from collector.receive import decompressed, parsed
+from collector.receive import LARGE_BYTES, claimed_bytes, decompressed, measured
 from collector.screen import Screen, Screened
 from collector.screen_metrics import ScreenedSignal
 from collector.signals import SignalReader, why
-from farthing.errors import IngestError, SettingsError, SpoolFullError
+from farthing.errors import IngestError, SettingsError, SpoolFullError, StalledError
 from farthing.fingerprint import load_key
 from farthing.semconv import HEADER_TENANT_KEY
 from farthing.settings import Settings
 
 MAX_IN_FLIGHT = 256 * 1024 * 1024  # bytes of bodies being received at once; more get 503
 _INLINE_BYTES = 64 * 1024  # a larger body is inflated and parsed off the event loop
-_LARGE_BYTES = 1024 * 1024  # bodies larger than this are parsed one at a time: 20 MiB of empty messages take 690 MiB
+
+_Read = TypeVar("_Read", Screened, ScreenedSignal)
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Counts:
     stored: Counter[str] = field(default_factory=Counter)  # signal -> spans, data points or log records
     rejected: Counter[str] = field(default_factory=Counter)  # reason -> spans, data points or log records
     refused: Counter[int] = field(default_factory=Counter)  # HTTP status -> bodies
+    stalled: int = 0  # bodies among the refused that did not come whole in time
     cuts: Counter[str] = field(default_factory=Counter)  # what was taken from stored ones, by reason
 
 
@@ -97,6 +101,21 @@ class Intake:
         if self.in_flight > MAX_IN_FLIGHT:
             raise SpoolFullError(f"{self.in_flight} bytes are being received; try again")
 
+    @asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """Bound the time in which a body comes whole.
+
+        Raises:
+            StalledError: it did not.
+        """
+        most = self.settings.body_timeout_s
+        try:
+            async with asyncio.timeout(most):
+                yield
+        except TimeoutError:
+            self.counts.stalled += 1
+            raise StalledError(503, f"the body did not come whole within {most:g} s; send smaller batches") from None
+
     async def take(self, delivery: Delivery) -> Outcome:
         """Store a body, or what is sound of it; returns once it is on the disk.
 
@@ -119,7 +138,7 @@ class Intake:
         if len(delivery.body) <= _INLINE_BYTES and not delivery.encoding and not delivery.is_json:
             screened = self._screened(delivery.body, delivery.tenant)
         else:
-            screened = await self._screened_aside(delivery)
+            screened = await self._aside(self._read, delivery)
         if screened.spans:
             await self._commit.put(delivery.tenant, screened.body, screened.spans)
         self.counts.cuts += screened.cuts
@@ -129,37 +148,33 @@ class Intake:
         message = f"{screened.rejected} spans have a trace id that is not 16 bytes or a span id that is not 8, or zeros"
         return Outcome(screened.spans, screened.rejected, message)
 
-    async def _screened_aside(self, delivery: Delivery) -> Screened:
-        body = await asyncio.to_thread(decompressed, delivery.body, delivery.encoding, self.settings.max_body_bytes)
-        if len(body) <= _LARGE_BYTES:
-            return await asyncio.to_thread(self._read, body, delivery)
+    async def _aside(self, read: Callable[[Delivery, int], _Read], delivery: Delivery) -> _Read:
+        """Read off the event loop; a large body waits its turn in the form that it came in."""
+        if claimed_bytes(delivery.body, delivery.encoding) <= LARGE_BYTES:
+            return await asyncio.to_thread(read, delivery, min(LARGE_BYTES, self.settings.max_body_bytes))
         async with self._large:
-            return await asyncio.to_thread(self._read, body, delivery)
+            return await asyncio.to_thread(read, delivery, self.settings.max_body_bytes)
 
-    def _read(self, body: bytes, delivery: Delivery) -> Screened:
+    def _read(self, delivery: Delivery, max_bytes: int) -> Screened:
+        body = decompressed(delivery.body, delivery.encoding, max_bytes)
         if delivery.is_json:
             body = traces_from_json(body, self.settings.max_request_spans)
         return self._screened(body, delivery.tenant)
 
     def _screened(self, body: bytes, tenant: str) -> Screened:
-        request, extent = parsed(body, self.settings.max_request_spans)
-        return self._screen(request, body, extent, tenant)
+        return self._screen(body, measured(body, self.settings.max_request_spans), tenant)
 
     async def _take_signal(self, delivery: Delivery) -> Outcome:
         """Store what is of interest of metrics or logs, and say truthfully what was not kept."""
-        body = await asyncio.to_thread(decompressed, delivery.body, delivery.encoding, self.settings.max_body_bytes)
-        if len(body) <= _LARGE_BYTES:
-            found = await asyncio.to_thread(self._read_signal, body, delivery)
-        else:
-            async with self._large:
-                found = await asyncio.to_thread(self._read_signal, body, delivery)
+        found = await self._aside(self._read_signal, delivery)
         if found.stored:
             await self._commits[delivery.signal.name].put(delivery.tenant, found.body, found.stored)
         self.counts.cuts += found.cuts
         self.counts.rejected += found.rejected
         return Outcome(found.stored, found.rejected.total(), why(found))
 
-    def _read_signal(self, body: bytes, delivery: Delivery) -> ScreenedSignal:
+    def _read_signal(self, delivery: Delivery, max_bytes: int) -> ScreenedSignal:
+        body = decompressed(delivery.body, delivery.encoding, max_bytes)
         return self.signals.read(delivery.signal, body, delivery.is_json, delivery.tenant)
 
 

@@ -1,6 +1,7 @@
 """Checks one OTLP body before anything is stored: its size in both forms, its span count, its protobuf.
 
-Limits come before parsing, because 4 MB of empty spans are 2,000,000 spans and gzip to 4 KB.
+Limits come before parsing, because 4 MB of empty spans are 2,000,000 spans and gzip to 4 KB, and 20 MiB of empty
+attributes in one span would take 690 MiB as objects.
 """
 from __future__ import annotations
 
@@ -8,11 +9,23 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from collector.lens import Counted, Event, Link, Outline, Pair, Value
 from farthing.errors import IngestError
+
+LARGE_BYTES = 1024 * 1024  # bodies larger than this are parsed one at a time, and counted to the last list item
+MAX_PARTS = 1_000_000  # attributes, events, links and list items of one body; each takes about 100 bytes as an object
+_MAX_LEVELS = 32  # lists within lists
+_TRACE_ID, _SPAN_ID = b"\x0a\x10", b"\x12\x08"  # tag and length, as every serialiser puts them first
+
+
+def claimed_bytes(body: bytes, encoding: str) -> int:
+    """Return how large a body says it is when decompressed; gzip's last four bytes tell (RFC 1952, ISIZE)."""
+    return max(len(body), int.from_bytes(body[-4:], "little")) if encoding == "gzip" else len(body)
 
 
 def decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
@@ -42,41 +55,93 @@ class Extent:
     """What the wire format tells of a body before it is parsed."""
 
     spans: int
-    longest: int  # bytes of the longest span
+    longest: int  # bytes of the longest span, resource or scope
+    attributes: int  # of all resources, scopes and spans
+    is_regular: bool  # each span begins with its two ids, each resource and scope comes once
+    bytes_of_spans: list[bytes]
 
 
-def parsed(body: bytes, max_spans: int) -> tuple[ExportTraceServiceRequest, Extent]:
-    """Return a trace request as a message, and its extent.
+def parsed(body: bytes) -> ExportTraceServiceRequest:
+    """Return a trace request as a message; `measured` comes before it.
 
     Raises:
-        IngestError: 413 for too many spans, 400 for bytes that are not such a request.
+        IngestError: 400 for bytes that are not such a request.
     """
-    extent = measured(body, max_spans)
-    try:
-        return ExportTraceServiceRequest.FromString(body), extent
-    except DecodeError as error:
-        raise IngestError(400, f"the body is not an OTLP ExportTraceServiceRequest: {error}") from None
+    return _read(ExportTraceServiceRequest, body)
 
 
 def measured(body: bytes, max_spans: int) -> Extent:
-    """Walk the wire format down to the spans, without building anything.
+    """Walk the wire format down to the spans; nothing is built for what may be 2 bytes on the wire.
 
     Raises:
-        IngestError: 413 past `max_spans` spans, resources or scopes; 400 where the bytes are not protobuf.
+        IngestError: 413 past `max_spans` spans, resources or scopes, or too many parts of spans; 400 where the bytes
+            are not protobuf.
     """
-    spans = parents = longest = 0
+    spans: list[bytes] = []
+    parents = longest = 0
+    is_regular = True
     for resource_start, resource_end in _fields(body, 0, len(body), (1,)):
-        parents += 1
-        for scope_start, scope_end in _fields(body, resource_start, resource_end, (2,)):
+        found = islice(_fields(body, resource_start, resource_end, (1,)), max_spans + 1)
+        resources = [end - start for start, end in found]
+        longest, is_regular = max(longest, *resources, 0), is_regular and len(resources) < 2
+        parents += max(1, len(resources))
+        _refuse_over(parents, max_spans, "resources and scopes")
+        for start, end in _fields(body, resource_start, resource_end, (2,)):
             parents += 1
-            for start, end in _fields(body, scope_start, scope_end, (2,)):
-                spans += 1
-                longest = max(longest, end - start)
-                if spans > max_spans:
-                    raise IngestError(413, f"the body holds more than {max_spans} spans; send smaller batches")
-        if parents > max_spans:
-            raise IngestError(413, f"the body holds more than {max_spans} resources and scopes; send smaller batches")
-    return Extent(spans, longest)
+            _refuse_over(parents, max_spans, "resources and scopes")
+            scope = _read(Outline, body[start:end])
+            _refuse_over(len(spans) + len(scope.spans), max_spans, "spans")
+            spans += scope.spans
+            longest = max(longest, scope.scope.ByteSize())
+    longest = max(longest, max(map(len, spans), default=0))
+    begins_well = [one[:2] == _TRACE_ID and one[18:20] == _SPAN_ID for one in spans]
+    return Extent(len(spans), longest, _counted_attributes(body), is_regular and all(begins_well), spans)
+
+
+def _counted_attributes(body: bytes) -> int:
+    """Return the number of attributes of all resources, scopes and spans.
+
+    Raises:
+        IngestError: 413 where they, events, links and the items of lists are too many to be parsed into objects.
+    """
+    counted = _read(Counted, body).resource_spans
+    scope, span = counted.scope_spans.scope, counted.scope_spans.spans
+    attributes = len(counted.resource.attributes) + len(scope.attributes) + len(span.attributes)
+    parts = attributes + len(span.events) + len(span.links) + len(counted.resource.entity_refs)
+    _refuse_over(parts, MAX_PARTS, "attributes, events, links and list items")
+    if len(body) > LARGE_BYTES:
+        events, links = _read(Event, b"".join(span.events)), _read(Link, b"".join(span.links))
+        parts += len(events.attributes) + len(links.attributes)
+        _refuse_over(parts, MAX_PARTS, "attributes, events, links and list items")
+        holders = (counted.resource, scope, span, events, links)
+        _refuse_crowded_values(b"".join([pair for holder in holders for pair in holder.attributes]), parts)
+    return attributes
+
+
+def _refuse_crowded_values(pairs: bytes, parts: int) -> None:
+    """Count the items of lists within lists, one level of all attributes at a time."""
+    values = b""
+    for _ in range(_MAX_LEVELS):
+        if not pairs and not values:
+            return
+        found = (_read(Pair, pairs).value, _read(Value, values))
+        parts += sum(len(one.array_value.values) + len(one.kvlist_value.values) for one in found)
+        _refuse_over(parts, MAX_PARTS, "attributes, events, links and list items")
+        pairs = b"".join([pair for one in found for pair in one.kvlist_value.values])
+        values = b"".join([value for one in found for value in one.array_value.values])
+    raise IngestError(400, f"the body nests lists more than {_MAX_LEVELS} deep")
+
+
+def _refuse_over(count: int, most: int, what: str) -> None:
+    if count > most:
+        raise IngestError(413, f"the body holds more than {most} {what}; send smaller batches")
+
+
+def _read(lens: Any, body: bytes) -> Any:
+    try:
+        return lens.FromString(body)
+    except DecodeError as error:
+        raise IngestError(400, f"the body is not an OTLP ExportTraceServiceRequest: {error}") from None
 
 
 def count_items(body: bytes, path: Sequence[tuple[int, ...]], most: int | None = None) -> int:

@@ -31,6 +31,10 @@ _ANY_SECRET = "(?:" + "|".join(pattern for _, pattern in _SECRETS) + ")"
 _secret = re.compile("(?<![A-Za-z0-9])" + _ANY_SECRET + "++")
 _secret_in_bytes = re.compile(_ANY_SECRET.encode())  # a length byte may stand before it, so no boundary is asked for
 
+# Every prefix holds one of three short pieces when some letters are read as one; a search for each prefix takes twice.
+_PIECES = (b"sk-", b"\1\1_", b"\2\3")
+_LETTERS_TO_PIECES = bytes.maketrans(b"htafp" b"yAx" b"JKIo", b"\1" * 5 + b"\2" * 3 + b"\3" * 4)
+
 _LOCAL = r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]++"  # tried once a run, so a long run costs no more than its length
 _DOMAIN = r"@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,24}"
 _email = re.compile(f"{_LOCAL}{_DOMAIN}(?:[A-Za-z0-9._%+-]*+{_DOMAIN})*+")  # with those that follow without a gap
@@ -46,7 +50,7 @@ _SHORTEST = 13  # characters of the shortest secret or card number
 _TAGS = b"\n\x12\x1a*"
 _DIGIT_TAGS = "09"  # what a field's tag behind a text reads as, where it reads as a digit
 _RUN = b"0" * 13
-_runs = re.compile(_RUN + b"+")
+_run = re.compile(b"0++")
 _DIGITS_TO_0 = bytes(48 if chr(byte) in "0123456789 -" else 46 for byte in range(256))
 
 
@@ -63,9 +67,22 @@ class Redactor:
 
     def is_suspect(self, body: bytes) -> bool:
         """Tell whether a text somewhere in `body` may hold something that `text` would change."""
-        if self._own or (any(prefix in body for prefix in _PREFIX_BYTES) and _secret_in_bytes.search(body)):
-            return True
-        return _email_in_bytes.search(body) is not None or _has_card(body)
+        return bool(self._own) or _has_secret(body) or _email_in_bytes.search(body) is not None or _has_card(body)
+
+    def changes_none(self, texts: set[bytes]) -> bool:
+        """Tell whether `text` leaves all of these texts as they are; False also where that is not sure.
+
+        Raises:
+            UnicodeDecodeError: one of them is not UTF-8.
+        """
+        joined = b"\0".join(texts)
+        said = joined.decode()
+        pieces = joined.translate(_LETTERS_TO_PIECES)
+        if any(piece in pieces for piece in _PIECES) and _secret_in_bytes.search(joined):
+            return False
+        if _email_in_bytes.search(joined) or _has_card(joined):
+            return False
+        return not any(own.search(text) for own in self._own for text in said.split("\0"))
 
     def text(self, text: str, is_identity: bool = False) -> str:
         """Return `text` without secrets; an identity keeps an e-mail address and a number that looks like a card's."""
@@ -92,14 +109,19 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
+def _has_secret(body: bytes) -> bool:
+    return any(prefix in body for prefix in _PREFIX_BYTES) and _secret_in_bytes.search(body) is not None
+
+
 def _has_card(body: bytes) -> bool:
     digits = body.translate(_DIGITS_TO_0)
-    if _RUN not in digits:
-        return False
-    for run in _runs.finditer(digits):
-        for found in _card_in_bytes.finditer(body, run.start(), min(run.end() + 1, len(body))):
+    at = digits.find(_RUN)
+    while at >= 0:
+        end = _run.match(digits, at).end()  # type: ignore[union-attr]
+        for found in _card_in_bytes.finditer(body, at, min(end + 1, len(body))):
             if any(is_card_number(number) for number in _readings(body, found)):
                 return True
+        at = digits.find(_RUN, end)
     return False
 
 

@@ -1,7 +1,7 @@
 """Screens one parsed trace request before it is spooled: ids, limits, content, secrets.
 
-Most requests need no change, and the spool then takes the sender's own bytes; a span is looked into only where its
-keys, its size or a suspicion against the body ask for it. What was cut is counted by reason and never refused.
+Most requests need no change, which a glance tells, and the spool takes the sender's own bytes. Of the others each span
+is looked at, and into where its keys, its size or a suspicion ask for it. What was cut is counted, never refused.
 """
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from collector.content import ContentPolicy, Verdict
-from collector.receive import Extent
+from collector.glance import Glance, Seen
+from collector.receive import Extent, parsed
 from collector.redact import Redactor
 from farthing import semconv
 from farthing.settings import Settings
@@ -26,6 +27,7 @@ _ROOM = 1024  # bytes past the limit that the redactors see, so that no secret i
 _key = attrgetter("key")
 _Holder = Resource | InstrumentationScope | Span | Span.Event | Span.Link
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
+_NOTHING = Seen()
 
 
 @dataclass(frozen=True)
@@ -50,32 +52,39 @@ class Screen:
         self.settings = settings
         self.content = ContentPolicy(settings, hash_key)
         self.redactor = Redactor(one.pattern for one in settings.redactions)
+        self._glance = Glance(settings, self.content, self.redactor)
 
-    def __call__(self, request: ExportTraceServiceRequest, body: bytes, extent: Extent, tenant: str) -> Screened:
-        """Screen `request`, the parsed form of `body`, in place."""
-        suspect = self.redactor.is_suspect(body)
-        long = extent.longest > self.settings.max_attribute_value_bytes
-        screening = _Screening(self, tenant, suspect, long)
+    def __call__(self, body: bytes, extent: Extent, tenant: str) -> Screened:
+        """Screen a body that was measured; IngestError 400 for bytes that are not a trace request."""
+        seen = self._glance(body, extent)
+        if seen.is_sound:
+            return Screened(body, extent.spans, 0, Counter())
+        return self.closely(body, extent, tenant, seen)
+
+    def closely(self, body: bytes, extent: Extent, tenant: str, seen: Seen = _NOTHING) -> Screened:
+        """Screen a body span by span; what is stored is written anew, so that only what was looked at is left."""
+        request = parsed(body)
+        size = request.ByteSize()
+        request.DiscardUnknownFields()  # first: behind a text they may read as more of it
+        screening = _Screening(self, tenant, seen, extent.longest > self.settings.max_attribute_value_bytes)
+        screening.cuts["bodies with unknown fields"] += request.ByteSize() != size
         rejected = screening.request(request)
-        if suspect:
-            request.DiscardUnknownFields()
-        left = request.SerializeToString() if suspect or screening.is_changed else body
-        return Screened(left, extent.spans - rejected, rejected, screening.cuts)
+        return Screened(request.SerializeToString(), extent.spans - rejected, rejected, screening.cuts)
 
 
 class _Screening:
     """The screening of one request."""
 
-    def __init__(self, screen: Screen, tenant: str, suspect: bool, long: bool) -> None:
+    def __init__(self, screen: Screen, tenant: str, seen: Seen, long: bool) -> None:
         self._settings = screen.settings
         self._content = screen.content
         self._redactor = screen.redactor
         self._tenant = tenant
-        self._suspect_body = suspect
-        self._looks_closely = suspect or long  # each holder is to be looked at for itself
+        self._suspect_body = seen.has_secrets
+        self._has_plain_spans = seen.has_plain_spans
+        self._looks_closely = seen.has_secrets or long  # each holder is to be looked at for itself
         self._suspect = False  # a text of this holder may hold a secret
         self._deep = False  # every text of this holder is to be looked at, for a secret or for its length
-        self.is_changed = False
         self.cuts: Counter[str] = Counter()
 
     def request(self, request: ExportTraceServiceRequest) -> int:
@@ -83,6 +92,9 @@ class _Screening:
         return sum(self._resource(one) for one in request.resource_spans)
 
     def _resource(self, one: ResourceSpans) -> int:
+        if one.resource.entity_refs:
+            self.cuts["entity references dropped"] += len(one.resource.entity_refs)
+            one.resource.ClearField("entity_refs")
         self._look_at(one.resource)
         self._attributes(one.resource, False)
         self._schema_url(one)
@@ -107,7 +119,8 @@ class _Screening:
         self._deep = self._suspect or holder.ByteSize() > self._settings.max_attribute_value_bytes
 
     def _spans(self, spans: MutableSequence[Span]) -> int:
-        plain, most, closely, invalid = self._content.plain, self._settings.max_attributes, self._looks_closely, []
+        plain, most, invalid = self._content.plain, self._settings.max_attributes, []
+        closely, all_plain = self._looks_closely, self._has_plain_spans
         self._suspect = self._deep = False
         for at, span in enumerate(spans):
             if closely:
@@ -121,7 +134,7 @@ class _Screening:
                 or span.events
                 or span.links
                 or len(attributes) > most
-                or not plain.issuperset(map(_key, attributes))
+                or not (all_plain or plain.issuperset(map(_key, attributes)))
                 or span.status.message
             ):
                 self._span(span)
@@ -130,7 +143,6 @@ class _Screening:
         return len(invalid)
 
     def _take_out(self, spans: MutableSequence[Span], invalid: list[int]) -> None:
-        self.is_changed = True
         self.cuts["spans with an invalid id"] += len(invalid)
         out = set(invalid)
         kept = [span for at, span in enumerate(spans) if at not in out]
@@ -160,7 +172,6 @@ class _Screening:
         said = AnyValue(string_value=span.status.message)
         span.attributes.extend(self._content.hidden(semconv.CONTENT_STATUS_MESSAGE, said, self._tenant))
         span.status.message = ""
-        self.is_changed = True
         self.cuts["status messages hidden"] += 1
 
     def _links(self, span: Span, keep: bool) -> None:
@@ -171,7 +182,6 @@ class _Screening:
             span.links.extend(kept)
             span.dropped_links_count += len(invalid)
             self.cuts["links with an invalid id"] += len(invalid)
-            self.is_changed = True
         span.dropped_links_count += self._over(span.links, self._settings.max_span_links, "links")
         for link in span.links:
             self._attributes(link, keep)
@@ -183,7 +193,6 @@ class _Screening:
         if over:
             del items[most:]
             self.cuts[f"{what} over the limit"] += over
-            self.is_changed = True
         return over
 
     def _attributes(self, holder: _Holder, keep: bool) -> None:
@@ -199,7 +208,6 @@ class _Screening:
         content = content[: most - len(plain)]
         dropped = len(attributes) - len(plain) - len(content)
         if content or dropped:
-            self.is_changed = True
             made = [one for attribute in content for one in self._stored(attribute, keep)]
             del attributes[:]
             attributes.extend(plain + made)
@@ -212,6 +220,8 @@ class _Screening:
         plain: list[KeyValue] = []
         content: list[KeyValue] = []
         for attribute in attributes[:_LOOKED_AT]:
+            if self._suspect and self._redactor.text(attribute.key) != attribute.key:
+                continue
             verdict = self._content.verdict(attribute.key)
             if verdict is Verdict.CONTENT:
                 content.append(attribute)
@@ -228,8 +238,6 @@ class _Screening:
 
     def _fits(self, attribute: KeyValue) -> bool:
         """Redact and cut an attribute in place; False where it can only be dropped."""
-        if self._suspect and self._redactor.text(attribute.key) != attribute.key:
-            return False
         return self._value(attribute.value, attribute.key)
 
     def _value(self, value: AnyValue, key: str) -> bool:
@@ -273,7 +281,6 @@ class _Screening:
         if fitted == text:
             return None
         self.cuts["texts cut"] += fitted != redacted or said != text
-        self.is_changed = True
         return fitted
 
 

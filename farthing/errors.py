@@ -6,6 +6,7 @@ FarthingError
 ├── PriceError           a price override cannot be read
 ├── WarehouseError       the store cannot be opened, is in use, or refused a statement
 ├── IngestError          an OTLP body is refused; `.status` is the HTTP status
+│   └── StalledError     it did not come whole in time; the sender should retry, on another connection
 ├── SpoolFullError       the spool cannot take a record now; ask the sender to retry
 ├── LedgerError          the ledger cannot be reached or refused an operation
 │   └── OverBudgetError  a reservation does not fit into a budget
@@ -42,7 +43,11 @@ class IngestError(FarthingError):
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
-        self.status = status  # HTTP status for the sender: 400, 413 or 415
+        self.status = status  # HTTP status for the sender: 400, 401, 413, 415 or 503
+
+
+class StalledError(IngestError):
+    """A body did not come whole in time; the sender should retry, on another connection."""
 
 
 class SpoolFullError(FarthingError):

@@ -18,7 +18,7 @@ _fixed64 = struct.Struct("<Q").pack
 _double = struct.Struct("<d").pack
 
 
-_SHORT = tuple(bytes((number,)) for number in range(128))
+_SHORT = tuple(bytes((number,)) for number in range(256))
 
 
 def varint(number: int) -> bytes:

@@ -31,11 +31,9 @@ def digest(tenant: str, body: bytes) -> bytes:
 def frame(tenant: str, body: bytes, received_ms: int, body_digest: bytes) -> bytes:
     """Return the record of `body`."""
     name = tenant.encode()
-    stamped = b"".join((
-        body, _TENANT, varint(len(name)), name, _RECEIVED, varint(received_ms), _DIGEST, body_digest,
-    ))  # fmt: skip
-    stamped += _CRC + _crc_bytes.pack(zlib.crc32(stamped))
-    return varint(len(stamped)) + stamped
+    stamp = b"".join((_TENANT, varint(len(name)), name, _RECEIVED, varint(received_ms), _DIGEST, body_digest))
+    crc = _CRC + _crc_bytes.pack(zlib.crc32(stamp, zlib.crc32(body)))
+    return b"".join((varint(len(body) + len(stamp) + len(crc)), body, stamp, crc))
 
 
 def hollow(framed: bytes) -> bytes:

@@ -13,7 +13,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from collector.content import Verdict
-from collector.receive import parsed
+from collector.receive import measured
 from collector.screen import Screen, Screened
 from farthing import semconv
 from farthing.errors import IngestError, SettingsError
@@ -41,13 +41,19 @@ def request_of(*spans: Span) -> ExportTraceServiceRequest:
 
 def screened(request: ExportTraceServiceRequest, **settings: Any) -> tuple[Screened, ExportTraceServiceRequest]:
     body = request.SerializeToString()
-    made = Screen(Settings(**settings), KEY)(*_arguments(body))
+    made = of(body, Screen(Settings(**settings), KEY))
     return made, ExportTraceServiceRequest.FromString(made.body)
 
 
-def _arguments(body: bytes) -> tuple[Any, ...]:
-    request, extent = parsed(body, 1000)
-    return request, body, extent, "acme"
+def of(body: bytes, screen: Screen, tenant: str = "acme") -> Screened:
+    """Screen a body; where a glance is enough, the close look must come to the same."""
+    extent = measured(body, 1000)
+    made = screen(body, extent, tenant)
+    if made.body is body:
+        closely = screen.closely(body, extent, tenant)
+        assert ExportTraceServiceRequest.FromString(closely.body) == ExportTraceServiceRequest.FromString(body)
+        assert (closely.spans, closely.rejected, +closely.cuts) == (made.spans, made.rejected, +made.cuts)
+    return made
 
 
 def left(one: Span, **settings: Any) -> Span:
@@ -65,7 +71,7 @@ def test_a_body_without_anything_to_cut_is_the_sender_s_own_bytes() -> None:
     request = request_of(span([pair(semconv.REQUEST_MODEL, "tiny"), pair(semconv.USAGE_INPUT_TOKENS, 7)]))
     body = request.SerializeToString()
     screen = Screen(Settings(), KEY)
-    assert [screen(*_arguments(body)).body is body for _ in range(2)] == [True, True]
+    assert [of(body, screen).body is body for _ in range(2)] == [True, True]
 
 
 def test_the_longest_value_is_cut_at_a_character_and_counted() -> None:
@@ -153,9 +159,7 @@ def test_content_leaves_its_length_and_a_keyed_hash() -> None:
 
 def test_the_hash_of_one_tenant_says_nothing_about_another_s() -> None:
     screen, body = Screen(Settings(), KEY), request_of(span([pair("input.value", "same")])).SerializeToString()
-    request, _, extent, _ = _arguments(body)
-    other = screen(request, body, extent, "other").body
-    assert screen(*_arguments(body)).body != other
+    assert of(body, screen).body != of(body, screen, "other").body
 
 
 def test_a_status_and_an_exception_are_content_too() -> None:
@@ -179,6 +183,11 @@ def test_kept_content_is_redacted() -> None:
     one.status.message = said
     kept = left(one, store_content=True)
     assert kept.attributes[0].value.string_value == kept.status.message == "I am [email], [secret]"
+
+
+def test_a_key_that_holds_a_secret_is_dropped_with_its_value() -> None:
+    keys = ("farthing.tag.jane@example.com", "gen_ai.input.messages.jane@example.com")
+    assert stored(span([pair(key, "x") for key in keys])) == {}
 
 
 def test_content_in_nested_values_is_redacted_too() -> None:
@@ -254,14 +263,14 @@ def test_made_up_keys_do_not_fill_the_memory() -> None:
 def test_a_body_of_empty_resources_is_refused_before_it_is_parsed() -> None:
     for bomb in (b"\x0a\x00" * 1001, b"\x0a" + b"\xd2\x0f" + b"\x12\x00" * 1001):
         with pytest.raises(IngestError) as caught:
-            parsed(bomb, 1000)
+            measured(bomb, 1000)
         assert caught.value.status == 413
 
 
 def test_real_bodies_keep_every_call_and_lose_every_prompt(shared: Callable[[str], Path]) -> None:
     for path in sorted(shared("fixtures/otlp").glob("*/traces-*.bin")):
         body = path.read_bytes()
-        made = Screen(Settings(), KEY)(*_arguments(body))
+        made = of(body, Screen(Settings(), KEY))
         before, after = (ExportTraceServiceRequest.FromString(one) for one in (body, made.body))
         assert made.rejected == 0 and b"jane@example.com" not in made.body and b"Paris" not in made.body
         for name in (semconv.USAGE_INPUT_TOKENS, semconv.USAGE_OUTPUT_TOKENS, semconv.REQUEST_MODEL):

@@ -37,7 +37,7 @@ def test_spans_are_counted_without_parsing() -> None:
 
 def test_four_megabytes_of_empty_spans_are_refused() -> None:
     bomb = otlp.field(0x0A, otlp.field(0x12, b"\x12\x00" * 2_000_000))
-    assert "more than 200000 spans" in refused(413, lambda: parsed(bomb, 200_000))
+    assert "more than 200000 spans" in refused(413, lambda: measured(bomb, 200_000))
 
 
 def test_a_gzip_bomb_is_refused_before_it_is_inflated() -> None:
@@ -60,7 +60,7 @@ def test_a_body_that_is_not_what_its_encoding_says_is_refused(body: bytes, encod
 
 @pytest.mark.parametrize("body", [b"garbage", body_of(3)[:-2], b"\x0a" + b"\xff" * 10 + b"\x01", b"\x0a\x05ab"])
 def test_bytes_that_are_not_otlp_are_refused(body: bytes) -> None:
-    refused(400, lambda: parsed(body, 100))
+    refused(400, lambda: (measured(body, 100), parsed(body)))
 
 
 def test_attributes_nested_beyond_reason_are_refused() -> None:
@@ -69,13 +69,14 @@ def test_attributes_nested_beyond_reason_are_refused() -> None:
         value = otlp.field(0x2A, otlp.field(0x0A, value))
     span = otlp.field(0x4A, otlp.field(0x0A, b"key") + otlp.field(0x12, value))
     body = otlp.field(0x0A, otlp.field(0x12, otlp.field(0x12, span)))
-    refused(400, lambda: parsed(body, 100))
+    refused(400, lambda: (measured(body, 100), parsed(body)))
 
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_either_counted_or_refused(body: bytes) -> None:
     try:
-        request, extent = parsed(body, 1000)
+        extent = measured(body, 1000)
+        request = parsed(body)
     except IngestError as error:
         assert error.status in (400, 413)
     else:
@@ -126,12 +127,11 @@ def test_any_delivery_is_taken_or_refused_with_a_status(
     intake = Intake(Settings(data_dir=tmp_path))
     delivery = Delivery(signal, "acme", body, encoding, is_json)
     try:
-        plain = decompressed(body, encoding, LIMIT)
         if signal is not TRACES:
-            found = intake._read_signal(plain, delivery)
+            found = intake._read_signal(delivery, LIMIT)
             assert count_items(found.body, signal.path) == found.stored and b"jane@example.com" not in found.body
             return
-        screened = intake._read(plain, delivery)
+        screened = intake._read(delivery, LIMIT)
     except IngestError as error:
         assert error.status in (400, 413)
     else:

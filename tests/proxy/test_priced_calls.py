@@ -11,6 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from collector.main import Collector
 from farthing import otlp, semconv
 from farthing.policy import Facts
