@@ -34,6 +34,11 @@ class Outcome:
     strong_propensity: float = 1.0  # chance that the strong model was asked
     weak_propensity: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name, chance in (("strong", self.strong_propensity), ("weak", self.weak_propensity)):
+            if not 0 < chance <= 1:
+                raise ValueError(f"the {name} model's propensity is {chance:g}; it must be above 0 and 1 at most")
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -64,7 +69,7 @@ class Columns:
         return sparse([self._row(f) for f in features], self.width)
 
     def _row(self, features: Features) -> tuple[list[int], list[float]]:
-        found = np.array(features.buckets, np.int64)
+        found = np.array(sorted(features.buckets), np.int64)
         found = found[self.rarity[found] > 0]
         values = self.rarity[found] / (np.sqrt((self.rarity[found] ** 2).sum()) or 1.0)
         marks = (np.array(list(features.marks)) - self.mark_mean) / self.mark_sd * _MARK_SCALE

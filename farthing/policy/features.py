@@ -55,13 +55,13 @@ class Text:
 class Features:
     """One prompt as a router sees it."""
 
-    buckets: tuple[int, ...]  # hashed words, ascending, at most MAX_WORDS
+    buckets: frozenset[int]  # hashed words, at most MAX_WORDS
     marks: bytes  # one byte for each of MARKS
     tag: int = -1  # bucket of the task tag, -1 = none
 
     def to_bytes(self) -> bytes:
         """Return the form that rows store: version, marks, tag, then the words, two bytes each, little-endian."""
-        words = array("H", (self.tag + 1, *self.buckets))
+        words = array("H", (self.tag + 1, *sorted(self.buckets)))
         if sys.byteorder == "big":
             words.byteswap()
         return bytes((_VERSION, len(self.marks))) + self.marks + words.tobytes()
@@ -84,7 +84,7 @@ class Features:
             words.byteswap()
         if max(words[1:], default=0) >= BUCKETS or words[0] > BUCKETS:
             raise ValueError(f"features name a bucket above {BUCKETS - 1}")
-        return cls(tuple(words[1:]), stored[2 : 2 + len(MARKS)], words[0] - 1)
+        return cls(frozenset(words[1:]), stored[2 : 2 + len(MARKS)], words[0] - 1)
 
 
 _HEADER = bytes((_VERSION, len(MARKS)))
@@ -125,7 +125,7 @@ class Reader:
         self._key = key[:64]
         self._words = _Memo(self._bucket)
         self._systems: dict[str, frozenset[int]] = {}
-        self._digits = tuple((bytes((digit,)), self._bucket(b"\0digit " + bytes((digit,)))) for digit in _DIGITS)
+        self._digits = {digit: self._bucket(b"\0digit " + bytes((digit,))) for digit in _DIGITS}
 
     def read(self, text: Text, tag: str = "", words: Words | None = None) -> Features:
         """Return the features of a prompt; `tag` is the task's name where the caller says it (route, feature)."""
@@ -133,12 +133,12 @@ class Reader:
         buckets = set(map(self._words.__getitem__, words.found))
         digits = words.window.translate(None, _NO_DIGITS)
         if digits:
-            buckets.update([bucket for digit, bucket in self._digits if digit in digits])
+            buckets.update(map(self._digits.__getitem__, set(digits)))
         if text.system:
             buckets |= self._system(text.system)
         if len(buckets) > MAX_WORDS:
             buckets = set(islice(dict.fromkeys(map(self._words.__getitem__, words.found)), MAX_WORDS))
-        return Features(tuple(sorted(buckets)), _marks(text, words, len(digits)), self.tag(tag))
+        return Features(frozenset(buckets), _marks(text, words, len(digits)), self.tag(tag))
 
     def tag(self, name: str) -> int:
         """Return the bucket of a task tag, -1 for none."""

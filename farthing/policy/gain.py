@@ -9,10 +9,9 @@ import json
 import sys
 from array import array
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import repeat
 from math import exp, sqrt
 from operator import mul
 from typing import Any, cast
@@ -23,6 +22,7 @@ from farthing.policy.features import BUCKETS, MARKS, Features
 __all__ = ["FORMAT", "Gain", "GainModel", "Head", "Weights"]
 
 FORMAT = "farthing/gain-1"
+_UNIT = 1 << 24  # a weight of 1 as a whole number: the same sum, to the last bit, in whatever order words come
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,13 @@ class GainModel:
         self._weights = weights
         buckets, rarity, strong, weak = weights.buckets, weights.rarity, weights.strong, weights.weak
         self._scale, self._shift = weights.scale, weights.shift
-        self._squares = _spread(buckets, [value * value for value in rarity])
+        self._squares = _spread(buckets, [value * value for value in rarity])  # sums of whole numbers need no order
         self._strong, self._weak = _Spread(buckets, strong), _Spread(buckets, weak)
 
     def predict(self, features: Features) -> Gain:
         """Return what is expected of a prompt; words that no training row held do not count."""
         found = features.buckets
-        norm = sqrt(sum(map(self._squares.__getitem__, found))) or 1.0
+        norm = sqrt(sum(map(self._squares.__getitem__, found)) / _UNIT) or 1.0
         strong, weak = self._strong.chance(found, norm, features), self._weak.chance(found, norm, features)
         return Gain(strong, weak, max(-1.0, min(1.0, self._shift + self._scale * (strong - weak))))
 
@@ -129,18 +129,18 @@ class _Spread:
         self._bias, self._marks = head.bias, tuple(head.marks)
         self._words, self._tags = _spread(buckets, head.words), _spread(buckets, head.tags)
 
-    def chance(self, found: Sequence[int], norm: float, features: Features) -> float:
-        logit = self._bias + sum(map(self._words.__getitem__, found)) / norm
+    def chance(self, found: Set[int], norm: float, features: Features) -> float:
+        logit = self._bias + sum(map(self._words.__getitem__, found)) / _UNIT / norm
         logit += sum(map(mul, self._marks, features.marks))
         if features.tag >= 0:
-            logit += self._tags[features.tag]
+            logit += self._tags[features.tag] / _UNIT
         return 1.0 / (1.0 + exp(-max(-30.0, min(30.0, logit))))
 
 
-def _spread(buckets: Sequence[int], values: Sequence[float]) -> list[float]:
-    everywhere = list(repeat(0.0, BUCKETS))
+def _spread(buckets: Sequence[int], values: Sequence[float]) -> list[int]:
+    everywhere = [0] * BUCKETS
     for bucket, value in zip(buckets, values, strict=True):
-        everywhere[bucket] = value
+        everywhere[bucket] = round(value * _UNIT)
     return everywhere
 
 
