@@ -14,7 +14,7 @@ from analyzer.logistic import Sparse, Vector, fit_logistic, sigmoid, sparse
 from farthing.policy.features import BUCKETS, MARKS, Features
 from farthing.policy.gain import GainModel, Head, Weights
 
-STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.8)  # of the data against the prior
+STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2)  # of the data against the prior
 _REFERENCE = 0.3
 FOLDS = 5
 MIN_ROWS = 100  # of each model; fewer say nothing about words
@@ -95,13 +95,13 @@ def fit_gain(outcomes: Sequence[Outcome], seed: int = 0) -> GainModel:
     weak = _arm("weak", [o.weak for o in outcomes], [o.weak_propensity for o in outcomes])
     tried = {strength: _held_out(x, strong, weak, strength, seed) for strength in STRENGTHS}
     observed = _observed_gain(strong, weak, tried[_REFERENCE])
-    errors = {strength: float(np.mean((observed - (s - w)) ** 2)) for strength, (s, w) in tried.items()}
+    errors = {strength: _error(strong, weak, chances, observed) for strength, chances in tried.items()}
     strength = min(errors, key=errors.__getitem__)
     scale, shift = _calibrate(tried[strength][0] - tried[strength][1], observed)
     heads = [_head(columns, *_fit(x, arm, strength)) for arm in (strong, weak)]
     rarity = [float(value) for value in columns.rarity[columns.buckets]]
     weights = Weights([int(b) for b in columns.buckets], rarity, heads[0], heads[1], scale, shift)
-    trained = {"rows": len(outcomes), "strength": strength, "squared_error": round(errors[strength], 5)}
+    trained = {"rows": len(outcomes), "strength": strength, "error": round(errors[strength], 5)}
     return GainModel(weights, trained)
 
 
@@ -148,6 +148,17 @@ def _observed_gain(strong: _Arm, weak: _Arm, chances: tuple[Vector, Vector]) -> 
     for sign, arm, chance in ((1, strong, chances[0]), (-1, weak, chances[1])):
         gain[arm.rows] += sign * (arm.right - chance[arm.rows]) * arm.weight
     return gain
+
+
+def _error(strong: _Arm, weak: _Arm, chances: tuple[Vector, Vector], observed: Vector) -> float:
+    """Return how far held-out chances are from what happened: of the gain, or of each arm where answers are missing.
+
+    A gain estimated from one answer is so noisy that it would choose among the strengths nearly by chance.
+    """
+    if len(strong.rows) == len(weak.rows) == len(observed):
+        return float(np.mean((observed - (chances[0] - chances[1])) ** 2))
+    arms = ((strong, chances[0]), (weak, chances[1]))
+    return float(sum(np.average((arm.right - chance[arm.rows]) ** 2, weights=arm.weight) for arm, chance in arms))
 
 
 def _calibrate(predicted: Vector, observed: Vector) -> tuple[float, float]:
