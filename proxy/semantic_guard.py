@@ -19,11 +19,14 @@ from proxy.semantic_words import (
     NUMBER_WORDS,
     OPENERS,
     OPPOSITES,
+    PARTICLE_VERBS,
+    PARTICLES,
     PLACES,
     PRONOUNS,
 )
 
 KINDS = ("numbers", "dates", "names", "negation", "opposites")
+_COUNTED = ("numbers", "negation")  # a name said twice is still one name; two negations are none
 MIN_LATIN = 0.8  # share of the letters; a text below it is in a script that the rules do not read
 FOREIGN_WORDS = 5  # a text of that many words without one English function word is in another language
 
@@ -54,33 +57,41 @@ def guard(text: str, key: bytes) -> Guard:
         return Guard(unreadable=unreadable)
     found: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for kind, token in marked(text):
-        found[kind].append(token)
+        if kind in _COUNTED or token not in found[kind]:
+            found[kind].append(token)
     return Guard(tuple(_digest(tokens, key) for tokens in found.values()))
 
 
 def marked(text: str) -> Iterator[tuple[str, str]]:
     """Yield (kind, canonical token) of everything that is guarded, in order."""
-    end = 0
+    shouts = text.isupper()  # then capitals say nothing
+    end, before = 0, ""
     for match in _WORD.finditer(text):
-        word, is_first = match[0].replace("’", "'"), end == 0 or bool(_SENTENCE_END.search(text[end : match.start()]))
+        word = match[0].replace("’", "'")
+        is_first = end == 0 or bool(_SENTENCE_END.search(text[end : match.start()]))
         end = match.end()
-        yield from _marks(word, is_first)
+        if found := _mark(word.lower() if shouts else word, is_first, before):
+            yield found
+        before = word.casefold()
 
 
-def _marks(word: str, is_first: bool) -> Iterator[tuple[str, str]]:
+def _mark(word: str, is_first: bool, before: str) -> tuple[str, str] | None:
     low = word.casefold()
-    if low in NEGATIONS or low.endswith(("n't", "nt's")):
-        yield "negation", "not" if low in ("not", "cannot") or low.endswith("n't") else NEGATIONS.get(low, low)
-        return
-    if any(character.isdigit() for character in low) or low in NUMBER_WORDS or word in _SIGNS or low in CURRENCIES:
-        yield "numbers", _SIGNS.get(word) or CURRENCIES.get(low) or NUMBER_WORDS.get(low) or low.replace(",", "")
-        return
+    if low in NEGATIONS or low.endswith("n't"):
+        return "negation", NEGATIONS.get(low, "not")
+    if word in _SIGNS or low in CURRENCIES or low in NUMBER_WORDS:
+        return "numbers", _SIGNS.get(word) or CURRENCIES.get(low) or NUMBER_WORDS[low]
+    if any(character.isdigit() for character in low):
+        return "numbers", low.replace(",", "")
     if low in DATES:
-        yield "dates", DATES[low]
-    elif low in OPPOSITES or not word[0].isalnum():
-        yield "opposites", OPPOSITES.get(low, low)
-    elif low in PLACES or _is_name(word, low, is_first):
-        yield "names", low.removesuffix("'s")
+        return "dates", DATES[low]
+    if low in OPPOSITES or not word[0].isalnum():
+        return "opposites", OPPOSITES.get(low, low)
+    if low in PARTICLES and before in PARTICLE_VERBS:
+        return "opposites", low
+    if low in PLACES or _is_name(word, low, is_first):
+        return "names", low.removesuffix("'s")
+    return None
 
 
 def _is_name(word: str, low: str, is_first: bool) -> bool:
@@ -88,9 +99,9 @@ def _is_name(word: str, low: str, is_first: bool) -> bool:
     base = low.split("'")[0]
     if base in PRONOUNS or not any(character.isupper() for character in word):
         return False
-    if is_first and word[1:].islower() | (len(word) == 1):
-        return base not in OPENERS and base not in FUNCTION_WORDS
-    return True
+    if len(word) > 1 and any(character.isupper() for character in word[1:]):
+        return True  # EU, US, iPhone
+    return base not in (OPENERS if is_first else FUNCTION_WORDS)
 
 
 def _unreadable(text: str) -> str:

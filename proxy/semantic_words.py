@@ -19,30 +19,65 @@ FUNCTION_WORDS = _words(
 PRONOUNS = _words("i i'm i've i'd i'll im ive id ill ok okay")
 OPENERS = FUNCTION_WORDS | _words(
     "please tell give show explain describe summarise summarize list find get make write translate convert compare "
-    "help hi hello hey thanks thank yes let lets also just still someone something somebody anyone everyone today every "
+    "help hi hello hey thanks thank yes let lets also just still someone something somebody anyone everyone "
+    "today every "
     "after before because since while during once whenever unless although though however well now maybe perhaps "
     "need want wanted trying tried looking got getting going am isn't don't doesn't didn't won't can't cannot couldn't "
     "wouldn't shouldn't haven't hasn't wasn't aren't using use where's what's how's who's it's there's i'm that's "
-    "explain define calculate compute create generate suggest recommend provide return check tell delete remove add set "
-    "change update cancel order send transfer receive open close reset activate delete is money card cards account "
-    "payment payments cash top bank app transaction transactions transfers refund refunds exchange currency pin passcode"
+    "define calculate compute create generate suggest recommend provide return check delete remove add set change "
+    "update cancel order send open close reset"
 )
-NEGATIONS = {word: word for word in _words("not never no none nobody nothing neither nor without cannot nowhere")} | {
-    word: "not"
-    for word in _words("dont doesnt didnt isnt arent wasnt werent cant couldnt wont wouldnt shouldnt hasnt havent hadnt")
-}
-NUMBER_WORDS = {
-    word: str(i)
-    for i, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
-    )
-    if word != "one"  # mostly a pronoun
-} | {
-    "thirty": "30", "forty": "40", "fifty": "50", "hundred": "100", "thousand": "1000", "million": "million",
-    "billion": "billion", "half": "half", "third": "third", "quarter": "quarter", "twice": "twice", "double": "twice",
-    "triple": "triple", "percent": "%", "%": "%", "dozen": "12",
-}  # fmt: skip
+NEGATIONS = _groups("""
+not cannot dont doesnt didnt isnt arent wasnt werent cant couldnt wont wouldnt shouldnt hasnt havent hadnt
+no none
+never
+nobody
+nothing
+neither
+nor
+without
+nowhere
+""")
+# `one` is missing, as it is mostly a pronoun
+NUMBER_WORDS = _groups("""
+0 zero
+2 two
+3 three
+4 four
+5 five
+6 six
+7 seven
+8 eight
+9 nine
+10 ten
+11 eleven
+12 twelve dozen
+13 thirteen
+14 fourteen
+15 fifteen
+16 sixteen
+17 seventeen
+18 eighteen
+19 nineteen
+20 twenty
+30 thirty
+40 forty
+50 fifty
+60 sixty
+70 seventy
+80 eighty
+90 ninety
+100 hundred
+1000 thousand
+million
+billion
+half
+third
+quarter
+twice double
+triple
+% percent
+""")
 CURRENCIES = _groups("""
 usd dollar dollars
 eur euro euros
@@ -136,8 +171,6 @@ before
 after
 above over
 below under
-inside within
-outside
 minimum min
 maximum max
 first
@@ -156,12 +189,6 @@ open opened opening
 close closed closing
 start started begin
 stop stopped end ended
-on
-off
-in
-out
-up
-down
 add added adding
 remove removed removing delete deleted deleting
 increase increased raise raised
@@ -186,8 +213,6 @@ safe
 unsafe dangerous
 legal
 illegal
-with
-without
 include including included
 exclude excluding excluded
 accept accepted
@@ -199,7 +224,6 @@ except
 always
 win won
 lose lost
-import
 encrypt
 decrypt
 ascending
@@ -211,14 +235,22 @@ false
 same
 different
 """)
+PARTICLES = _words("on off in out up down")  # tell opposites apart only behind one of these
+PARTICLE_VERBS = _words(
+    "turn turned turning switch switched switching log logged logging sign signed signing opt opted scale "
+    "scaled scaling "
+    "check checked checking go going roll rolled rolling speed slow power powered scroll zoom opting"
+)
 PLACES = _words(
     "eu uk usa america american europe european england english britain british scotland scottish ireland irish wales "
     "france french germany german spain spanish italy italian portugal portuguese netherlands dutch belgium belgian "
     "switzerland swiss austria austrian poland polish sweden swedish norway norwegian denmark danish finland finnish "
     "greece greek turkey turkish russia russian ukraine ukrainian hungary hungarian romania romanian czech bulgaria "
     "china chinese japan japanese korea korean india indian pakistan indonesia vietnam vietnamese thailand thai "
-    "philippines malaysia singapore australia australian canada canadian mexico mexican brazil brazilian argentina chile "
-    "colombia peru egypt egyptian nigeria kenya morocco africa african israel israeli iran iraq arabia arabic asia asian "
-    "london paris berlin madrid rome vienna moscow tokyo beijing delhi york chicago boston dublin lisbon amsterdam "
-    "visa mastercard amex paypal apple google amazon microsoft android iphone ios windows linux mac swift sepa iban atm"
+    "philippines malaysia singapore australia australian canada canadian mexico mexican brazil brazilian argentina "
+    "chile colombia peru egypt egyptian nigeria kenya morocco africa african israel israeli iran iraq arabia "
+    "arabic asia "
+    "asian london paris berlin madrid rome vienna moscow tokyo beijing delhi york chicago boston dublin lisbon "
+    "amsterdam visa mastercard amex paypal apple google amazon microsoft android iphone ios windows linux mac "
+    "swift sepa iban atm"
 )

@@ -1,4 +1,4 @@
-"""Runs one encoder on a thread of its own; each step takes what waits by then, from all callers, up to a bound of tokens.
+"""Runs one encoder on a thread of its own; each step takes what waits, from all callers, up to a bound of tokens.
 
 There is no waiting for more to come: while one step runs the next fills up by itself, and a lone caller loses nothing.
 """

@@ -52,7 +52,8 @@ class EmbeddingRequest(Struct):
 
 def _checked(inputs: Any) -> Any:
     if not 0 < len(inputs) <= MAX_INPUTS:
-        raise RefusedError(400, f"input has {len(inputs)} entries; allowed are 1 to {MAX_INPUTS}", "input", "invalid_value")
+        message = f"input has {len(inputs)} entries; allowed are 1 to {MAX_INPUTS}"
+        raise RefusedError(400, message, "input", "invalid_value")
     empty = next((i for i, one in enumerate(inputs) if not one), None)
     if empty is not None:
         raise RefusedError(400, f"input[{empty}] is empty; leave it out", "input", "invalid_value")
@@ -99,8 +100,10 @@ def find_encoder(fleet: Fleet, model: str) -> ServedEncoder:
         raise RefusedError(503, message, code=f"engine_{fleet.state}")
     names = ", ".join(fleet.encoder_names) or "none"
     if model in fleet.names:
-        raise RefusedError(400, f"the model {model!r} does not embed; those that do: {names}", "model", "invalid_value")
-    raise RefusedError(404, f"the model {model!r} is not served here; embedding are: {names}", "model", "model_not_found")
+        message = f"the model {model!r} does not embed; those that do: {names}"
+        raise RefusedError(400, message, "model", "invalid_value")
+    message = f"the model {model!r} is not served here; those that embed: {names}"
+    raise RefusedError(404, message, "model", "model_not_found")
 
 
 def tokenize(served: ServedEncoder, inputs: list[str] | list[Tokens]) -> list[Row]:

@@ -121,9 +121,10 @@ class TextTokenizer:
         Raises:
             EngineError: a token is not in the vocabulary.
         """
-        strange = next((token for token in tokens if not 0 <= token < self._shape.vocabulary), None)
+        last = self._shape.vocabulary - 1
+        strange = next((token for token in tokens if not 0 <= token <= last), None)
         if strange is not None:
-            raise EngineError(f"token {strange} is not in the vocabulary; allowed are 0 to {self._shape.vocabulary - 1}")
+            raise EngineError(f"token {strange} is not in the vocabulary; allowed are 0 to {last}")
         return (self._start, *tokens, self._end)
 
 

