@@ -11,16 +11,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal
 
 import numpy
 
+from proxy.semantic_agree import agree
 from proxy.semantic_bound import Threshold, entry_upper
 from proxy.semantic_guard import Guard
-from proxy.semantic_store import Answer, Example, Examples, Neighbour, Vector
+from proxy.semantic_store import Answer, Example, Examples, Neighbour, Reply, Vector
 
 Kind = Literal["miss", "shadow", "verify", "hit"]
-Agrees = Callable[[bytes, bytes], bool]  # whether two answers say the same
+Agrees = Callable[[Any, Any], bool]  # whether the marks of two answers say the same
 
 TEMPERATURE = 0.05  # of the neighbours' votes: one that is 0.05 less similar weighs e times less
 NEAR = 0.3  # what similarity counts beside the share of the votes, which lies between 0 and 1
@@ -36,7 +37,6 @@ class SemanticPolicy:
     floor: float = 0.75  # cosine under which nothing is a candidate
     neighbours: int = 20  # examples that vote
     verify_share: float = 0.05  # of the hits that go upstream all the same
-    own_weight: float = 50.0  # outcomes that the experience with all entries is worth against an entry's own
     ttl_s: float = 86_400.0  # seconds since an upstream last gave an answer
     max_entries: int = 10_000  # examples a partition
     max_bodies: int = 100  # different requests that one answer may serve before the alarm
@@ -68,10 +68,10 @@ class Lookup:
     is_outcome: bool = False  # whether the candidate passed the guards, so that its being wrong tells something
 
     @property
-    def content(self) -> bytes:
+    def reply(self) -> Reply:
         """The answer to serve; for a hit alone."""
         assert self.kind == "hit" and self.answer is not None
-        return self.answer.content
+        return self.answer.reply
 
 
 @dataclass
@@ -90,7 +90,7 @@ class SemanticCounts:
 
 class _Partition:
     def __init__(self, policy: SemanticPolicy) -> None:
-        self.examples = Examples(policy.max_entries)
+        self.examples = Examples()
         self.threshold = Threshold(policy.delta, policy.confidence)
 
 
@@ -99,9 +99,9 @@ class SemanticCache:
 
     def __init__(
         self,
-        agrees: Agrees,
         random: Callable[[], float],
         clock: Callable[[], float] = monotonic,
+        agrees: Agrees = agree,
         max_partitions: int = 256,
         max_bytes: int = 64 * 1024 * 1024,
     ) -> None:
@@ -133,16 +133,16 @@ class SemanticCache:
             self._serve(found, query, policy)
         return found
 
-    def observe(self, query: Query, found: Lookup, content: bytes, policy: SemanticPolicy) -> bool | None:
+    def observe(self, query: Query, found: Lookup, reply: Reply, policy: SemanticPolicy) -> bool | None:
         """Learn from the upstream's answer to a request that was not served; tell whether the candidate agreed.
 
-        Content that no client should get again (an error, a cut stream) must not come here.
+        A reply that no client should get again (an error, a cut stream) must not come here.
         """
         partition = self._partition(query, policy)
-        agreed = None if found.answer is None else self._agrees(found.answer.content, content)
+        agreed = None if found.answer is None else self._agrees(found.answer.reply.mark, reply.mark)
         if found.answer is not None and agreed is not None and found.is_outcome:
             self._learn(partition, found, found.answer, agreed)
-        self._keep(partition, query, found, content, agreed, policy)
+        self._keep(partition, query, found, reply, agreed, policy)
         return agreed
 
     def _find(self, query: Query, policy: SemanticPolicy) -> Lookup:
@@ -161,7 +161,7 @@ class SemanticCache:
         fitting = next((one for one, difference in differences.items() if not difference), None)
         if fitting is None or fitting.similarity < policy.floor:
             return Lookup("miss", differences[first] or "far", first.similarity, score, 1.0, answer, first.row, others)
-        upper = entry_upper(answer.outcomes, partition.threshold, policy.own_weight)
+        upper = entry_upper(answer.outcomes, partition.threshold)
         kind, reason = self._judge(score, upper, answer, partition.threshold, policy)
         return Lookup(kind, reason, fitting.similarity, score, upper, answer, fitting.row, others, is_outcome=True)
 
@@ -202,15 +202,15 @@ class SemanticCache:
             answer.checks_due = max(0, answer.checks_due - 1) if agreed else answer.checks_due
 
     def _keep(
-        self, partition: _Partition, query: Query, found: Lookup, content: bytes, agreed: bool | None,
+        self, partition: _Partition, query: Query, found: Lookup, reply: Reply, agreed: bool | None,
         policy: SemanticPolicy,
     ) -> None:  # fmt: skip
         if query.guard.unreadable:
             return  # it could never be served
-        answer = found.answer if agreed else self._known(found, content)
-        answer = answer or Answer(content, self._clock())
-        answer.confirmed_at = self._clock()  # its content stays, so that many small differences cannot add up
-        partition.examples.add(query.vector, Example(query.guard, answer))
+        answer = found.answer if agreed else self._known(found, reply)
+        answer = answer or Answer(reply, self._clock())
+        answer.confirmed_at = self._clock()  # its reply stays, so that many small differences cannot add up
+        partition.examples.add(query.vector, Example(query.guard, answer), policy.max_entries)
         while self.bytes > self._max_bytes:
             oldest = next(iter(self._partitions.values()))
             if len(oldest.examples) <= 1 and len(self._partitions) > 1:
@@ -218,15 +218,15 @@ class SemanticCache:
             else:
                 oldest.examples.evict()
 
-    def _known(self, found: Lookup, content: bytes) -> Answer | None:
-        """Return the answer near by that says the same as `content`; the candidate has been compared already."""
-        return next((answer for answer in found.others if self._agrees(answer.content, content)), None)
+    def _known(self, found: Lookup, reply: Reply) -> Answer | None:
+        """Return the answer near by that says the same as `reply`; the candidate has been compared already."""
+        return next((answer for answer in found.others if self._agrees(answer.reply.mark, reply.mark)), None)
 
     def _partition(self, query: Query, policy: SemanticPolicy) -> _Partition:
         partition = self._partitions.get(query.partition)
-        if partition is None or (partition.threshold.delta, partition.threshold.confidence) != (
-            policy.delta, policy.confidence,
-        ):  # fmt: skip
+        if partition is not None:
+            partition.threshold.demand(policy.delta, policy.confidence)
+        else:
             partition = self._partitions[query.partition] = _Partition(policy)
             while len(self._partitions) > self._max_partitions:
                 self._forget_oldest()
@@ -261,4 +261,4 @@ def as_vector(values: bytes) -> Vector:
     length = float(numpy.linalg.norm(vector))
     if not math.isfinite(length) or length == 0.0:
         raise ValueError("an embedding of length 0 or not a number; it cannot be compared")
-    return vector / numpy.float32(length)
+    return (vector / length).astype(numpy.float32)

@@ -15,6 +15,9 @@ import numpy
 
 WINDOW = 4096  # outcomes that the threshold is learned from, the latest
 RELEARN = 32  # outcomes between two looks
+# Outcomes that the experience with all entries is worth against an entry's own. As that experience lies just under
+# `delta`, one wrong outcome of its own stops an entry until about 1 / delta right ones stand beside it.
+OWN_WEIGHT = 50.0
 NEVER = math.inf  # the threshold that nothing reaches
 
 
@@ -58,6 +61,12 @@ class Threshold:
         """How many outcomes the threshold rests on."""
         return len(self._outcomes)
 
+    def demand(self, delta: float, confidence: float) -> None:
+        """Learn anew from the same outcomes where a policy has changed what it asks for."""
+        if (delta, confidence) != (self.delta, self.confidence):
+            self.delta, self.confidence = delta, confidence
+            self._learn()
+
     def add(self, score: float, is_wrong: bool) -> None:
         """Take an outcome; the threshold moves every few of them, and at once where a served score was wrong."""
         self._outcomes.append((score, is_wrong))
@@ -67,6 +76,8 @@ class Threshold:
             self._learn()
 
     def _learn(self) -> None:
+        if not self._outcomes:
+            return
         scores, wrong = (numpy.array(column, dtype=float) for column in zip(*self._outcomes, strict=True))
         order = numpy.argsort(-scores, kind="stable")
         scores, wrongs = scores[order], numpy.cumsum(wrong[order])
@@ -76,13 +87,12 @@ class Threshold:
         self.score, self.upper = (float(scores[held[-1]]), float(uppers[held[-1]])) if len(held) else (NEVER, 1.0)
 
 
-def entry_upper(outcomes: Iterable[tuple[float, bool]], threshold: Threshold, weight: float) -> float:
+def entry_upper(outcomes: Iterable[tuple[float, bool]], threshold: Threshold) -> float:
     """Return the bound of one entry's error: the bound of all, moved by what was seen of this one.
 
     Args:
         outcomes: the entry's own, (score, is wrong); those under the threshold's score do not count.
         threshold: what all entries together have taught.
-        weight: how many outcomes the experience with all entries is worth against the entry's own.
     """
     wrong = [is_wrong for score, is_wrong in outcomes if score >= threshold.score]
-    return (sum(wrong) + weight * threshold.upper) / (len(wrong) + weight)
+    return (sum(wrong) + OWN_WEIGHT * threshold.upper) / (len(wrong) + OWN_WEIGHT)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy
 from numpy.typing import NDArray
 
+from farthing.prices import Usage
 from proxy.semantic_guard import Guard
 
 Vector = NDArray[numpy.float32]
@@ -19,13 +20,30 @@ Vector = NDArray[numpy.float32]
 FIRST_ROWS = 64  # of a new matrix; it doubles
 OWN_OUTCOMES = 128  # kept of one answer
 EXAMPLE_BYTES = 400  # of Python objects an example, beside its vector (measured)
+ANSWER_BYTES = 2000  # of Python objects an answer, beside its body (measured)
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """An upstream's answer: what a client gets of it, and a mark to compare it by."""
+
+    body: bytes
+    mark: object  # a semantic_agree.Mark
+    content_type: bytes = b"application/json"
+    usage: Usage = field(default_factory=Usage)
+    response_id: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        return len(self.body) + ANSWER_BYTES
 
 
 @dataclass(eq=False)
 class Answer:
     """One answer and what is known of how well it serves."""
 
-    content: bytes
+    reply: Reply
     confirmed_at: float  # seconds; when an upstream last gave it
     outcomes: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=OWN_OUTCOMES))  # score, is wrong
     served: int = 0
@@ -55,8 +73,7 @@ class Neighbour:
 class Examples:
     """A bounded set of examples; the least recently used one goes first."""
 
-    def __init__(self, max_rows: int) -> None:
-        self._max_rows = max_rows
+    def __init__(self) -> None:
         self._matrix: Vector = numpy.zeros((0, 0), numpy.float32)
         self._rows: OrderedDict[int, Example] = OrderedDict()  # by row of the matrix, least recently used first
         self._free: list[int] = []
@@ -80,18 +97,18 @@ class Examples:
             self._drop(one.row for one in found if one.example.answer.confirmed_at <= after)
         return live
 
-    def add(self, vector: Vector, example: Example) -> None:
-        """Keep an example, in the place of the least recently used one where there is no room."""
+    def add(self, vector: Vector, example: Example, max_rows: int) -> None:
+        """Keep an example; the least recently used ones make room."""
         if len(vector) != self._matrix.shape[1]:
             self.clear()
             self._matrix = numpy.zeros((0, len(vector)), numpy.float32)
-        if len(self._rows) >= self._max_rows:
+        while len(self._rows) >= max_rows:
             self.evict()
-        row = self._free.pop() if self._free else self._grow()
+        row = self._free.pop() if self._free else self._grow(max_rows)
         self._matrix[row] = vector
         self._rows[row] = example
         if example.answer.examples == 0:
-            self.bytes += len(example.answer.content)
+            self.bytes += example.answer.reply.size
         example.answer.examples += 1
         self.bytes += EXAMPLE_BYTES + vector.nbytes
 
@@ -112,10 +129,10 @@ class Examples:
         """Yield every answer once."""
         return iter(dict.fromkeys(example.answer for example in self._rows.values()))
 
-    def _grow(self) -> int:
+    def _grow(self, max_rows: int) -> int:
         """Return a free row of a matrix twice as large."""
         used, size = self._matrix.shape
-        rows = min(max(FIRST_ROWS, 2 * used), max(self._max_rows, used + 1))
+        rows = max(used + 1, min(max(FIRST_ROWS, 2 * used), max_rows))
         grown = numpy.zeros((rows, size), numpy.float32)
         grown[:used] = self._matrix
         self._matrix = grown
@@ -130,4 +147,4 @@ class Examples:
             answer.examples -= 1
             self.bytes -= EXAMPLE_BYTES + self._matrix.shape[1] * self._matrix.itemsize
             if answer.examples == 0:
-                self.bytes -= len(answer.content)
+                self.bytes -= answer.reply.size

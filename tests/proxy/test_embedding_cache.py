@@ -26,16 +26,16 @@ class Clock:
 def upstream(body: bytes) -> bytes:
     """Answer as an upstream does, last input first; a text's vector is its bytes, and each costs its length."""
     inputs = json.loads(body)["input"]
-    data = [
-        {"object": "embedding", "index": i, "embedding": [float(ord(c)) if isinstance(c, str) else float(c) for c in one]}
-        for i, one in enumerate(inputs)
-    ]
+    numbers = [[float(ord(c)) if isinstance(c, str) else float(c) for c in one] for one in inputs]
+    data = [{"object": "embedding", "index": i, "embedding": one} for i, one in enumerate(numbers)]
     tokens = sum(map(len, inputs))
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return json.dumps({"object": "list", "data": data[::-1], "model": "up", "usage": usage}).encode()
 
 
-def ask(cache: EmbeddingCache, value: Any, tenant: str = "t", model: str = "m", **fields: Any) -> tuple[Joined, list[Any]]:
+def ask(
+    cache: EmbeddingCache, value: Any, tenant: str = "t", model: str = "m", **fields: Any
+) -> tuple[Joined, list[Any]]:
     plan = cache.plan(tenant, model, {"model": "alias", "input": value, **fields})
     sent = json.loads(plan.forward)["input"] if plan.forward else []
     return cache.join(plan, upstream(plan.forward) if plan.forward else b""), sent
