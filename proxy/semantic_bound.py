@@ -83,7 +83,8 @@ class Threshold:
         scores, wrongs = scores[order], numpy.cumsum(wrong[order])
         limits = numpy.array([poisson_upper(k, self.confidence) for k in range(int(wrongs[-1]) + 1)])
         uppers = limits[wrongs.astype(int)] / numpy.arange(1, len(scores) + 1)
-        held = numpy.flatnonzero(uppers <= self.delta)
+        is_last = numpy.append(scores[1:] != scores[:-1], True)  # of its equals: a threshold takes all of them or none
+        held = numpy.flatnonzero((uppers <= self.delta) & is_last)
         self.score, self.upper = (float(scores[held[-1]]), float(uppers[held[-1]])) if len(held) else (NEVER, 1.0)
 
 

@@ -23,6 +23,7 @@ from proxy.semantic_words import (
     PARTICLES,
     PLACES,
     PRONOUNS,
+    SHARED_WORDS,
 )
 
 KINDS = ("numbers", "dates", "names", "negation", "opposites")
@@ -30,6 +31,7 @@ _COUNTED = ("numbers", "negation")  # a name said twice is still one name; two n
 MIN_LATIN = 0.8  # share of the letters; a text below it is in a script that the rules do not read
 FOREIGN_WORDS = 5  # a text of that many words without one English function word is in another language
 
+_ENGLISH = FUNCTION_WORDS - SHARED_WORDS
 _WORD = re.compile(r"[^\W_]+(?:[.,:/_@'’\-][^\W_]+)*|[$€£¥₹%]|[<>=≤≥≠+*^]+", re.UNICODE)
 _SENTENCE_END = re.compile(r"[.!?:;\n\"“(]\s*$")
 _SIGNS = {"$": "usd", "€": "eur", "£": "gbp", "¥": "jpy", "₹": "inr"}
@@ -112,7 +114,7 @@ def _unreadable(text: str) -> str:
     if latin < MIN_LATIN * len(letters):
         return "script"
     words = re.findall(r"[^\W\d_]+", text.casefold())
-    if len(words) >= FOREIGN_WORDS and not any(word in FUNCTION_WORDS for word in words):
+    if len(words) >= FOREIGN_WORDS and not any(word in _ENGLISH for word in words):
         return "language"
     return ""
 

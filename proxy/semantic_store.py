@@ -101,7 +101,7 @@ class Examples:
         """Keep an example; the least recently used ones make room."""
         if len(vector) != self._matrix.shape[1]:
             self.clear()
-            self._matrix = numpy.zeros((0, len(vector)), numpy.float32)
+            self._matrix, self._free = numpy.zeros((0, len(vector)), numpy.float32), []
         while len(self._rows) >= max_rows:
             self.evict()
         row = self._free.pop() if self._free else self._grow(max_rows)

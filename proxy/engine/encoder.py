@@ -109,7 +109,10 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True  # the library's name for: treat them as ordinary text
         self._shape = shape
-        self._start, self._end = (self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+        start, end = (self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+        if start is None or end is None:
+            raise EngineError(f"{folder}: the tokenizer has no [CLS] or [SEP]; these weights are of no such encoder")
+        self._start, self._end = start, end
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the row of a text, with the tokens that open and close it."""

@@ -199,7 +199,12 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_thread(encoder: Encoder
     done = threading.Event()
     found: list[Embedded] = []
     embedder.submit(EmbedRequest([(10**9,)], found.append))  # past the vocabulary, which the tokenizer would refuse
-    embedder.submit(EmbedRequest([(101, 102)], lambda one: (found.append(one), done.set())))
+
+    def last(one: Embedded) -> None:
+        found.append(one)
+        done.set()
+
+    embedder.submit(EmbedRequest([(101, 102)], last))
     try:
         assert done.wait(20)
     finally:
