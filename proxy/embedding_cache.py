@@ -18,7 +18,7 @@ from msgspec import Raw, Struct
 
 from farthing.errors import UpstreamError
 
-ENTRY_BYTES = 300  # of Python objects an entry, beside its vector (measured)
+ENTRY_BYTES = 360  # of Python objects an entry, beside its vector (measured)
 
 _SAME_ANSWER = frozenset(("model", "input", "user"))  # not in the key as fields: the served model is, and each input
 

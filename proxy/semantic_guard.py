@@ -29,9 +29,10 @@ from proxy.semantic_words import (
 KINDS = ("numbers", "dates", "names", "negation", "opposites")
 _COUNTED = ("numbers", "negation")  # a name said twice is still one name; two negations are none
 MIN_LATIN = 0.8  # share of the letters; a text below it is in a script that the rules do not read
-FOREIGN_WORDS = 5  # a text of that many words without one English function word is in another language
+FOREIGN_WORDS = 5  # a text of that many words without one that is English alone may be in another language
+SHARED = 0.4  # share of words that English has in common with others; a text below it is taken to be in another
 
-_ENGLISH = FUNCTION_WORDS - SHARED_WORDS
+_ENGLISH = (OPENERS | NEGATIONS.keys()) - SHARED_WORDS
 _WORD = re.compile(r"[^\W_]+(?:[.,:/_@'’\-][^\W_]+)*|[$€£¥₹%]|[<>=≤≥≠+*^]+", re.UNICODE)
 _SENTENCE_END = re.compile(r"[.!?:;\n\"“(]\s*$")
 _SIGNS = {"$": "usd", "€": "eur", "£": "gbp", "¥": "jpy", "₹": "inr"}
@@ -114,9 +115,9 @@ def _unreadable(text: str) -> str:
     if latin < MIN_LATIN * len(letters):
         return "script"
     words = re.findall(r"[^\W\d_]+", text.casefold())
-    if len(words) >= FOREIGN_WORDS and not any(word in _ENGLISH for word in words):
-        return "language"
-    return ""
+    if len(words) < FOREIGN_WORDS or any(word in _ENGLISH for word in words):
+        return ""
+    return "" if sum(word in SHARED_WORDS for word in words) >= SHARED * len(words) else "language"
 
 
 def _digest(tokens: list[str], key: bytes) -> bytes:

@@ -19,8 +19,8 @@ Vector = NDArray[numpy.float32]
 
 FIRST_ROWS = 64  # of a new matrix; it doubles
 OWN_OUTCOMES = 128  # kept of one answer
-EXAMPLE_BYTES = 400  # of Python objects an example, beside its vector (measured)
-ANSWER_BYTES = 2000  # of Python objects an answer, beside its body (measured)
+EXAMPLE_BYTES = 500  # of Python objects an example, beside its vector (measured)
+ANSWER_BYTES = 1650  # of Python objects an answer, beside its body (measured)
 
 
 @dataclass(frozen=True, eq=False)

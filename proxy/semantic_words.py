@@ -17,7 +17,7 @@ FUNCTION_WORDS = _words(
     "its our their me him us them what which who whom whose when where why how there here so than then not no any some"
 )
 # Those of the words above that other languages written in Latin letters have too
-SHARED_WORDS = _words("a am an as at be by die do has he i in is me my no not of on or so to us was we what will")
+SHARED_WORDS = _words("a am an as at be by die do has he i in is me no not of on or so to us was we will")
 PRONOUNS = _words("i i'm i've i'd i'll im ive id ill ok okay")
 OPENERS = FUNCTION_WORDS | _words(
     "please tell give show explain describe summarise summarize list find get make write translate convert compare "
