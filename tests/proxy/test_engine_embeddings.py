@@ -20,6 +20,7 @@ from farthing.settings import Deployment, Settings
 from proxy.engine.embedder import STEP_TOKENS, Embedded, Embedder, EmbedRequest
 from proxy.engine.encoder import Encoder, TextTokenizer, load_encoder, locate_encoder
 from proxy.engine.fleet import Fleet
+from proxy.semantic import as_vector
 
 MODEL = "all-minilm-l6-v2"
 LONG = " ".join(["the cat sat on the mat"] * 30)
@@ -92,6 +93,7 @@ def test_base64_holds_the_numbers_that_float_shows(engine_url: str) -> None:
     shown = post(engine_url, body | {"encoding_format": "float"})[1]["data"][0]["embedding"]
     packed = base64.b64decode(post(engine_url, body | {"encoding_format": "base64"})[1]["data"][0]["embedding"])
     assert numpy.frombuffer(packed, "<f4").tolist() == shown and len(shown) == 384
+    assert as_vector(packed).tolist() == pytest.approx(shown, abs=1e-6)
 
 
 def test_tokens_of_ones_own_give_the_vector_of_their_text(client: OpenAI, tokenizer: TextTokenizer) -> None:

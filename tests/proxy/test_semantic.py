@@ -291,8 +291,8 @@ def serve_stream(rows: list[tuple[str, str]], seed: int) -> tuple[int, int]:
 def test_of_real_questions_of_few_kinds_at_most_one_in_a_hundred_is_served_wrong(
     shared: Callable[[str], Path],
 ) -> None:
-    hits, wrong = serve_stream(questions(shared, 12), seed=1)
-    assert hits > 300 and wrong <= 0.01 * hits
+    hits, wrong = serve_stream(questions(shared, 6), seed=1)
+    assert hits > 200 and wrong <= 0.01 * hits
 
 
 @pytest.mark.proof
