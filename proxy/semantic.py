@@ -103,7 +103,7 @@ class SemanticCache:
         clock: Callable[[], float] = monotonic,
         agrees: Agrees = agree,
         max_partitions: int = 256,
-        max_bytes: int = 64 * 1024 * 1024,
+        max_bytes: int = 32 * 1024 * 1024,
     ) -> None:
         self.counts = SemanticCounts()
         self._agrees = agrees
