@@ -1,4 +1,7 @@
-"""Rules of other semantic caches, to stand beside ours: a plain threshold, and vCache's per-entry logistic bound.
+"""Rules of other semantic caches, to stand beside ours: a plain threshold, and a per-entry logistic bound after vCache.
+
+The latter is written after the paper and is not its authors' code; its promise is about the error of all requests, so
+its share of wrong answers among those served may lie far over `delta`.
 
 Both answer with the nearest earlier question's answer; what they do not serve is asked upstream and learned from.
 """
@@ -11,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy
 
 Z = ((0.5, 0.0), (0.3, 0.524), (0.2, 0.842), (0.1, 1.282), (0.05, 1.645), (0.02, 2.054), (0.01, 2.326), (0.001, 3.09))
-FEWEST = 6  # outcomes of an entry before vCache's rule serves it, as in its authors' code
+FEWEST = 6  # outcomes of an entry before the logistic rule serves it; a fit to fewer says nothing
 STEPS = 25  # of Newton's method
 RIDGE = 1e-2  # keeps a fit finite where right and wrong do not overlap
 
