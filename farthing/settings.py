@@ -30,7 +30,7 @@ class Deployment:
     upstream_model: str = ""  # the name that the upstream knows; default: `model`
     api_key_env: str = ""  # environment variable that holds the upstream's key
     context_tokens: int = 8192  # the longest prompt plus answer, tokens; bounds a hold where max_tokens is missing
-    engine: str = ""  # weights that the bundled engine serves under this name: smollm2-135m
+    engine: str = ""  # weights that the bundled engine serves under this name: smollm2-135m | all-minilm-l6-v2
     dtype: str = ""  # float32 | bfloat16, for the bundled engine
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 0.0  # from the request to the answer's head; 0 = request_timeout_s
@@ -88,10 +88,12 @@ class ProxyKey:
 DEFAULT_DEPLOYMENTS = (
     Deployment("smollm2-135m", engine="smollm2-135m", dtype="float32"),
     Deployment("smollm2-135m-bf16", engine="smollm2-135m", dtype="bfloat16"),
+    Deployment("all-minilm-l6-v2", engine="all-minilm-l6-v2", context_tokens=512),  # embeds
 )
 DEFAULT_PRICES = (
     PriceOverride("farthing", "smollm2-135m", input="0.20", output="0.80"),
     PriceOverride("farthing", "smollm2-135m-bf16", input="0.10", output="0.40"),
+    PriceOverride("farthing", "all-minilm-l6-v2", input="0.02", output="0"),
 )
 
 

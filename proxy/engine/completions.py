@@ -89,6 +89,9 @@ def find_model(fleet: Fleet, model: str) -> Served:
         return served
     if model not in fleet.names:
         raise unknown_model(fleet, model)
+    if model in fleet.encoder_names:
+        message = f"the model {model!r} embeds and does not write; POST /v1/embeddings asks it"
+        raise RefusedError(400, message, "model", "invalid_value")
     message = fleet.error or f"the engine is {fleet.state}; ask again in a moment"
     raise RefusedError(503, message, code=f"engine_{fleet.state}")
 

@@ -11,6 +11,8 @@ import torch
 from farthing.errors import EngineError
 from farthing.settings import Deployment, Settings
 from proxy.engine.chat import ChatTokenizer
+from proxy.engine.embedder import Embedder
+from proxy.engine.encoder import ENCODERS, TextTokenizer, load_encoder, locate_encoder
 from proxy.engine.model import DTYPES, load_model
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.weights import ENGINES, ensure_weights, is_complete, locate_gguf
@@ -31,6 +33,17 @@ class Served:
     chat: ChatTokenizer
 
 
+@dataclass(frozen=True)
+class ServedEncoder:
+    """One loaded model that embeds."""
+
+    engine: str  # name of the weights
+    device: str  # cpu | cuda
+    names: tuple[str, ...]  # model names that clients ask for
+    embedder: Embedder
+    tokenizer: TextTokenizer
+
+
 @dataclass
 class Fleet:
     """All models of the process; `state` and `error` tell how loading went."""
@@ -39,6 +52,7 @@ class Fleet:
     state: str = "loading"  # loading | ready | failed | closed
     error: str = ""
     served: list[Served] = field(default_factory=list)
+    encoders: list[ServedEncoder] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._names = names_by_instance(self.settings.deployments)
@@ -49,6 +63,11 @@ class Fleet:
     def names(self) -> list[str]:
         """The model names that clients may ask for, loaded or not."""
         return [name for names in self._names.values() for name in names]
+
+    @property
+    def encoder_names(self) -> list[str]:
+        """Those of `names` that embed."""
+        return [name for (engine, _), names in self._names.items() if engine in ENCODERS for name in names]
 
     def find(self, model: str) -> Served | None:
         """Return the loaded instance that serves `model`, or None while it is not there."""
@@ -63,6 +82,9 @@ class Fleet:
         if not self._names:
             raise EngineError(f"no deployment is served by the engine; set engine to {ENGINES[0]} in one")
         for engine, dtype in self._names:
+            if engine in ENCODERS:
+                _check_encoder(engine, dtype)
+                continue
             if dtype not in DTYPES:
                 raise EngineError(f"{engine}: dtype {dtype!r} is not supported; allowed are {', '.join(DTYPES)}")
             if not is_complete(self.settings.cache_dir.expanduser() / engine):
@@ -80,13 +102,19 @@ class Fleet:
             self._loading.join()
         for served in self.served:
             served.worker.close()
+        for encoder in self.encoders:
+            encoder.embedder.close()
 
     def _load(self) -> None:
         try:
             self.check()
             torch.set_num_threads(max(1, self.settings.engine_threads))
             for (engine, dtype), names in self._names.items():
-                if self.state == "loading":
+                if self.state != "loading":
+                    break
+                if engine in ENCODERS:
+                    self._add_encoder(_load_encoder(engine, names, self.settings.engine_threads))
+                else:
                     self._add(self._load_one(engine, dtype, names))
         except Exception as error:  # noqa: BLE001 - whatever it is, /healthz must tell it instead of `loading` for ever
             self.error = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
@@ -110,6 +138,27 @@ class Fleet:
             if self.state == "loading":
                 served.worker.start()
                 self.served.append(served)
+
+    def _add_encoder(self, served: ServedEncoder) -> None:
+        with self._closing:
+            if self.state == "loading":
+                served.embedder.start()
+                self.encoders.append(served)
+
+
+def _check_encoder(engine: str, dtype: str) -> None:
+    if dtype != DEFAULT_DTYPE:
+        raise EngineError(f"{engine}: dtype {dtype!r} is not supported for an encoder; allowed is {DEFAULT_DTYPE}")
+    locate_encoder(engine)
+
+
+def _load_encoder(engine: str, names: tuple[str, ...], threads: int) -> ServedEncoder:
+    folder = locate_encoder(engine)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = load_encoder(folder, device)
+    tokenizer = TextTokenizer(folder, encoder.shape)
+    encoder.encode([tokenizer.encode("warm up")])  # so that no client pays for what torch sets up once
+    return ServedEncoder(engine, device, names, Embedder(encoder, threads, engine), tokenizer)
 
 
 def names_by_instance(deployments: Iterable[Deployment]) -> dict[tuple[str, str], tuple[str, ...]]:

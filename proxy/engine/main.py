@@ -1,4 +1,4 @@
-"""The engine's HTTP server: OpenAI's chat API over the bundled models, as a plain ASGI application.
+"""The engine's HTTP server: OpenAI's chat and embeddings API over the bundled models, as a plain ASGI application.
 
 The port answers at once; models load in the background, and /healthz says when they are there.
 """
@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 from farthing.serving import Asgi, Receive, Scope, Send, Site, run
 from farthing.settings import Settings
 from proxy.engine.completions import answer_chat, unknown_model
+from proxy.engine.embeddings import answer_embeddings
 from proxy.engine.ended import Ended
 from proxy.engine.fleet import Fleet
 from proxy.engine.protocol import RefusedError
@@ -18,6 +19,7 @@ from proxy.engine.status import RECENT, health, model_body, models_body, steps_b
 from proxy.engine.wire import DisconnectedError, send_json, send_refusal
 
 CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
 MODEL = "/v1/models/"  # and a name
 ENDED = "/v1/ended/"  # and the request id that the caller sent along
 
@@ -73,13 +75,15 @@ class EngineApp:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"]
-        allowed = "POST" if path == CHAT else "GET"
-        if path not in (CHAT, *self._pages) and not path.startswith((MODEL, ENDED)):
+        allowed = "POST" if path in (CHAT, EMBEDDINGS) else "GET"
+        if path not in (CHAT, EMBEDDINGS, *self._pages) and not path.startswith((MODEL, ENDED)):
             raise RefusedError(404, f"there is nothing at {path}", code="not_found")
         if method != allowed:
             raise RefusedError(405, f"{path} takes {allowed}, not {method}", code="method_not_allowed")
         if path == CHAT:
             return await answer_chat(self.fleet, self.ended, scope, receive, send)
+        if path == EMBEDDINGS:
+            return await answer_embeddings(self.fleet, scope, receive, send)
         if path.startswith(ENDED):
             return await self._one_ended(path.removeprefix(ENDED), send)
         page = self._pages.get(path, self._one_model)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -14,6 +14,7 @@ from proxy.engine.sample import Sampling
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 MAX_STOPS = 4  # OpenAI's limit
 
+T = TypeVar("T")
 Count = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -113,15 +114,24 @@ def parse_chat(body: bytes) -> ChatRequest:
     Raises:
         RefusedError: it is not valid, or asks for something that the engine does not do.
     """
+    request = decode_body(_decoder, body)
+    _refuse_unsupported(request)
+    return request
+
+
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Return what `decoder` reads in `body`.
+
+    Raises:
+        RefusedError: it is not JSON, or not of that shape.
+    """
     try:
-        request = _decoder.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         found = re.search(r"at `\$\.(\w+)", str(error)) or re.search(r"required field `(\w+)`", str(error))
         raise RefusedError(400, f"invalid request: {error}", found and found[1], "invalid_value") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RefusedError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
-    _refuse_unsupported(request)
-    return request
 
 
 def _refuse_unsupported(request: ChatRequest) -> None:

