@@ -12,8 +12,9 @@ from collector.commit import GroupCommit
 from collector.flush import Flusher
 from collector.intake import Delivery, Intake
 from collector.pricing import Pricing
+from collector.retention import Retention, keep_days
 from collector.spool import Spool
-from farthing.errors import IngestError, ServeError, SpoolFullError
+from farthing.errors import IngestError, SchemaError, ServeError, SpoolFullError, WarehouseError
 from farthing.prices import PriceBook
 from farthing.serving import Asgi, Receive, Scope, Send, Site, answer, run
 from farthing.settings import Settings
@@ -44,16 +45,37 @@ class Collector:
         self._grpc_error = ""  # why OTLP/gRPC is not served although it should be
 
     def open(self) -> None:
-        """Bring the schema up to date, take up what the last run left in the spool, and start to flush."""
+        """Bring the schema up to date, take up what the last run left in the spool, and start to flush.
+
+        Raises:
+            WarehouseError: the embedded store does not take the schema, or a store is not one for this version.
+        """
         settings = self._settings
-        self._warehouse.migrate()
+        is_migrated = self._migrated()
         self._pricing = Pricing(self._warehouse, PriceBook(settings.prices))
         self._pricing.start()
         self._spool = Spool(settings.data_dir / "spool", settings.spool_max_bytes)
         if self._spool.corrupt_bytes:
             log.error("the spool held %d corrupt bytes; all whole records were kept", self._spool.corrupt_bytes)
-        self._flusher = Flusher(self._spool, self._warehouse, self._pricing, settings.flush_interval_s)
+        self._retention = Retention(self._warehouse, keep_days(settings))
+        self._flusher = Flusher(
+            self._spool, self._warehouse, self._pricing, settings.flush_interval_s,
+            retention=self._retention, is_migrated=is_migrated,
+        )  # fmt: skip
         self._flusher.start()
+
+    def _migrated(self) -> bool:
+        """Bring the schema up to date; a server that is away is no reason not to take what senders bring."""
+        try:
+            self._warehouse.migrate()
+        except SchemaError:
+            raise
+        except WarehouseError as error:
+            if self._warehouse.path is not None:
+                raise
+            log.error("%s; senders are served from the spool until it answers", error)
+            return False
+        return True
 
     def close(self) -> None:
         self._flusher.stop()
@@ -122,6 +144,7 @@ class Collector:
             "flush_failures": self._flusher.failures,
             "last_error": self._flusher.last_error,
             "unpriced_models": sorted(f"{provider}/{model}" for provider, model in self._pricing.unpriced),
+            "retention": self._retention.status(),
             "recovered_from": str(self._warehouse.recovered_from or ""),
         }
 
@@ -190,7 +213,7 @@ def app(settings: Settings, warehouse: Warehouse) -> Asgi:
 
 def main(settings: Settings) -> None:
     """Run the collector alone, until it is told to stop."""
-    warehouse = Warehouse(settings.warehouse_dsn)
+    warehouse = Warehouse(settings.warehouse_dsn, cluster=settings.warehouse_cluster)
     try:
         asyncio.run(run([Site("collector", app(settings, warehouse), settings.host, settings.collector_port)]))
     finally:

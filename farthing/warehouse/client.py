@@ -1,118 +1,96 @@
 """One client of the warehouse, embedded chDB or a ClickHouse server, always through `clickhouse_connect`.
 
 A chDB folder belongs to one process. Clients hold a lock, so each thread gets its own. Every question is a `.sql` file
-that binds `tenant`; there is no way to ask without one.
+that binds `tenant`; there is no way to ask without one. A server is first spoken to when it is needed, so that one that
+is away stops nobody's start.
 """
 from __future__ import annotations
 
-import fcntl
 import logging
 import threading
-import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from functools import cache
-from importlib import resources
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
 
-from farthing.disk import free_bytes, sync_filesystem
+from farthing.disk import sync_filesystem
 from farthing.errors import WarehouseError
 from farthing.prices import Price
-from farthing.warehouse import repair, view
+from farthing.warehouse import dsn as address
+from farthing.warehouse import embedded, insert, price_book, repair, sql, view
+from farthing.warehouse.cluster import Cluster, sharded_in
+from farthing.warehouse.migrate import Migrator, shipped
 
 log = logging.getLogger(__name__)
 
-_CHDB = "chdb://"
 _LIMITS = {  # of one question; a page must never take the store down
     "max_execution_time": 30,
+    "max_rows_to_read": 2_000_000_000,
     "max_result_rows": 100_000,
     "max_memory_usage": 2 * 1024**3,
 }
-_INSERT = {  # of a segment: one thread and fixed blocks, so that every attempt cuts it into the same ones
-    "insert_deduplicate": 1,
-    "deduplicate_blocks_in_dependent_materialized_views": 1,
-    "async_insert": 0,
-    "max_insert_threads": 1,
-    "max_threads": 1,
-    "max_block_size": 65_409,
-    "min_insert_block_size_rows": 1_048_449,
-    "min_insert_block_size_bytes": 268_402_944,
-    "max_partitions_per_insert_block": 0,
-    "input_format_allow_errors_num": 0,
-}
-
-
-@cache
-def _text(folder: str, name: str) -> str:
-    return resources.files("farthing.warehouse").joinpath(folder, name).read_text("utf-8")
+_SYNCHRONOUS: Mapping[str, object] = {"async_insert": 0}  # what is inserted is there when the call returns
 
 
 class Warehouse:
     """The open warehouse of one process."""
 
-    def __init__(self, dsn: str, repair: bool = True) -> None:
+    def __init__(self, dsn: str, repair: bool = True, cluster: str = "") -> None:
         """Open the warehouse; `chdb:///path` embeds it, any other DSN names a server.
 
-        An embedded store that does not open is set aside and made anew, unless `repair` is off.
+        An embedded store that does not open is set aside and made anew, unless `repair` is off. `cluster` is its name
+        in the server's `system.clusters`; the DSN then names one node of it.
 
         Raises:
-            WarehouseError: the folder is in use by another process, or the server does not answer.
+            WarehouseError: the folder is in use by another process, or does not open.
         """
         self.dsn = dsn
+        self.cluster = cluster
         self.recovered_from: Path | None = None  # where a store that did not open was set aside
         self._is_to_salvage = False
         self._local = threading.local()
         self._clients: list[Any] = []
         self._lock = threading.Lock()
+        self._migrating = threading.Lock()
         self._closed = False
+        self._database = ""  # as the store names it, once it was asked
         if self.path is not None:
-            _refuse_if_in_use(self.path)
-        try:
-            self._client()
-        except WarehouseError as error:
-            if not repair or self.path is None or not self.path.exists() or _is_full(self.path):
-                raise
-            self._set_aside(error)
-        self.database = str(self._client().query("SELECT currentDatabase()").result_rows[0][0])
+            self._open_folder(self.path, repair)
 
     @property
     def path(self) -> Path | None:
         """The folder of an embedded store, None for a server."""
-        return Path(self.dsn.removeprefix(_CHDB)) if self.dsn.startswith(_CHDB) else None
+        return address.folder_of(self.dsn)
+
+    @property
+    def database(self) -> str:
+        """The database that the tables lie in."""
+        self._database = self._database or str(self.rows("SELECT currentDatabase()")[0][0])
+        return self._database
 
     def migrate(self) -> None:
-        """Bring the schema up to date; safe to repeat."""
-        self.command(
-            "CREATE TABLE IF NOT EXISTS schema_migrations (version UInt32, name String, applied_at DateTime64(3)) "
-            "ENGINE = ReplacingMergeTree ORDER BY version"
-        )
-        done = {row[0] for row in self._client().query("SELECT version FROM schema_migrations").result_rows}
-        for name in _migrations():
-            version = int(name[:4])
-            if version in done:
-                continue
-            self.command(self._render(_text("schema", name)))
-            self.sync()  # a power cut must not leave the note without the table
-            self.command(f"INSERT INTO schema_migrations VALUES ({version}, '{name}', now64(3))")
-        if self._is_to_salvage and self.recovered_from is not None:
-            self._is_to_salvage = False
-            parts = repair.salvage(self._rows, self.recovered_from)
-            log.error("%d whole parts of %s were taken over into the new store", parts, self.recovered_from)
-        self.sync()
+        """Bring the schema up to date; safe to repeat.
 
-    def _render(self, statement: str) -> str:
+        Raises:
+            SchemaError: the store was made by a newer version, or an applied migration was edited.
+            WarehouseError: the store is away or refused a statement.
+        """
         values = {
             "otlp_structure": view.OTLP_STRUCTURE,
             "explode_spans": view.explode_spans(),
             "normalise_requests": view.normalise_requests(),
-            "login": _login(self.dsn),
+            "login": address.login(self.dsn),
         }
-        for key, value in values.items():
-            statement = statement.replace("{{" + key + "}}", value)
-        return statement.replace("{{database}}", self.database)
+        with self._migrating:
+            Migrator(self, values, self.database, self.cluster, is_shared=self.path is None).run()
+            if self.path is None:
+                insert.drop_old_stages(self)
+            elif self._is_to_salvage and self.recovered_from is not None:
+                self._is_to_salvage = False
+                parts = repair.salvage(self._run, self.recovered_from)
+                log.error("%d whole parts of %s were taken over into the new store", parts, self.recovered_from)
+                self.sync()
 
     def ask(self, question: str, *, tenant: str, part: str, **values: object) -> list[dict[str, Any]]:
         """Answer `queries/<question>.sql` for one tenant; `part` names the asker in the query log.
@@ -120,46 +98,44 @@ class Warehouse:
         Raises:
             WarehouseError: the store refused, or a limit on time, rows or memory was reached.
         """
-        statement = _text("queries", f"{question}.sql")
-        settings = {**_LIMITS, "log_comment": f"farthing/{part}/{question}"}
+        statement = sql.text("queries", f"{question}.sql")
+        settings: dict[str, object] = {**_LIMITS, "log_comment": f"farthing/{part}/{question}"}
+        if self.cluster:
+            settings["distributed_product_mode"] = "global"  # a subquery sees the rows of all shards
         with self._errors(f"question {question}"):
-            result = self._client().query(statement, parameters={"tenant": tenant, **values}, settings=settings)
+            result = self.client.query(statement, parameters={"tenant": tenant, **values}, settings=settings)
         return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
+    def rows(self, statement: str) -> Sequence[Sequence[Any]]:
+        """Return the rows of a statement of our own; what people ask goes through `ask`."""
+        with self._errors(_head(statement)):
+            return self.client.query(statement).result_rows
+
     def command(self, statement: str) -> None:
-        """Run one statement that returns nothing."""
-        with self._errors(statement.strip().split("\n", 1)[0][:80]):
-            self._client().command(statement)
+        """Run one statement that returns nothing, on the server that is spoken to."""
+        is_insert = statement.startswith("INSERT") and self.path is None
+        with self._errors(_head(statement)):
+            self.client.command(statement, settings=dict(_SYNCHRONOUS) if is_insert else None)
+
+    def change(self, statement: str) -> None:
+        """Run one statement that changes a table, on every node of a cluster."""
+        for one in self._cluster.render(statement) if self._cluster else [statement]:
+            self.command(one)
 
     def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Insert prepared rows."""
         with self._errors(f"insert into {table}"):
-            self._client().insert(table, rows, column_names=list(columns), settings={"async_insert": 0})
+            self.client.insert(table, rows, column_names=list(columns), settings=dict(_SYNCHRONOUS))
 
     def insert_otlp(self, segment: Path, token: str) -> None:
         """Insert a file of length-delimited OTLP bodies, once, however often it is asked with the same token."""
-        settings = {"insert_deduplication_token": token, **_INSERT, **_protobuf(self.path is not None)}
         with self._errors(f"insert of {segment.name}"):
-            if self.path is None:
-                block = segment.read_bytes()
-                self._client().raw_insert("otlp_in", insert_block=block, fmt="Protobuf", settings=settings)
-                return
-            source = f"FROM INFILE {_literal(str(segment))} SETTINGS {_pairs(settings)}"
-            self._client().command(f"INSERT INTO otlp_in {source} FORMAT Protobuf")
+            insert.insert(self, segment, token)
 
     def insert_otlp_again(self, segment: Path, token: str) -> None:
-        """Insert a file that an earlier process may have inserted, wholly, in part or not.
-
-        A server remembers the token. An embedded store may have lost rows and kept their token, or the other way
-        round, so the rows decide, and the token is a new one.
-        """
-        if self.path is None:
-            self.insert_otlp(segment, token)
-            return
+        """Insert a file that an earlier attempt may have inserted, wholly, in part or not; the rows decide."""
         with self._errors(f"comparison with {segment.name}"):
-            if repair.is_stored(self._rows, _file(segment), _pairs(_protobuf(is_embedded=True))):
-                return
-        self.insert_otlp(segment, f"{token}-{time.time_ns()}")
+            insert.insert_again(self, segment, token)
 
     def check_otlp(self, segment: Path) -> None:
         """Do what an insert of a file of OTLP bodies would do, and store nothing.
@@ -167,44 +143,25 @@ class Warehouse:
         Raises:
             WarehouseError: the insert would be refused.
         """
-        with self._errors(f"check of {segment.name}"), self._source(segment) as (source, settings):
-            spans = view.explode_spans(source)
-            requests = view.normalise_requests(f"({spans})").replace("{{database}}", self.database)
-            for statement in (spans, requests):
-                self._client().command(f"SELECT * FROM ({statement}) {settings} FORMAT Null")
+        with self._errors(f"check of {segment.name}"):
+            insert.check(self, segment)
 
     def unseen_models(self, segment: Path) -> list[tuple[str, str]]:
         """Return the distinct (provider, model) of the model calls in a file of OTLP bodies."""
-        with self._errors(f"models of {segment.name}"), self._source(segment) as (source, settings):
-            rows = self._rows(f"{view.unseen_models(source)} {settings}")
-        return sorted({(row[0], row[1]) for row in rows})
-
-    @contextmanager
-    def _source(self, segment: Path) -> Generator[tuple[str, str]]:
-        """Yield SQL that reads a file of OTLP bodies, and the settings that it needs."""
-        if self.path is not None:
-            yield _file(segment), f"SETTINGS {_pairs(_protobuf(is_embedded=True))}"
-            return
-        stage = f"otlp_stage_{threading.get_ident()}"
-        self.command(f"CREATE TABLE IF NOT EXISTS {stage} ({view.OTLP_STRUCTURE}) ENGINE = Memory")
-        try:
-            block = segment.read_bytes()
-            self._client().raw_insert(stage, insert_block=block, fmt="Protobuf", settings=_protobuf(is_embedded=False))
-            yield stage, ""
-        finally:
-            self.command(f"DROP TABLE IF EXISTS {stage}")
+        with self._errors(f"models of {segment.name}"):
+            return insert.unseen_models(self, segment)
 
     def put_prices(self, prices: Iterable[Price]) -> None:
         """Add prices to the book and make the views see them."""
-        rows = [_price_row(price) for price in prices]
+        rows = [price_book.row_of(price) for price in prices]
         if rows:
-            self.insert("price_book", _PRICE_COLUMNS, rows)
-        self.command("SYSTEM RELOAD DICTIONARY prices")
+            self.insert("price_book", price_book.COLUMNS, rows)
+        self.change("SYSTEM RELOAD DICTIONARY prices")
 
     def price_rows(self) -> list[dict[str, Any]]:
         """Return the price book as it stands."""
         with self._errors("price book"):
-            result = self._client().query("SELECT * FROM price_book FINAL ORDER BY provider, model, valid_from")
+            result = self.client.query("SELECT * FROM price_book FINAL ORDER BY provider, model, valid_from")
         return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
     def sync(self) -> None:
@@ -219,11 +176,22 @@ class Warehouse:
                 client.close()
             self._clients.clear()
 
-    def _rows(self, statement: str) -> Sequence[Sequence[Any]]:
-        client = self._client()
+    @property
+    def client(self) -> Any:
+        """The `clickhouse_connect` client of this thread."""
+        return self._client()
+
+    @cached_property
+    def _cluster(self) -> Cluster | None:
+        if not self.cluster:
+            return None
+        created = [one for migration in shipped() for one in sql.statements(migration.content)]
+        return Cluster(self.cluster, self.database, sharded_in(created))
+
+    def _run(self, statement: str) -> Sequence[Sequence[Any]]:
         if statement.startswith("SELECT"):
-            return client.query(statement).result_rows
-        client.command(statement)
+            return self.rows(statement)
+        self.command(statement)
         return []
 
     def _client(self) -> Any:
@@ -244,22 +212,26 @@ class Warehouse:
             options: dict[str, Any] = {} if self.path else {"autogenerate_session_id": False}
             client = cast(Any, clickhouse_connect).get_client(dsn=self.dsn, **options)
         except Exception as error:
-            raise WarehouseError(f"warehouse {_public_dsn(self.dsn)} does not open: {_first_line(error)}") from error
+            where = address.public(self.dsn)
+            raise WarehouseError(f"warehouse {where} does not open: {_first_line(error)}") from error
         with self._lock:
             self._clients.append(client)
         return client
 
-    def _set_aside(self, error: WarehouseError) -> None:
-        assert self.path is not None
-        aside = self.path.with_name(f"{self.path.name}.broken-{datetime.now():%Y%m%dT%H%M%S}")
-        self.path.rename(aside)
-        self.recovered_from = aside
-        self._is_to_salvage = True
-        log.error("%s; set aside as %s, a new store is filled from the spool", error, aside)
-        self._client()
+    def _open_folder(self, path: Path, repair: bool) -> None:
+        embedded.refuse_if_in_use(path)
+        try:
+            self._client()
+        except WarehouseError as error:
+            if not repair or not path.exists() or embedded.is_full(path):
+                raise
+            self.recovered_from = embedded.set_aside(path, "broken")
+            self._is_to_salvage = True
+            log.error("%s; set aside as %s, a new store is filled from the spool", error, self.recovered_from)
+            self._client()
 
     @contextmanager
-    def _errors(self, doing: str) -> Any:
+    def _errors(self, doing: str) -> Generator[None]:
         from clickhouse_connect.driver.exceptions import ClickHouseError
 
         try:
@@ -268,86 +240,8 @@ class Warehouse:
             raise WarehouseError(f"warehouse: {doing}: {_first_line(error)}") from error
 
 
-_PRICE_COLUMNS = (
-    "provider", "model", "valid_from", "valid_to", "input", "cache_read", "cache_write", "output",
-    "tier_over", "tier_input", "tier_cache_read", "tier_cache_write", "tier_output", "version",
-)  # fmt: skip
-
-
-def _price_row(price: Price) -> tuple[object, ...]:
-    tier = price.tier_rates or price.rates
-    return (
-        price.provider, price.model, price.valid_from, price.valid_to,
-        price.rates.input, price.rates.cache_read, price.rates.cache_write, price.rates.output,
-        price.tier_over, tier.input, tier.cache_read, tier.cache_write, tier.output, price.version,
-    )  # fmt: skip
-
-
-def _migrations() -> list[str]:
-    folder = resources.files("farthing.warehouse").joinpath("schema")
-    return sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
-
-
-def _protobuf(is_embedded: bool) -> Mapping[str, object]:
-    """Return the settings that name the OTLP schema; text for a server, which then needs no file of ours.
-
-    Embedded, the text would be cached as a file in the working folder, so the file itself is named.
-    """
-    if is_embedded:
-        return {"format_schema": f"{resources.files('farthing.warehouse').joinpath('schema', 'otlp.proto')}:TracesData"}
-    return {
-        "format_schema_source": "string",
-        "format_schema": _text("schema", "otlp.proto"),
-        "format_schema_message_name": "TracesData",
-    }
-
-
-def _pairs(settings: Mapping[str, object]) -> str:
-    return ", ".join(f"{key} = {_literal(value)}" for key, value in settings.items())
-
-
-def _file(segment: Path) -> str:
-    return f"file({_literal(str(segment))}, Protobuf, '{view.OTLP_STRUCTURE}')"
-
-
-def _literal(value: object) -> str:
-    if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return str(value)
-
-
-def _refuse_if_in_use(path: Path) -> None:
-    """ClickHouse locks `<path>/status`; chDB itself reports a locked folder like a broken one."""
-    status = path / "status"
-    if not status.exists():
-        return
-    with status.open("rb") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise WarehouseError(
-                f"the warehouse {path} is in use by another process; stop that one, "
-                "or set FARTHING_DATA_DIR to another folder"
-            ) from None
-        fcntl.flock(handle, fcntl.LOCK_UN)
-
-
-def _is_full(path: Path) -> bool:
-    """Tell whether the store may not open for want of room; such a one is whole."""
-    return free_bytes(path) < 16 * 2**20
-
-
-def _login(dsn: str) -> str:
-    """Return how a server's dictionary logs in to its own server: as the DSN does."""
-    parts = urlsplit(dsn)
-    if dsn.startswith(_CHDB) or not parts.username:
-        return ""
-    return f"USER {_literal(unquote(parts.username))} PASSWORD {_literal(unquote(parts.password or ''))} "
-
-
-def _public_dsn(dsn: str) -> str:
-    head, at, tail = dsn.rpartition("@")
-    return f"{head.split('://', 1)[0]}://…@{tail}" if at else dsn
+def _head(statement: str) -> str:
+    return statement.strip().split("\n", 1)[0][:80]
 
 
 def _first_line(error: BaseException) -> str:

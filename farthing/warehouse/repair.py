@@ -1,4 +1,4 @@
-"""What a crash may leave in an embedded store: a segment stored wholly, in part or not, and a store that does not open.
+"""What a crash may leave: a segment stored wholly, in part or not, and an embedded store that does not open.
 
 A power cut loses the unsynced part of a store in any order: rows without the memory of their token, a token without its
 rows, a view's rows without its source's. So what the spool still holds is compared with the rows themselves.
@@ -9,9 +9,10 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 from farthing import semconv
 from farthing.warehouse import view
@@ -19,6 +20,7 @@ from farthing.warehouse import view
 log = logging.getLogger(__name__)
 
 _IDS = "tenant, trace_id, span_id, received_at"
+_NAME = "formatRowNoNewline('Values', tenant, trace_id, span_id, received_at)"  # a row as SQL names it
 _TABLES = {  # table -> what identifies a row's span there
     "otel_traces": "Tenant, TraceId, SpanId, ReceivedAt",
     "requests": _IDS,
@@ -26,51 +28,101 @@ _TABLES = {  # table -> what identifies a row's span there
 _MARKS = {"SpanAttributes": "otel_traces", "price_state": "requests", "avoidable_usd": "findings"}
 _PART = re.compile(r"([^_]+)_(\d+)_(\d+)_(\d+)(?:_(\d+))?")  # not tmp_merge_… nor delete_tmp_…
 
+_NAMED = 2_000  # rows that one statement names on a cluster, where it passes through Keeper, 1 MB at most
+
 Run = Callable[[str], Any]  # runs one statement and returns its rows
 
 
-def is_stored(run: Run, source: str, settings: str) -> bool:
-    """Compare the spans of `source` (SQL of a file of OTLP bodies) with the tables; what is there in part is removed.
+class Store(Protocol):
+    """What a comparison needs of the store."""
 
-    True where both tables hold all of it, each span as often as `source` does.
-    """
-    operations = ", ".join(f"'{name}'" for name in semconv.INFERENCE_OPERATIONS)
-    run("DROP TABLE IF EXISTS otlp_again")
-    run(
-        "CREATE TABLE otlp_again (tenant String, trace_id String, span_id String, received_at DateTime64(3), "
-        "is_call Bool) ENGINE = Memory"
-    )
-    try:
+    cluster: str
+
+    @property
+    def client(self) -> Any: ...
+
+    def rows(self, statement: str) -> Any: ...
+
+    def change(self, statement: str) -> None: ...
+
+
+class Comparison:
+    """The spans of a segment beside the rows of the tables, while a `with` holds them."""
+
+    def __init__(self, store: Store, source: str, settings: str) -> None:
+        """Take the segment as `source`, SQL of a file of OTLP bodies, and the settings that it needs."""
+        self._store = store
+        self._ids = f"otlp_again_{uuid.uuid4().hex}"
+        self._source = source
+        self._settings = settings
+        self._where: dict[str, str] = {}
+        self._expected: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        operations = ", ".join(f"'{name}'" for name in semconv.INFERENCE_OPERATIONS)
+        run = self._store.client.command
         run(
-            "INSERT INTO otlp_again SELECT Tenant, TraceId, SpanId, ReceivedAt, "
-            f"{view.operation()} IN ({operations}) FROM (SELECT *, SpanAttributes AS a "
-            f"FROM ({view.explode_spans(source)})) SETTINGS {settings}"
+            f"CREATE TABLE {self._ids} (tenant String, trace_id String, span_id String, received_at DateTime64(3), "
+            "is_call Bool) ENGINE = Memory"
         )
-        return _is_whole(run)
-    finally:
-        run("DROP TABLE IF EXISTS otlp_again")
+        try:
+            run(
+                f"INSERT INTO {self._ids} SELECT Tenant, TraceId, SpanId, ReceivedAt, "
+                f"{view.operation()} IN ({operations}) FROM (SELECT *, SpanAttributes AS a "
+                f"FROM ({view.explode_spans(self._source)})) {self._settings}"
+            )
+            self._measure()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._store.client.command(f"DROP TABLE IF EXISTS {self._ids}")
 
-def _is_whole(run: Run) -> bool:
-    ((spans, calls, first, last),) = run(
-        "SELECT count(), countIf(is_call), toString(min(received_at)), toString(max(received_at)) FROM otlp_again"
-    )
-    stored: dict[str, int] = {}
-    where: dict[str, str] = {}
-    for table, columns in _TABLES.items():
-        received = columns.rsplit(" ", 1)[-1]
-        where[table] = (
-            f"{received} BETWEEN toDateTime64('{first}', 3) AND toDateTime64('{last}', 3) "
-            f"AND ({columns}) IN (SELECT {_IDS} FROM otlp_again)"
+    def _measure(self) -> None:
+        ((spans, calls, first, last),) = self._store.rows(
+            f"SELECT count(), countIf(is_call), toString(min(received_at)), toString(max(received_at)) FROM {self._ids}"
         )
-        ((stored[table],),) = run(f"SELECT count() FROM {table} WHERE {where[table]}")
-    if stored == {"otel_traces": spans, "requests": calls}:
-        return True
-    for table, count in stored.items():
-        if count:
+        self._expected = {"otel_traces": spans, "requests": calls}
+        for table, columns in _TABLES.items():
+            received = columns.rsplit(" ", 1)[-1]
+            self._where[table] = (
+                f"{received} BETWEEN toDateTime64('{first}', 3) AND toDateTime64('{last}', 3) AND ({columns})"
+            )
+
+    def _stored(self) -> dict[str, int]:
+        ids = f"GLOBAL IN (SELECT {_IDS} FROM {self._ids})"
+        found: dict[str, int] = {}
+        for table, where in self._where.items():
+            ((found[table],),) = self._store.rows(f"SELECT count() FROM {table} WHERE {where} {ids}")
+        return found
+
+    def is_whole(self) -> bool:
+        """True where both tables hold all of it, each span as often as the segment does."""
+        return self._stored() == self._expected
+
+    def remove(self) -> None:
+        """Remove what is there of it."""
+        for table, count in self._stored().items():
+            if not count:
+                continue
+            spans = self._expected["otel_traces"]
             log.warning("%s holds %d of a segment's %d spans; they are removed and inserted anew", table, count, spans)
-            run(f"DELETE FROM {table} WHERE {where[table]}")
-    return False
+            for ids in self._lists():
+                self._store.change(f"DELETE FROM {table} WHERE {self._where[table]} IN {ids}")
+
+    def _lists(self) -> Iterator[str]:
+        """Yield what names the rows: the table of them, or on a cluster, whose other nodes lack it, its content."""
+        if not self._store.cluster:
+            yield f"(SELECT {_IDS} FROM {self._ids})"
+            return
+        names = self._store.rows(
+            f"SELECT concat('(', arrayStringConcat(groupArray({_NAME}), ','), ')') "
+            f"FROM (SELECT *, rowNumberInAllBlocks() AS n FROM {self._ids}) GROUP BY intDiv(n, {_NAMED})"
+        )
+        for (ids,) in names:
+            yield ids
 
 
 def salvage(run: Run, aside: Path) -> int:

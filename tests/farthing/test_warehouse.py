@@ -23,6 +23,12 @@ TIERED = Price(
 )  # fmt: skip
 
 
+@pytest.fixture(params=["embedded", "server"])
+def warehouse(request: pytest.FixtureRequest) -> Warehouse:
+    """Each kind of store in turn."""
+    return request.getfixturevalue("embedded_warehouse" if request.param == "embedded" else "served_warehouse")
+
+
 @pytest.fixture
 def tenant() -> str:
     return f"tenant-{uuid.uuid4().hex[:12]}"
