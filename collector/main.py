@@ -4,17 +4,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from collector import grpc_server
 from collector.answers import JSON, PROTOBUF, RETRY_S, SIGNALS, Outcome, Signal, failure, is_retryable, success
+from collector.backup import backup_target, header_map
 from collector.commit import GroupCommit
 from collector.flush import Flusher
 from collector.intake import Delivery, Intake
 from collector.pricing import Pricing
 from collector.retention import Retention, keep_days
 from collector.spool import Spool
-from farthing.errors import IngestError, SchemaError, ServeError, SpoolFullError, WarehouseError
+from farthing.backup import write_backup
+from farthing.errors import FarthingError, IngestError, SchemaError, ServeError, SpoolFullError, WarehouseError
 from farthing.prices import PriceBook
 from farthing.serving import Asgi, Receive, Scope, Send, Site, answer, run
 from farthing.settings import Settings
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SIGNALS = {f"/v1/{signal.name}": signal for signal in SIGNALS}
-_METHODS = {**dict.fromkeys(_SIGNALS, "POST"), "/v1/flush": "POST", "/v1/status": "GET", "/healthz": "GET"}
+_POST, _GET = (*_SIGNALS, "/v1/flush", "/v1/backup"), ("/v1/status", "/healthz")
+_METHODS = dict.fromkeys(_POST, "POST") | dict.fromkeys(_GET, "GET")
 
 
 class Collector:
@@ -119,6 +123,8 @@ class Collector:
             await self._export(_SIGNALS[path], scope, receive, send)
         elif path == "/healthz":
             await _answer(send, 200, b'{"status":"ok"}', JSON)
+        elif path == "/v1/backup":
+            await self._backup(scope, receive, send)
         elif path in _METHODS:
             if path == "/v1/flush":
                 await asyncio.to_thread(self._flusher.flush)
@@ -148,8 +154,30 @@ class Collector:
             "recovered_from": str(self._warehouse.recovered_from or ""),
         }
 
+    async def _backup(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write a backup on this machine, for someone on this machine; senders are taken meanwhile."""
+        try:
+            target = backup_target(scope, await self._read_small(receive))
+            self._intake.tenant(header_map(scope))
+            document = await asyncio.to_thread(self._write_backup, target)
+        except IngestError as error:
+            await _answer(send, error.status, failure(error.status, str(error), is_json=True), JSON)
+        except FarthingError as error:
+            await _answer(send, 503, failure(503, str(error), is_json=True), JSON)
+        else:
+            await _answer(send, 200, json.dumps(document).encode(), JSON)
+
+    def _write_backup(self, target: Path) -> dict[str, object]:
+        with self._flusher.paused():
+            return write_backup(self._settings, self._warehouse, target)
+
+    async def _read_small(self, receive: Receive) -> bytes:
+        body = await self._read(receive)
+        self._intake.in_flight -= len(body)
+        return body
+
     async def _export(self, signal: Signal, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        headers = header_map(scope)
         content_type = headers.get("content-type", "").split(";")[0].strip().lower()
         is_json = content_type == JSON
         form = JSON if is_json else PROTOBUF

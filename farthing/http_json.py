@@ -3,13 +3,16 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from farthing.errors import ServeError
 
 
-def call(method: str, url: str, body: object = None, timeout_s: float = 120.0) -> Any:
+def call(
+    method: str, url: str, body: object = None, timeout_s: float = 120.0, headers: Mapping[str, str] | None = None
+) -> Any:
     """Send `body` (text as it is, anything else as JSON) and return the decoded answer.
 
     Raises:
@@ -20,7 +23,7 @@ def call(method: str, url: str, body: object = None, timeout_s: float = 120.0) -
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
-        connection.request(method, path, text.encode(), {"content-type": "application/json"})
+        connection.request(method, path, text.encode(), {"content-type": "application/json", **(headers or {})})
         response = connection.getresponse()
         answer = response.read()
     except (OSError, http.client.HTTPException) as error:
