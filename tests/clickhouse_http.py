@@ -1,6 +1,6 @@
 """A ClickHouse server for tests: the HTTP protocol over chDB, in a process of its own; the real client talks to it.
 
-Run as a program it serves one folder on one port until it is ended; `ClickHouse` starts, stops and kills it. What the
+Run as a program it serves one folder on one port until it is killed; `ClickHouse` starts and kills it. What the
 protocol asks (https://clickhouse.com/docs/interfaces/http): the query in the URL or the body, settings and `param_…` in
 the URL, an insert's data behind its query, bodies compressed as Content-Encoding says, errors as a status with
 X-ClickHouse-Exception-Code, X-ClickHouse-Summary, and sessions.
@@ -17,7 +17,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -216,8 +215,7 @@ class ClickHouse:
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait(60)
+            self.kill()
 
 
 def main() -> None:
@@ -232,11 +230,7 @@ def main() -> None:
         daemon_threads = True
         request_queue_size = 64
 
-    server = Server(("127.0.0.1", given.port), Handler)
-    import signal
-
-    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
-    server.serve_forever()
+    Server(("127.0.0.1", given.port), Handler).serve_forever()
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def source(store: Store, segment: Path) -> Generator[tuple[str, str]]:
         path = sql.literal(str(segment))
         yield f"file({path}, Protobuf, '{view.OTLP_STRUCTURE}')", f"SETTINGS {sql.pairs(protobuf(is_embedded=True))}"
         return
-    stage = f"otlp_stage_{uuid.uuid4().hex}"  # on a server several collectors compare at once
+    stage = f"otlp_stage_{int(time.time())}_{uuid.uuid4().hex}"  # on a server several collectors compare at once
     store.client.command(f"CREATE TABLE {stage} ({view.OTLP_STRUCTURE}) ENGINE = Memory")
     try:
         settings = protobuf(is_embedded=False)
@@ -109,9 +109,10 @@ def source(store: Store, segment: Path) -> Generator[tuple[str, str]]:
 
 def drop_old_stages(store: Store) -> None:
     """Drop what a crashed process left on a server while it compared."""
+    before = int(time.time()) - _STAGE_KEPT_S
     names = store.rows(
         "SELECT name FROM system.tables WHERE database = currentDatabase() AND engine = 'Memory' "
-        f"AND match(name, '^otlp_(stage|again)_') AND metadata_modification_time < now() - {_STAGE_KEPT_S}"
+        f"AND toUInt64OrZero(extract(name, '^otlp_(?:stage|again)_(\\\\d+)_')) BETWEEN 1 AND {before}"
     )
     for (name,) in names:
         store.client.command(f"DROP TABLE IF EXISTS {name}")

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import re
 import time
-import uuid
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -211,12 +210,12 @@ class Migrator:
 
     def _turn_statements(self) -> tuple[str, str]:
         """Return what takes the turn and what gives it back; creating a table, or a Keeper path, is atomic."""
-        table = "CREATE TABLE schema_turn (holder String)"
+        table, since = "CREATE TABLE schema_turn (holder String)", f"COMMENT '{int(time.time())}'"
         if self._cluster is None:
-            return f"{table} ENGINE = Memory COMMENT '{uuid.uuid4()}'", "DROP TABLE IF EXISTS schema_turn SYNC"
+            return f"{table} ENGINE = Memory {since}", "DROP TABLE IF EXISTS schema_turn SYNC"
         keeper = f"'/clickhouse/tables/all/{self._cluster.database}/schema_turn', 'turn'"
         drop = f"DROP TABLE IF EXISTS schema_turn ON CLUSTER {self._cluster.name} SYNC"
-        return f"{table} ENGINE = ReplicatedMergeTree({keeper}) ORDER BY holder", drop
+        return f"{table} ENGINE = ReplicatedMergeTree({keeper}) ORDER BY holder {since}", drop
 
     def _take(self, statement: str) -> bool:
         try:
@@ -231,7 +230,7 @@ class Migrator:
         tables = f"clusterAllReplicas('{self._cluster.name}', system.tables)" if self._cluster else "system.tables"
         ((stale,),) = self._store.rows(
             f"SELECT count() FROM {tables} WHERE name = 'schema_turn' AND database = currentDatabase() "
-            f"AND metadata_modification_time < now() - {STALE_S}"
+            f"AND toUInt64OrZero(comment) < {int(time.time()) - STALE_S}"
         )
         return bool(stale)
 

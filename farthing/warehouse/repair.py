@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,7 +53,7 @@ class Comparison:
     def __init__(self, store: Store, source: str, settings: str) -> None:
         """Take the segment as `source`, SQL of a file of OTLP bodies, and the settings that it needs."""
         self._store = store
-        self._ids = f"otlp_again_{uuid.uuid4().hex}"
+        self._ids = f"otlp_again_{int(time.time())}_{uuid.uuid4().hex}"
         self._source = source
         self._settings = settings
         self._where: dict[str, str] = {}
