@@ -29,24 +29,41 @@ _TRANSPORT = {  # of the protocol, not settings of the engine
     "compress", "decompress", "enable_http_compression", "wait_end_of_query", "buffer_size", "client_protocol_version",
     "send_progress_in_http_headers", "http_headers_progress_interval_ms", "default_format", "role",
 }  # fmt: skip
+_ANY_PORT = 9000  # by which the node knows itself; nothing listens there
 _FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*\Z", re.IGNORECASE)
 _INSERT = re.compile(r"\s*INSERT\s+INTO\b", re.IGNORECASE)
 _CODE = re.compile(r"Code: (\d+)\b")
+_CLUSTER = """<clickhouse>
+    <tcp_port>{port}</tcp_port>
+    <macros><shard>1</shard><replica>1</replica></macros>
+    <remote_servers><{name}><shard>
+        <replica><host>127.0.0.1</host><port>{port}</port></replica>
+    </shard></{name}></remote_servers>
+</clickhouse>
+"""
 _STATUS = {60: 404, 62: 400, 47: 400, 115: 400, 193: 403, 241: 500, 516: 401}
 
 
 class Engine:
     """The one chDB engine of this process; every request has a handle of its own, as it has a context on a server."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, cluster: str) -> None:
         import chdb
 
-        self._connect = lambda: chdb.connect(path)
+        self._cluster = cluster
+        where = path
+        if cluster:
+            config = Path(f"{path}.xml")
+            config.write_text(_CLUSTER.format(name=cluster, port=_ANY_PORT), "utf-8")
+            where = f"{path}?config-file={config}"
+        self._connect = lambda: chdb.connect(where)
         self._held = self._connect()
         self._sessions: dict[str, Any] = {}
 
     def run(self, statement: str, data: bytes | None, asked: dict[str, str]) -> tuple[bytes, str]:
         """Return the answer's bytes and their format."""
+        if self._cluster:
+            statement = _on_one_node(statement)
         session = asked.get("session_id", "")
         handle = self._sessions.get(session) or self._connect()
         if session:
@@ -149,6 +166,16 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+def _on_one_node(statement: str) -> str:
+    """Run for a cluster of this one node what chDB cannot: it has no queue for ON CLUSTER and no replication."""
+    if re.search(r" ON CLUSTER \w+", statement) is None and "Replicated" not in statement:
+        return statement
+    statement = re.sub(r" ON CLUSTER \w+", "", statement, count=1)
+    statement = re.sub(r"\bReplicated(\w*MergeTree)\('[^']*', '[^']*'(?:, )?", r"\1(", statement, count=1)
+    statement = re.sub(r", replicated_deduplication_window_seconds = \d+", "", statement)
+    return re.sub(r"\breplicated_deduplication_window\b", "non_replicated_deduplication_window", statement)
+
+
 def _quoted(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
@@ -180,8 +207,9 @@ def _decoded(raw: bytes, encoding: str) -> bytes:
 class ClickHouse:
     """The server as tests handle it: the same port and folder through every start."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cluster: str = "") -> None:
         self.folder = folder
+        self.cluster = cluster
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             self.port = int(sock.getsockname()[1])
@@ -194,7 +222,7 @@ class ClickHouse:
     def start(self) -> None:
         """Start it and return once it answers."""
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--path", str(self.folder), "--port", str(self.port)]
+            [sys.executable, __file__, "--path", str(self.folder), "--port", str(self.port), "--cluster", self.cluster]
         )
         for _ in range(1200):
             assert self._process.poll() is None, "the server did not start"
@@ -222,8 +250,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--path", required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--cluster", default="")
     given = parser.parse_args()
-    Handler.engine = Engine(given.path)
+    Handler.engine = Engine(given.path, given.cluster)
 
     class Server(ThreadingHTTPServer):
         allow_reuse_address = True

@@ -17,6 +17,7 @@ from tests.clickhouse_http import ClickHouse
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
+STORES = ["embedded_warehouse", "served_warehouse", "clustered_warehouse"]  # fixtures; every kind of store
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +51,18 @@ def served_warehouse(clickhouse: ClickHouse) -> Iterator[Warehouse]:
     opened.migrate()
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def clustered_warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    """The one warehouse of this run that lies on a cluster, of one node: Distributed tables over local ones."""
+    server = ClickHouse(tmp_path_factory.mktemp("cluster") / "store", cluster="one")
+    server.start()
+    opened = Warehouse(server.dsn, cluster="one")
+    opened.migrate()
+    yield opened
+    opened.close()
+    server.stop()
 
 
 @pytest.fixture(scope="session")

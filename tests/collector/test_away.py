@@ -138,26 +138,32 @@ def segment_of(tmp_path: Path, tenant: str, spans: int) -> Path:
     return path
 
 
+@pytest.fixture(params=["served_warehouse", "clustered_warehouse"])
+def remote(request: pytest.FixtureRequest) -> Warehouse:
+    """Each kind of store that is not ours alone."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.mark.parametrize("window", ["remembered", "forgotten"])
 @pytest.mark.parametrize("stored", ["nothing", "one table", "all", "all twice"])
 def test_the_rows_decide_what_an_attempt_with_an_unknown_end_left(
-    served_warehouse: Warehouse, tmp_path: Path, window: str, stored: str
+    remote: Warehouse, tmp_path: Path, window: str, stored: str
 ) -> None:
     tenant = uuid.uuid4().hex
     path = segment_of(tmp_path, tenant, 4)
     first = path.stem if window == "remembered" else "another-token-for-the-same-rows"
-    served_warehouse.insert_otlp(path, f"{first}{tenant}" if window == "forgotten" else first)
+    remote.insert_otlp(path, f"{first}{tenant}" if window == "forgotten" else first)
     if stored == "all twice":
-        served_warehouse.insert_otlp(path, f"{tenant}-again")
+        remote.insert_otlp(path, f"{tenant}-again")
     if stored in ("nothing", "one table"):
-        served_warehouse.command(f"DELETE FROM requests WHERE tenant = '{tenant}'")
+        remote.change(f"DELETE FROM requests WHERE tenant = '{tenant}'")
     if stored == "nothing":
-        served_warehouse.command(f"DELETE FROM otel_traces WHERE Tenant = '{tenant}'")
-    served_warehouse.insert_otlp_again(path, path.stem)
-    assert counted(served_warehouse, tenant) == (12, 12)
-    served_warehouse.insert_otlp_again(path, path.stem)
-    assert counted(served_warehouse, tenant) == (12, 12)
-    tables = [str(row[0]) for row in served_warehouse.rows("SHOW TABLES")]
+        remote.change(f"DELETE FROM otel_traces WHERE Tenant = '{tenant}'")
+    remote.insert_otlp_again(path, path.stem)
+    assert counted(remote, tenant) == (12, 12)
+    remote.insert_otlp_again(path, path.stem)
+    assert counted(remote, tenant) == (12, 12)
+    tables = [str(row[0]) for row in remote.rows("SHOW TABLES")]
     assert [name for name in tables if name.startswith(("otlp_stage", "otlp_again"))] == []
 
 

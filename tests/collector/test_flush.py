@@ -18,15 +18,16 @@ from farthing import otlp, semconv
 from farthing.errors import WarehouseError
 from farthing.prices import PriceBook
 from farthing.warehouse import Warehouse, insert, segment
+from tests.conftest import STORES
 
 AT = 1_795_000_000_000_000_000  # 2026-11-18
 DAY_NS = 86_400 * 10**9
 
 
-@pytest.fixture(params=["embedded", "server"])
+@pytest.fixture(params=STORES)
 def warehouse(request: pytest.FixtureRequest) -> Warehouse:
     """Each kind of store in turn."""
-    return request.getfixturevalue("embedded_warehouse" if request.param == "embedded" else "served_warehouse")
+    return request.getfixturevalue(request.param)
 
 
 def body(spans: int) -> bytes:
@@ -204,9 +205,9 @@ def test_what_a_power_cut_took_from_the_store_is_made_good_by_the_next_start(
     put(spool, tenant, [body(3), body(4)])
     flusher(spool, warehouse).flush()
     if lost != "the memory of the token":
-        warehouse.command(f"DELETE FROM requests WHERE tenant = '{tenant}'")
+        warehouse.change(f"DELETE FROM requests WHERE tenant = '{tenant}'")
     if lost == "rows of both tables":
-        warehouse.command(f"DELETE FROM otel_traces WHERE Tenant = '{tenant}'")
+        warehouse.change(f"DELETE FROM otel_traces WHERE Tenant = '{tenant}'")
     if lost == "the memory of the token":
         path = spool.closed()[0].path
         path.rename(path.with_name("0-other.otlp"))

@@ -18,15 +18,16 @@ from farthing.settings import Settings
 from farthing.testing import SeedRequest, seed_requests
 from farthing.warehouse import Warehouse, retention
 from farthing.warehouse.retention import Partition
+from tests.conftest import STORES
 
 NOW = datetime.now(timezone.utc)
 KEEP = {"otel_traces": 30, "requests": 400, "findings": 400}
 
 
-@pytest.fixture(params=["embedded", "server"])
+@pytest.fixture(params=STORES)
 def warehouse(request: pytest.FixtureRequest) -> Warehouse:
     """Each kind of store in turn."""
-    return request.getfixturevalue("embedded_warehouse" if request.param == "embedded" else "served_warehouse")
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture

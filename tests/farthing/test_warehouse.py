@@ -14,6 +14,7 @@ from farthing import otlp, semconv
 from farthing.errors import WarehouseError
 from farthing.prices import Price, PriceBook, Rates, Usage
 from farthing.warehouse import Warehouse, client, segment
+from tests.conftest import STORES
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "otlp"
 AT = 1_795_000_000_000_000_000  # 2026-11-18
@@ -23,10 +24,10 @@ TIERED = Price(
 )  # fmt: skip
 
 
-@pytest.fixture(params=["embedded", "server"])
+@pytest.fixture(params=STORES)
 def warehouse(request: pytest.FixtureRequest) -> Warehouse:
     """Each kind of store in turn."""
-    return request.getfixturevalue("embedded_warehouse" if request.param == "embedded" else "served_warehouse")
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
