@@ -222,7 +222,8 @@ class ClickHouse:
     def start(self) -> None:
         """Start it and return once it answers."""
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--path", str(self.folder), "--port", str(self.port), "--cluster", self.cluster]
+            [sys.executable, __file__, "--path", str(self.folder), "--port", str(self.port), "--cluster", self.cluster],
+            cwd=self.folder.parent,  # where it caches the schemas that come with an insert
         )
         for _ in range(1200):
             assert self._process.poll() is None, "the server did not start"

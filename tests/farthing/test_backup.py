@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from farthing import cli_backup
+from tests.clickhouse_http import ClickHouse
 from tests.conftest import REPOSITORY
 
 SEED = """
@@ -50,10 +51,10 @@ print(json.dumps(answers))
 """
 
 
-def python(home: Path, *arguments: str, fails: bool = False) -> str:
+def python(home: Path, *arguments: str, fails: bool = False, warehouse: str = "") -> str:
     """Run a program in a process of its own, because a process opens one chDB folder."""
     nobody = {"FARTHING_COLLECTOR_PORT": "1", "FARTHING_POLICIES_PORT": "1"}
-    environ = {**os.environ, **nobody, "FARTHING_DATA_DIR": str(home)}
+    environ = {**os.environ, **nobody, "FARTHING_DATA_DIR": str(home), "FARTHING_WAREHOUSE": warehouse}
     ran = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, env=environ, cwd=REPOSITORY, timeout=300
     )
@@ -61,8 +62,8 @@ def python(home: Path, *arguments: str, fails: bool = False) -> str:
     return ran.stderr if fails else ran.stdout
 
 
-def farthing(home: Path, *arguments: str, fails: bool = False) -> str:
-    return python(home, "-m", "farthing", *arguments, fails=fails)
+def farthing(home: Path, *arguments: str, fails: bool = False, warehouse: str = "") -> str:
+    return python(home, "-m", "farthing", *arguments, fails=fails, warehouse=warehouse)
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,27 @@ def test_a_backup_that_has_no_room_leaves_nothing_behind(backup: tuple[Path, Pat
 
 def test_a_target_that_exists_is_never_written_into(backup: tuple[Path, Path], tmp_path: Path) -> None:
     assert "is there already" in farthing(backup[0], "backup", str(tmp_path), fails=True)
+
+
+def test_a_server_s_rows_come_back_on_another_server_and_on_an_embedded_store(tmp_path: Path) -> None:
+    one, other = ClickHouse(tmp_path / "one"), ClickHouse(tmp_path / "other")
+    home = tmp_path / "home"
+    one.start()
+    other.start()
+    try:
+        python(home, "-c", SEED, "700", warehouse=one.dsn)
+        farthing(home, "backup", str(tmp_path / "backup"), warehouse=one.dsn)
+        farthing(tmp_path / "b", "restore", str(tmp_path / "backup"), warehouse=other.dsn)
+        farthing(tmp_path / "c", "restore", str(tmp_path / "backup"))
+        before, after = python(home, "-c", ANSWERS, warehouse=one.dsn), python(home, "-c", ANSWERS, warehouse=other.dsn)
+        assert after == before == python(tmp_path / "c", "-c", ANSWERS)
+        said = farthing(tmp_path / "d", "restore", str(tmp_path / "backup"), fails=True, warehouse=other.dsn)
+        assert "the warehouse has rows in findings, otel_traces, price_book, requests; say --replace" in said
+        farthing(tmp_path / "d", "restore", str(tmp_path / "backup"), "--replace", warehouse=other.dsn)
+        assert python(home, "-c", ANSWERS, warehouse=other.dsn) == before
+    finally:
+        one.stop()
+        other.stop()
 
 
 @contextmanager

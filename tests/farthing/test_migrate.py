@@ -56,14 +56,20 @@ class Database:
         Migrator(self, VALUES | values, self.name, is_shared=self.is_shared, migrations=files).run()
 
 
-@pytest.fixture(params=["embedded", "server"])
+@pytest.fixture(params=["embedded_warehouse", "served_warehouse"])
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    warehouse: Warehouse = request.getfixturevalue(
-        "embedded_warehouse" if request.param == "embedded" else "served_warehouse"
-    )
+    warehouse: Warehouse = request.getfixturevalue(request.param)
     made = Database(warehouse)
     yield made
     warehouse.command(f"DROP DATABASE {made.name}")
+
+
+@pytest.fixture
+def shared_database(served_warehouse: Warehouse) -> Iterator[Database]:
+    """One that other processes may migrate too."""
+    made = Database(served_warehouse)
+    yield made
+    served_warehouse.command(f"DROP DATABASE {made.name}")
 
 
 def test_what_is_applied_is_noted_and_not_applied_again(database: Database) -> None:
@@ -132,10 +138,9 @@ def test_an_older_version_does_not_take_back_what_a_newer_one_generated(
     assert database.commands == []
 
 
-def test_many_starts_at_once_apply_each_file_once(database: Database) -> None:
+def test_many_starts_at_once_apply_each_file_once(shared_database: Database) -> None:
+    database = shared_database
     once = [*FILES, Migration("0004_fill.sql", "INSERT INTO t (a) SETTINGS async_insert = 0 VALUES (5)")]
-    if not database.is_shared:
-        pytest.skip("an embedded store has one process, whose warehouse holds a lock")
     failed: list[BaseException] = []
 
     def start() -> None:
@@ -155,10 +160,9 @@ def test_many_starts_at_once_apply_each_file_once(database: Database) -> None:
 
 
 def test_a_turn_that_a_dead_process_left_is_waited_for_and_then_taken(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    shared_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not database.is_shared:
-        pytest.skip("an embedded store has one process")
+    database = shared_database
     began = int(time.time()) - 100
     database.command(f"CREATE TABLE schema_turn (holder String) ENGINE = Memory COMMENT '{began}'")
     monkeypatch.setattr(migrate, "TURN_S", 0.6)
