@@ -1,6 +1,8 @@
 """collector/retention.py: rows past their time go by whole partitions, the others stay, on every kind of store."""
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
@@ -18,7 +20,7 @@ from farthing.settings import Settings
 from farthing.testing import SeedRequest, seed_requests
 from farthing.warehouse import Warehouse, retention
 from farthing.warehouse.retention import Partition
-from tests.conftest import STORES
+from tests.conftest import REPOSITORY, STORES
 
 NOW = datetime.now(timezone.utc)
 KEEP = {"otel_traces": 30, "requests": 400, "findings": 400}
@@ -135,3 +137,58 @@ def test_a_partition_goes_a_day_after_its_last_row_is_past_its_time() -> None:
 def test_the_settings_name_the_days_of_each_table(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, keep_spans_days=7, keep_requests_days=0, keep_findings_days=90)
     assert keep_days(settings) == {"otel_traces": 7, "requests": 0, "findings": 90}
+
+
+FULL_DISK = """
+import os, sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from collector.flush import Flusher
+from collector.pricing import Pricing
+from collector.retention import Retention
+from collector.spool import Spool
+from farthing.prices import PriceBook
+from farthing.testing import SeedRequest, seed_requests, write_segment
+from farthing.warehouse import Warehouse
+
+home, now = Path(sys.argv[1]), datetime.now(timezone.utc)
+calls = lambda at: [SeedRequest(at, "gpt-4o-mini", user=os.urandom(300).hex()) for _ in range(5000)]
+warehouse = Warehouse(f"chdb://{home / 'warehouse'}")
+warehouse.migrate()
+for days in (90, 91, 92):
+    at = now - timedelta(days=days)
+    seed_requests(warehouse, calls(at), "old", received_at=at)
+spool = Spool(home / "spool", 10**9, min_free_bytes=0)
+keeping = Retention(warehouse, {"otel_traces": 30, "requests": 400, "findings": 400})
+flushing = Flusher(spool, warehouse, Pricing(warehouse, PriceBook()), 3600, 4 * 2**20, retention=keeping)
+flushing._restore_ballast()
+path = write_segment(home / "new", calls(now), "new")
+spool.append([path.read_bytes()])
+path.unlink()
+filler = os.open(home / "filler", os.O_CREAT | os.O_WRONLY)
+try:
+    while True:
+        os.write(filler, b"x" * 4096)
+except OSError:
+    pass
+flushing.flush()
+failed = flushing.last_error
+flushing.flush()
+count = "SELECT countIf(Tenant = 'old'), countIf(Tenant = 'new') FROM otel_traces"
+print(*warehouse.rows(count)[0], keeping.dropped_rows, "Code: 243" in failed, sep="|")
+warehouse.close()
+"""
+
+
+def test_a_disk_that_is_really_full_takes_new_spans_once_old_ones_went(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m", "none", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a small disk here")
+    try:
+        command = [sys.executable, "-c", FULL_DISK, str(disk)]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY)
+        assert ran.stdout.strip() == "0|5000|15000|True", ran.stderr
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
