@@ -17,7 +17,8 @@ _IF = r"(?:IF (?:NOT )?EXISTS )?"
 _CREATE_TABLE = re.compile(rf"CREATE TABLE ({_IF})(\w+)")
 _CREATE_VIEW = re.compile(rf"CREATE MATERIALIZED VIEW ({_IF})(\w+) TO (\w+)")
 _CREATE_DICTIONARY = re.compile(rf"CREATE (OR REPLACE )?DICTIONARY ({_IF})(\w+)")
-_CHANGE = re.compile(rf"(ALTER TABLE|TRUNCATE TABLE|OPTIMIZE TABLE|DROP TABLE|DROP VIEW|DELETE FROM) ({_IF})(\w+)")
+_VERBS = "(?:ALTER|TRUNCATE|OPTIMIZE|DROP|DETACH|ATTACH) TABLE|DROP VIEW|DELETE FROM"
+_CHANGE = re.compile(rf"({_VERBS}) ({_IF})(\w+)")
 _RELOAD = re.compile(r"SYSTEM RELOAD DICTIONARY ")
 _ENGINE = re.compile(r"\bENGINE\s*=\s*(\w*MergeTree)\b(?:\s*\(((?:[^()]|\([^()]*\))*)\))?")
 _WINDOW = re.compile(r"\bnon_replicated_deduplication_window\s*=\s*(\d+)")

@@ -262,6 +262,7 @@ def test_views_read_and_write_the_rows_of_their_own_node(
         ("DELETE FROM requests WHERE a = 1", ["DELETE FROM requests_local ON CLUSTER c WHERE a = 1"]),
         ("SYSTEM RELOAD DICTIONARY prices", ["SYSTEM RELOAD DICTIONARY ON CLUSTER c prices"]),
         ("DROP VIEW IF EXISTS requests_mv SYNC", ["DROP VIEW IF EXISTS requests_mv ON CLUSTER c SYNC"]),
+        ("DETACH TABLE requests_mv SYNC", ["DETACH TABLE requests_mv ON CLUSTER c SYNC"]),
         ("DROP TABLE requests", ["DROP TABLE requests_local ON CLUSTER c", "DROP TABLE requests ON CLUSTER c"]),
         (
             "CREATE OR REPLACE DICTIONARY p (a UInt64, b UInt64) PRIMARY KEY a SOURCE(CLICKHOUSE(TABLE 't')) "
