@@ -5,13 +5,14 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,23 @@ def test_a_home_with_rows_is_refused_unless_told_and_then_moved_aside(
     farthing(home, "restore", str(backup[1]), "--replace")
     assert len(list(home.glob("warehouse.before-restore-*"))) == 1
     assert json.loads(python(home, "-c", ANSWERS)) == json.loads(python(backup[0], "-c", ANSWERS))
+
+
+def test_the_control_database_comes_along_as_one_state_while_it_is_written(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    python(home, "-c", SEED, "10")
+    with closing(sqlite3.connect(home / "control.db", isolation_level=None)) as live:
+        live.execute("PRAGMA journal_mode = WAL")
+        live.execute("CREATE TABLE budgets (name TEXT, spent_nusd INTEGER)")
+        live.execute("INSERT INTO budgets VALUES ('search', 7)")
+        live.execute("BEGIN IMMEDIATE")
+        live.execute("INSERT INTO budgets VALUES ('half', 1)")
+        said = farthing(home, "backup", str(tmp_path / "backup"))
+        live.execute("COMMIT")
+    assert "not in it" not in said
+    farthing(tmp_path / "fresh", "restore", str(tmp_path / "backup"))
+    with closing(sqlite3.connect(tmp_path / "fresh" / "control.db")) as restored:
+        assert restored.execute("SELECT * FROM budgets").fetchall() == [("search", 7)]
 
 
 def test_a_backup_that_has_no_room_leaves_nothing_behind(backup: tuple[Path, Path], tmp_path: Path) -> None:
