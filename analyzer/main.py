@@ -26,7 +26,7 @@ def app(settings: Settings, warehouse: Warehouse) -> Asgi:
 
 def main(settings: Settings) -> None:
     """Run the analyzer alone until it is told to stop."""
-    warehouse = Warehouse(settings.warehouse_dsn)
+    warehouse = Warehouse(settings.warehouse_dsn, cluster=settings.warehouse_cluster)
     try:
         warehouse.migrate()
         site = Site("analyzer", app(settings, warehouse), settings.host, settings.analyzer_port)

@@ -10,11 +10,13 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from collector.ballast import BALLAST_BYTES, Ballast, Room
 from collector.pricing import Pricing
+from collector.retention import Retention
 from collector.spool import Segment, Spool
 from farthing.errors import FarthingError, WarehouseError
 from farthing.warehouse import Warehouse
@@ -45,13 +47,18 @@ class Flusher:
         pricing: Pricing,
         interval_s: float,
         ballast_bytes: int = BALLAST_BYTES,
+        retention: Retention | None = None,
+        is_migrated: bool = True,
         lane: Lane = TRACES,
         also: Sequence[Flusher] = (),
     ) -> None:
+        """Take up what the spool holds; a store that could not be migrated yet is, before the first insert."""
         self._spool = spool
         self._warehouse = warehouse
         self._pricing = pricing
         self._interval_s = interval_s
+        self._retention = retention
+        self._is_migrated = is_migrated
         self._lane = lane
         self._also = also
         self._ballast = Ballast(spool.folder.parent / "ballast", ballast_bytes)
@@ -87,6 +94,8 @@ class Flusher:
     def _flush(self) -> None:
         with self._flush_lock:
             self._spool.rotate()
+            if not self._migrated():
+                return
             suspects: list[tuple[Segment, WarehouseError]] = []
             for segment in self._spool.closed():
                 if segment.token in self._inserted:
@@ -99,6 +108,27 @@ class Flusher:
                 else:
                     return
                 self._settle_if_due()
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Insert nothing meanwhile, in any lane; what the spools hold is closed. Senders are acknowledged as ever."""
+        with ExitStack() as held:
+            for one in (self, *self._also):
+                held.enter_context(one._flush_lock)
+                one._spool.rotate()
+            yield
+
+    def _migrated(self) -> bool:
+        """Bring a store up to date that was away at the start."""
+        if not self._is_migrated:
+            try:
+                self._warehouse.migrate()
+            except WarehouseError as error:
+                self._failed(error)
+                return False
+            self._is_migrated = True
+            log.info("the warehouse answers and is up to date")
+        return True
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
@@ -115,6 +145,8 @@ class Flusher:
             self._failed(error)
         try:
             self._settle_if_due(is_last)
+            if self._retention is not None and self._is_migrated and not is_last:
+                self._retention.run_if_due()
         except Exception as error:  # noqa: BLE001 - as above; a full spool is emptied here
             self._failed(error)
 
@@ -129,6 +161,8 @@ class Flusher:
                 self._warehouse.insert_otlp(segment.path, token, self._lane)
         except WarehouseError as error:
             self._failed(error)
+            if self._warehouse.path is None:  # it may go on with it, or have stored it before the answer was lost
+                self._leftovers.add(segment.token)
             if _FULL.search(str(error)):
                 self._make_room()
             return error
@@ -217,11 +251,12 @@ class Flusher:
             self._leftovers.discard(token)
 
     def _make_room(self) -> None:
-        """Give the ballast to the store, keep senders off it, and let go of what is stored already."""
-        if self._warehouse.path is None or not self._room.give():
-            return
-        log.error("the disk of %s is full; senders wait, the store gets the ballast", self._spool.folder)
-        self._settle_on_disk()
+        """Give the ballast to the store, keep senders off it, and let go of old rows and of what is stored already."""
+        if self._warehouse.path is not None and self._room.give():
+            log.error("the disk of %s is full; senders wait, the store gets the ballast", self._spool.folder)
+            self._settle_on_disk()
+        if self._retention is not None:
+            self._retention.make_room()
 
     def _restore_ballast(self) -> None:
         if self._warehouse.path is not None:

@@ -4,18 +4,30 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from collector import grpc_server
 from collector.answers import JSON, PROTOBUF, RETRY_S, SIGNALS, Outcome, Signal, failure, is_retryable, success
+from collector.backup import backup_target, header_map
 from collector.commit import GroupCommit
 from collector.flush import Flusher
 from collector.intake import Delivery, Intake
 from collector.price_api import PATHS, READS, WRITES, PriceApi
 from collector.pricing import Pricing
+from collector.retention import Retention, keep_days
 from collector.spool import Spool
-from farthing.errors import IngestError, ServeError, SpoolFullError, StalledError, WarehouseError
+from farthing.backup import write_backup
+from farthing.errors import (
+    FarthingError,
+    IngestError,
+    SchemaError,
+    ServeError,
+    SpoolFullError,
+    StalledError,
+    WarehouseError,
+)
 from farthing.prices import PriceBook
 from farthing.serving import Asgi, Receive, Scope, Send, Site, answer, run
 from farthing.settings import Settings
@@ -29,10 +41,8 @@ log = logging.getLogger(__name__)
 
 _KEPT_BYTES = 4 * 1024 * 1024  # more than one body takes; every thread may keep twice as much
 _SIGNALS = {f"/v1/{signal.name}": signal for signal in SIGNALS}
-_METHODS = {
-    **dict.fromkeys(WRITES, "POST"), **dict.fromkeys(READS, "GET"), **dict.fromkeys(_SIGNALS, "POST"),
-    "/v1/flush": "POST", "/v1/status": "GET", "/healthz": "GET",
-}  # fmt: skip
+_POST, _GET = (*WRITES, *_SIGNALS, "/v1/flush", "/v1/backup"), (*READS, "/v1/status", "/healthz")
+_METHODS = dict.fromkeys(_POST, "POST") | dict.fromkeys(_GET, "GET")
 
 
 class Collector:
@@ -51,10 +61,14 @@ class Collector:
         self._grpc_error = ""  # why OTLP/gRPC is not served although it should be
 
     def open(self) -> None:
-        """Bring the schema up to date, take up what the last run left in the spool, and start to flush."""
+        """Bring the schema up to date, take up what the last run left in the spool, and start to flush.
+
+        Raises:
+            WarehouseError: the embedded store does not take the schema, or a store is not one for this version.
+        """
         settings = self._settings
         _keep_freed_memory()
-        self._warehouse.migrate()
+        is_migrated = self._migrated()
         self._pricing = Pricing(self._warehouse, PriceBook(settings.prices))
         self._pricing.start()
         self._prices = PriceApi(settings, self._warehouse, self._pricing)
@@ -62,12 +76,27 @@ class Collector:
         for spool in self._spools:
             if spool.corrupt_bytes:
                 log.error("%s held %d corrupt bytes; all whole records were kept", spool.folder, spool.corrupt_bytes)
+        self._retention = Retention(self._warehouse, keep_days(settings))
         flushed = (self._warehouse, self._pricing, settings.flush_interval_s)
         also = [Flusher(spool, *flushed, lane=lane) for spool, lane in zip(self._spools[1:], LANES[1:], strict=True)]
-        self._spool = self._spools[0]
-        self._flusher = Flusher(self._spool, *flushed, also=also)
+        self._flusher = Flusher(
+            self._spools[0], *flushed, retention=self._retention, is_migrated=is_migrated, also=also
+        )
         self._flushers = [self._flusher, *also]
         self._flusher.start()
+
+    def _migrated(self) -> bool:
+        """Bring the schema up to date; a server that is away is no reason not to take what senders bring."""
+        try:
+            self._warehouse.migrate()
+        except SchemaError:
+            raise
+        except WarehouseError as error:
+            if self._warehouse.path is not None:
+                raise
+            log.error("%s; senders are served from the spool until it answers", error)
+            return False
+        return True
 
     def close(self) -> None:
         self._flusher.stop()
@@ -114,6 +143,8 @@ class Collector:
             await self._export(_SIGNALS[path], scope, receive, send)
         elif path == "/healthz":
             await _answer(send, 200, b'{"status":"ok"}', JSON)
+        elif path == "/v1/backup":
+            await self._backup(scope, receive, send)
         elif path in _METHODS and path not in PATHS:
             if path == "/v1/flush":
                 await asyncio.to_thread(self._flusher.flush)
@@ -124,7 +155,7 @@ class Collector:
 
     async def _answer_prices(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            headers = _headers(scope)
+            headers = header_map(scope)
             tenant = self._intake.tenant(headers)
             if scope["method"] == "GET":
                 asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
@@ -160,11 +191,34 @@ class Collector:
             "flush_failures": sum(one.failures for one in self._flushers),
             "last_error": next((one.last_error for one in self._flushers if one.last_error), ""),
             "unpriced_models": sorted(f"{provider}/{model}" for provider, model in self._pricing.unpriced),
+            "retention": self._retention.status(),
             "recovered_from": str(self._warehouse.recovered_from or ""),
         }
 
+    async def _backup(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write a backup on this machine, for someone on this machine; senders are taken meanwhile."""
+        try:
+            target = backup_target(scope, await self._read_small(receive))
+            self._intake.tenant(header_map(scope))
+            document = await asyncio.to_thread(self._write_backup, target)
+        except IngestError as error:
+            await _answer(send, error.status, failure(error.status, str(error), is_json=True), JSON)
+        except FarthingError as error:
+            await _answer(send, 503, failure(503, str(error), is_json=True), JSON)
+        else:
+            await _answer(send, 200, json.dumps(document).encode(), JSON)
+
+    def _write_backup(self, target: Path) -> dict[str, object]:
+        with self._flusher.paused():
+            return write_backup(self._settings, self._warehouse, target)
+
+    async def _read_small(self, receive: Receive) -> bytes:
+        body = await self._read(receive)
+        self._intake.in_flight -= len(body)
+        return body
+
     async def _export(self, signal: Signal, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = _headers(scope)
+        headers = header_map(scope)
         content_type = headers.get("content-type", "").split(";")[0].strip().lower()
         is_json = content_type == JSON
         form = JSON if is_json else PROTOBUF
@@ -226,10 +280,6 @@ def _room(lane: Lane, settings: Settings) -> int:
     return settings.spool_max_bytes if lane is TRACES else settings.spool_max_bytes // 4
 
 
-def _headers(scope: Scope) -> dict[str, str]:
-    return {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-
-
 async def _answer(send: Send, status: int, body: bytes, content_type: str, *more: tuple[bytes, bytes]) -> None:
     await answer(send, status, body, content_type.encode(), more)
 
@@ -249,7 +299,7 @@ def app(settings: Settings, warehouse: Warehouse) -> Asgi:
 
 def main(settings: Settings) -> None:
     """Run the collector alone, until it is told to stop."""
-    warehouse = Warehouse(settings.warehouse_dsn)
+    warehouse = Warehouse(settings.warehouse_dsn, cluster=settings.warehouse_cluster)
     try:
         asyncio.run(run([Site("collector", app(settings, warehouse), settings.host, settings.collector_port)]))
     finally:

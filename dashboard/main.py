@@ -79,7 +79,7 @@ def main(settings: Settings) -> None:
     """
     import asyncio
 
-    warehouse = Warehouse(settings.warehouse_dsn)
+    warehouse = Warehouse(settings.warehouse_dsn, cluster=settings.warehouse_cluster)
     try:
         warehouse.migrate()
         asyncio.run(serve(settings, warehouse))

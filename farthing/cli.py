@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import typer
 
 from farthing import cli_prices, parts
+from farthing.cli_backup import add_commands
 from farthing.errors import FarthingError, SettingsError
 from farthing.money import format_usd
 from farthing.settings import PREFIX, Settings, child_environ, read_settings
@@ -206,6 +207,9 @@ def doctor() -> None:
     for check in checks:
         _say(check.line())
     raise typer.Exit(1 if any(check.is_bad for check in checks) else 0)
+
+
+add_commands(app, _settings)
 
 
 def _say(line: str) -> None:

@@ -142,7 +142,11 @@ def _warehouse(settings: Settings) -> Check:
     try:
         from farthing.warehouse import Warehouse
 
-        Warehouse(settings.warehouse_dsn, repair=False).close()
+        opened = Warehouse(settings.warehouse_dsn, repair=False)
+        try:
+            opened.command("SELECT 1")
+        finally:
+            opened.close()
     except WarehouseError as error:
         return Check("bad", "warehouse", str(error))
     return Check("ok", "warehouse", f"{settings.warehouse_dsn} opens")

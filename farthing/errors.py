@@ -5,6 +5,8 @@ FarthingError
 ├── DocumentError        a policy document is refused, as a whole
 ├── PriceError           a price override cannot be read
 ├── WarehouseError       the store cannot be opened, is in use, or refused a statement
+│   └── SchemaError      the store's schema is not one that this version may change; waiting does not help
+├── BackupError          a backup cannot be written, or is not what was written; nothing was restored
 ├── IngestError          an OTLP body is refused; `.status` is the HTTP status
 │   └── StalledError     it did not come whole in time; the sender should retry, on another connection
 ├── SpoolFullError       the spool cannot take a record now; ask the sender to retry
@@ -36,6 +38,14 @@ class PriceError(FarthingError):
 
 class WarehouseError(FarthingError):
     """The store cannot be opened, is in use by another process, or refused a statement."""
+
+
+class SchemaError(WarehouseError):
+    """The store's schema is newer than the code, or an applied migration was edited."""
+
+
+class BackupError(FarthingError):
+    """A backup cannot be written, or is not what was written."""
 
 
 class IngestError(FarthingError):

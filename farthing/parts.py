@@ -51,9 +51,10 @@ def _serve_station(settings: Settings) -> None:
     """Collector, analyzer and dashboard share a process, because an embedded store belongs to one."""
     from farthing.warehouse import Warehouse
 
-    warehouse = Warehouse(settings.warehouse_dsn)
+    warehouse = Warehouse(settings.warehouse_dsn, cluster=settings.warehouse_cluster)
     try:
-        warehouse.migrate()
+        if warehouse.path is not None:  # a server may be away; the collector migrates it once it answers
+            warehouse.migrate()
         sites = [
             Site(part, load(part).app(settings, warehouse), settings.host, getattr(settings, f"{part}_port"))
             for part in ("collector", "analyzer", "dashboard")

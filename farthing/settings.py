@@ -104,6 +104,7 @@ class Settings:
     data_dir: Path = Path("~/.farthing")  # everything that is kept lies below it
     host: str = "127.0.0.1"  # address that every part binds
     warehouse: str = ""  # clickhouse_connect DSN; default chdb://<data_dir>/warehouse
+    warehouse_cluster: str = ""  # name of the ClickHouse cluster that `warehouse` is a node of; empty = a single server
     control_db: str = ""  # SQLAlchemy URL; default sqlite:///<data_dir>/control.db
     collector_port: int = 4318  # OTLP/HTTP
     collector_grpc_port: int = 4317  # OTLP/gRPC; 0 = off
@@ -141,6 +142,9 @@ class Settings:
     # that neither can take the room of the others.
     spool_max_bytes: int = 2 * 1024**3
     flush_interval_s: float = 1.0  # seconds between inserts into the warehouse
+    keep_spans_days: int = 30  # days that spans are kept, from when they were received; 0 = for ever
+    keep_requests_days: int = 400  # days that priced requests are kept, in whole months; 0 = for ever
+    keep_findings_days: int = 400  # days that findings are kept, in whole months; 0 = for ever
     max_request_bytes: int = 4 * 1024 * 1024  # a request to the proxy
     max_output_tokens: int = 1024  # cap set and forwarded where a request names none
     request_timeout_s: float = 120.0  # seconds a call to a deployment may take in all

@@ -13,18 +13,56 @@ import uvicorn
 
 from farthing.serving import Asgi
 from farthing.warehouse import Warehouse
+from tests.clickhouse_http import ClickHouse
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
+STORES = ["embedded_warehouse", "served_warehouse", "clustered_warehouse"]  # fixtures; every kind of store
 
 
 @pytest.fixture(scope="session")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
-    """The one warehouse of this run; tests keep apart by tenant."""
+def embedded_warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    """The one embedded warehouse of this run; tests keep apart by tenant."""
     opened = Warehouse(f"chdb://{tmp_path_factory.mktemp('warehouse') / 'store'}")
     opened.migrate()
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def warehouse(embedded_warehouse: Warehouse) -> Warehouse:
+    """The warehouse of this run."""
+    return embedded_warehouse
+
+
+@pytest.fixture(scope="session")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
+    """The one server of this run."""
+    server = ClickHouse(tmp_path_factory.mktemp("clickhouse") / "store")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def served_warehouse(clickhouse: ClickHouse) -> Iterator[Warehouse]:
+    """The one warehouse of this run that lies on a server."""
+    opened = Warehouse(clickhouse.dsn)
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def clustered_warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    """The one warehouse of this run that lies on a cluster, of one node: Distributed tables over local ones."""
+    server = ClickHouse(tmp_path_factory.mktemp("cluster") / "store", cluster="one")
+    server.start()
+    opened = Warehouse(server.dsn, cluster="one")
+    opened.migrate()
+    yield opened
+    opened.close()
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,40 @@ def test_the_opentelemetry_collector_s_pipelines_use_what_is_configured() -> Non
     exporter = config["exporters"]["otlphttp/farthing"]
     assert exporter["endpoint"] == f"http://127.0.0.1:{read_settings({}).collector_port}"
     assert exporter["sending_queue"]["storage"] in config["extensions"]
+
+
+LOGS = (  # what ClickHouse's own config.xml switches on
+    "query_log", "part_log", "trace_log", "text_log", "metric_log", "asynchronous_metric_log", "latency_log",
+    "asynchronous_insert_log", "error_log", "query_metric_log", "query_thread_log", "query_views_log",
+    "processors_profile_log", "opentelemetry_span_log", "session_log", "backup_log", "blob_storage_log", "s3queue_log",
+    "zookeeper_log", "background_schedule_pool_log",
+)  # fmt: skip
+ASK = """
+import sys, chdb
+engine = chdb.connect(sys.argv[1] + "?config-file=" + sys.argv[2])
+engine.query("SELECT 1")
+engine.query("SYSTEM FLUSH LOGS")
+tables = "SELECT name, engine_full FROM system.tables WHERE database = 'system' AND engine = 'MergeTree'"
+print(engine.query(tables, "TSV"))
+print(engine.query("SELECT name, value FROM system.merge_tree_settings WHERE name LIKE 'fsync%'", "TSV"))
+"""
+
+
+def engine_with(folder: Path) -> str:
+    """What ClickHouse says of itself with the configuration in `folder`."""
+    command = [sys.executable, "-c", ASK, str(folder / "store"), str(folder / "config.xml")]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def test_the_server_s_own_logs_are_off_but_for_a_week_of_two(tmp_path: Path) -> None:
+    tables = "".join(f"<{name}><database>system</database><table>{name}</table></{name}>" for name in LOGS)
+    (tmp_path / "config.xml").write_text(f"<clickhouse>{tables}</clickhouse>")
+    assert "metric_log\tMergeTree" in engine_with(tmp_path)
+    (tmp_path / "config.d").mkdir()
+    shutil.rmtree(tmp_path / "store")
+    shutil.copy(DEPLOY / "clickhouse" / "limits.xml", tmp_path / "config.d")
+    said = engine_with(tmp_path)
+    logs = [line for line in said.splitlines() if "_log\t" in line]
+    assert {line.split("\t")[0] for line in logs} == {"query_log", "part_log"}
+    assert all("TTL event_date + toIntervalDay(7)" in line for line in logs)
+    assert "fsync_after_insert\t1" in said and "fsync_part_directory\t1" in said

@@ -1,129 +1,92 @@
 """One client of the warehouse, embedded chDB or a ClickHouse server, always through `clickhouse_connect`.
 
 A chDB folder belongs to one process. Clients hold a lock, so each thread gets its own. Every question is a `.sql` file
-that binds `tenant`; there is no way to ask without one.
+that binds `tenant`; there is no way to ask without one. A server is first spoken to when it is needed, so that one that
+is away stops nobody's start.
 """
 from __future__ import annotations
 
-import fcntl
 import logging
 import threading
-import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from functools import cache
-from importlib import resources
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
 
-from farthing.disk import free_bytes, sync_filesystem
+from farthing.disk import sync_filesystem
 from farthing.errors import WarehouseError
 from farthing.prices import Price
-from farthing.warehouse import price_rule, repair, view, view_logs, view_metrics
+from farthing.warehouse import dsn as address
+from farthing.warehouse import embedded, generated, insert, price_book, repair, sql
+from farthing.warehouse.cluster import Cluster, sharded_in
 from farthing.warehouse.lane import TRACES, Lane
+from farthing.warehouse.migrate import Migrator, shipped
 
 log = logging.getLogger(__name__)
 
-_CHDB = "chdb://"
 _LIMITS = {  # of one question; a page must never take the store down
     "max_execution_time": 30,
+    "max_rows_to_read": 2_000_000_000,
     "max_result_rows": 100_000,
     "max_memory_usage": 2 * 1024**3,
 }
-_INSERT = {  # of a segment: one thread and fixed blocks, so that every attempt cuts it into the same ones
-    "insert_deduplicate": 1,
-    "deduplicate_blocks_in_dependent_materialized_views": 1,
-    "async_insert": 0,
-    "max_insert_threads": 1,
-    "max_threads": 1,
-    "max_block_size": 65_409,
-    "min_insert_block_size_rows": 1_048_449,
-    "min_insert_block_size_bytes": 268_402_944,
-    "max_partitions_per_insert_block": 0,
-    "input_format_allow_errors_num": 0,
-}
-
-
-@cache
-def _text(folder: str, name: str) -> str:
-    return resources.files("farthing.warehouse").joinpath(folder, name).read_text("utf-8")
+_SYNCHRONOUS: Mapping[str, object] = {"async_insert": 0}  # what is inserted is there when the call returns
 
 
 class Warehouse:
     """The open warehouse of one process."""
 
-    def __init__(self, dsn: str, repair: bool = True) -> None:
+    def __init__(self, dsn: str, repair: bool = True, cluster: str = "") -> None:
         """Open the warehouse; `chdb:///path` embeds it, any other DSN names a server.
 
-        An embedded store that does not open is set aside and made anew, unless `repair` is off.
+        An embedded store that does not open is set aside and made anew, unless `repair` is off. `cluster` is its name
+        in the server's `system.clusters`; the DSN then names one node of it.
 
         Raises:
-            WarehouseError: the folder is in use by another process, or the server does not answer.
+            WarehouseError: the folder is in use by another process, or does not open.
         """
         self.dsn = dsn
+        self.cluster = cluster
         self.recovered_from: Path | None = None  # where a store that did not open was set aside
         self._is_to_salvage = False
         self._local = threading.local()
         self._clients: list[Any] = []
         self._lock = threading.Lock()
+        self._migrating = threading.Lock()
         self._closed = False
+        self._database = ""  # as the store names it, once it was asked
         if self.path is not None:
-            _refuse_if_in_use(self.path)
-        try:
-            self._client()
-        except WarehouseError as error:
-            if not repair or self.path is None or not self.path.exists() or _is_full(self.path):
-                raise
-            self._set_aside(error)
-        self.database = str(self._client().query("SELECT currentDatabase()").result_rows[0][0])
+            self._open_folder(self.path, repair)
 
     @property
     def path(self) -> Path | None:
         """The folder of an embedded store, None for a server."""
-        return Path(self.dsn.removeprefix(_CHDB)) if self.dsn.startswith(_CHDB) else None
+        return address.folder_of(self.dsn)
+
+    @property
+    def database(self) -> str:
+        """The database that the tables lie in."""
+        self._database = self._database or str(self.rows("SELECT currentDatabase()")[0][0])
+        return self._database
 
     def migrate(self) -> None:
-        """Bring the schema up to date; safe to repeat."""
-        self.command(
-            "CREATE TABLE IF NOT EXISTS schema_migrations (version UInt32, name String, applied_at DateTime64(3)) "
-            "ENGINE = ReplacingMergeTree ORDER BY version"
-        )
-        done = {row[0] for row in self._client().query("SELECT version FROM schema_migrations").result_rows}
-        for name in sorted(_migrations(), key=lambda name: "_view." in name):  # views stand on the newest of all else
-            version = int(name[:4])
-            is_view = "_view." in name
-            if version in done and not is_view:
-                continue
-            for statement in self._render(_text("schema", name)).split(";\n"):
-                self.command(statement)
-            if version in done:
-                continue
-            self.sync()  # a power cut must not leave the note without the table
-            self.command(f"INSERT INTO schema_migrations VALUES ({version}, '{name}', now64(3))")
-        if self._is_to_salvage and self.recovered_from is not None:
-            self._is_to_salvage = False
-            parts = repair.salvage(self._rows, self.recovered_from)
-            log.error("%d whole parts of %s were taken over into the new store", parts, self.recovered_from)
-        self.sync()
+        """Bring the schema up to date; safe to repeat.
 
-    def _render(self, statement: str) -> str:
-        values = {
-            "otlp_structure": view.OTLP_STRUCTURE,
-            "explode_spans": view.explode_spans(),
-            "normalise_requests": view.normalise_requests(),
-            "otlp_metrics_structure": view_metrics.METRICS_STRUCTURE,
-            "explode_metrics": view_metrics.explode_metrics(),
-            "otlp_logs_structure": view_logs.LOGS_STRUCTURE,
-            "explode_logs": view_logs.explode_logs(),
-            "normalise_agent_calls": view_logs.normalise_agent_calls(),
-            "packed_price": price_rule.PACKED,
-            "login": _login(self.dsn),
-        }
-        for key, value in values.items():
-            statement = statement.replace("{{" + key + "}}", value)
-        return statement.replace("{{database}}", self.database)
+        Raises:
+            SchemaError: the store was made by a newer version, or an applied migration was edited.
+            WarehouseError: the store is away or refused a statement.
+        """
+        values = generated.values(self.dsn)
+        with self._migrating:
+            Migrator(self, values, self.database, self.cluster, is_shared=self.path is None).run()
+            if self.path is None:
+                insert.drop_old_stages(self)
+            elif self._is_to_salvage and self.recovered_from is not None:
+                self._is_to_salvage = False
+                parts = repair.salvage(self._run, self.recovered_from)
+                log.error("%d whole parts of %s were taken over into the new store", parts, self.recovered_from)
+                self.sync()
 
     def ask(self, question: str, *, tenant: str, part: str, **values: object) -> list[dict[str, Any]]:
         """Answer `queries/<question>.sql` for one tenant; `part` names the asker in the query log.
@@ -131,58 +94,51 @@ class Warehouse:
         Raises:
             WarehouseError: the store refused, or a limit on time, rows or memory was reached.
         """
-        statement = _text("queries", f"{question}.sql")
-        settings = {**_LIMITS, "log_comment": f"farthing/{part}/{question}"}
+        statement = sql.text("queries", f"{question}.sql")
+        settings: dict[str, object] = {**_LIMITS, "log_comment": f"farthing/{part}/{question}"}
+        if self.cluster:
+            settings["distributed_product_mode"] = "global"  # a subquery sees the rows of all shards
         with self._errors(f"question {question}"):
-            result = self._client().query(statement, parameters={"tenant": tenant, **values}, settings=settings)
+            result = self.client.query(statement, parameters={"tenant": tenant, **values}, settings=settings)
         return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
-    def command(self, statement: str) -> None:
-        """Run one statement that returns nothing."""
-        with self._errors(statement.strip().split("\n", 1)[0][:80]):
-            self._client().command(statement)
+    def rows(self, statement: str) -> Sequence[Sequence[Any]]:
+        """Return the rows of a statement of our own; what people ask goes through `ask`."""
+        with self._errors(_head(statement)):
+            return self.client.query(statement).result_rows
 
-    def run(self, statement: str, **values: object) -> None:
-        """Run one statement with bound values that returns nothing; it may take as long as it takes."""
-        with self._errors(statement.strip()[:80]):
-            self._client().command(statement, parameters=values)
+    def command(self, statement: str) -> None:
+        """Run one statement that returns nothing, on the server that is spoken to."""
+        is_insert = statement.startswith("INSERT") and self.path is None
+        with self._errors(_head(statement)):
+            self.client.command(statement, settings=dict(_SYNCHRONOUS) if is_insert else None)
+
+    def change(self, statement: str, **values: object) -> None:
+        """Run one statement that changes a table, on every node of a cluster, however long it takes."""
+        for one in self._cluster.render(statement) if self._cluster else [statement]:
+            with self._errors(_head(one)):
+                self.client.command(one, parameters=values or None)
 
     def query(self, statement: str, **values: object) -> list[dict[str, Any]]:
         """Answer a statement about the rows of all tenants: for what keeps the store, never for a page."""
-        with self._errors(statement.strip()[:80]):
-            result = self._client().query(statement, parameters=values)
+        with self._errors(_head(statement)):
+            result = self.client.query(statement, parameters=values)
         return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
     def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Insert prepared rows."""
         with self._errors(f"insert into {table}"):
-            self._client().insert(table, rows, column_names=list(columns), settings={"async_insert": 0})
+            self.client.insert(table, rows, column_names=list(columns), settings=dict(_SYNCHRONOUS))
 
     def insert_otlp(self, segment: Path, token: str, lane: Lane = TRACES) -> None:
         """Insert a file of length-delimited OTLP bodies, once, however often it is asked with the same token."""
-        settings = {"insert_deduplication_token": token, **_INSERT, **_protobuf(self.path is not None, lane)}
         with self._errors(f"insert of {segment.name}"):
-            if self.path is None:
-                block = segment.read_bytes()
-                self._client().raw_insert(lane.table, insert_block=block, fmt="Protobuf", settings=settings)
-                return
-            source = f"FROM INFILE {_literal(str(segment))} SETTINGS {_pairs(settings)}"
-            self._client().command(f"INSERT INTO {lane.table} {source} FORMAT Protobuf")
+            insert.insert(self, segment, token, lane)
 
     def insert_otlp_again(self, segment: Path, token: str, lane: Lane = TRACES) -> None:
-        """Insert a file that an earlier process may have inserted, wholly, in part or not.
-
-        A server remembers the token. An embedded store may have lost rows and kept their token, or the other way
-        round, so the rows decide, and the token is a new one.
-        """
-        if self.path is None:
-            self.insert_otlp(segment, token, lane)
-            return
+        """Insert a file that an earlier attempt may have inserted, wholly, in part or not; the rows decide."""
         with self._errors(f"comparison with {segment.name}"):
-            settings = _pairs(_protobuf(is_embedded=True, lane=lane))
-            if repair.is_stored(self._rows, lane, self.database, _file(segment, lane), settings):
-                return
-        self.insert_otlp(segment, f"{token}-{time.time_ns()}", lane)
+            insert.insert_again(self, segment, token, lane)
 
     def check_otlp(self, segment: Path, lane: Lane = TRACES) -> None:
         """Do what an insert of a file of OTLP bodies would do, and store nothing.
@@ -190,40 +146,20 @@ class Warehouse:
         Raises:
             WarehouseError: the insert would be refused.
         """
-        with self._errors(f"check of {segment.name}"), self._source(segment, lane) as (source, settings):
-            for target in lane.targets:
-                statement = target.rows(source).replace("{{database}}", self.database)
-                self._client().command(f"SELECT * FROM ({statement}) {settings} FORMAT Null")
+        with self._errors(f"check of {segment.name}"):
+            insert.check(self, segment, lane)
 
     def unseen_models(self, segment: Path, lane: Lane = TRACES) -> list[tuple[str, str]]:
         """Return the distinct (provider, model) of the model calls in a file of OTLP bodies."""
-        if lane.unseen_models is None:
-            return []
-        with self._errors(f"models of {segment.name}"), self._source(segment, lane) as (source, settings):
-            rows = self._rows(f"{lane.unseen_models(source)} {settings}")
-        return sorted({(row[0], row[1]) for row in rows})
-
-    @contextmanager
-    def _source(self, segment: Path, lane: Lane) -> Generator[tuple[str, str]]:
-        """Yield SQL that reads a file of OTLP bodies, and the settings that it needs."""
-        if self.path is not None:
-            yield _file(segment, lane), f"SETTINGS {_pairs(_protobuf(is_embedded=True, lane=lane))}"
-            return
-        stage = f"{lane.table}_stage_{threading.get_ident()}"
-        self.command(f"CREATE TABLE IF NOT EXISTS {stage} ({lane.structure}) ENGINE = Memory")
-        try:
-            block, settings = segment.read_bytes(), _protobuf(is_embedded=False, lane=lane)
-            self._client().raw_insert(stage, insert_block=block, fmt="Protobuf", settings=settings)
-            yield stage, ""
-        finally:
-            self.command(f"DROP TABLE IF EXISTS {stage}")
+        with self._errors(f"models of {segment.name}"):
+            return insert.unseen_models(self, segment, lane)
 
     def put_prices(self, prices: Iterable[Price]) -> None:
         """Add prices to the book and make the views see them."""
-        rows = [_price_row(price) for price in prices]
+        rows = [price_book.row_of(price) for price in prices]
         if rows:
-            self.insert("price_book", _PRICE_COLUMNS, rows)
-        self.command("SYSTEM RELOAD DICTIONARY prices")
+            self.insert("price_book", price_book.COLUMNS, rows)
+        self.change("SYSTEM RELOAD DICTIONARY prices")
 
     def price_rows(self) -> list[dict[str, Any]]:
         """Return the price book as it stands."""
@@ -241,11 +177,22 @@ class Warehouse:
                 client.close()
             self._clients.clear()
 
-    def _rows(self, statement: str) -> Sequence[Sequence[Any]]:
-        client = self._client()
+    @property
+    def client(self) -> Any:
+        """The `clickhouse_connect` client of this thread."""
+        return self._client()
+
+    @cached_property
+    def _cluster(self) -> Cluster | None:
+        if not self.cluster:
+            return None
+        created = [one for migration in shipped() for one in sql.statements(migration.content)]
+        return Cluster(self.cluster, self.database, sharded_in(created))
+
+    def _run(self, statement: str) -> Sequence[Sequence[Any]]:
         if statement.startswith("SELECT"):
-            return client.query(statement).result_rows
-        client.command(statement)
+            return self.rows(statement)
+        self.command(statement)
         return []
 
     def _client(self) -> Any:
@@ -266,22 +213,26 @@ class Warehouse:
             options: dict[str, Any] = {} if self.path else {"autogenerate_session_id": False}
             client = cast(Any, clickhouse_connect).get_client(dsn=self.dsn, **options)
         except Exception as error:
-            raise WarehouseError(f"warehouse {_public_dsn(self.dsn)} does not open: {_first_line(error)}") from error
+            where = address.public(self.dsn)
+            raise WarehouseError(f"warehouse {where} does not open: {_first_line(error)}") from error
         with self._lock:
             self._clients.append(client)
         return client
 
-    def _set_aside(self, error: WarehouseError) -> None:
-        assert self.path is not None
-        aside = self.path.with_name(f"{self.path.name}.broken-{datetime.now():%Y%m%dT%H%M%S}")
-        self.path.rename(aside)
-        self.recovered_from = aside
-        self._is_to_salvage = True
-        log.error("%s; set aside as %s, a new store is filled from the spool", error, aside)
-        self._client()
+    def _open_folder(self, path: Path, repair: bool) -> None:
+        embedded.refuse_if_in_use(path)
+        try:
+            self._client()
+        except WarehouseError as error:
+            if not repair or not path.exists() or embedded.is_full(path):
+                raise
+            self.recovered_from = embedded.set_aside(path, "broken")
+            self._is_to_salvage = True
+            log.error("%s; set aside as %s, a new store is filled from the spool", error, self.recovered_from)
+            self._client()
 
     @contextmanager
-    def _errors(self, doing: str) -> Any:
+    def _errors(self, doing: str) -> Generator[None]:
         from clickhouse_connect.driver.exceptions import ClickHouseError
 
         try:
@@ -290,80 +241,8 @@ class Warehouse:
             raise WarehouseError(f"warehouse: {doing}: {_first_line(error)}") from error
 
 
-_PRICE_COLUMNS = ("provider", "model", "service_tier", "valid_from", "valid_to", "rates", "version")
-
-
-def _price_row(price: Price) -> tuple[object, ...]:
-    rates = [number for block in price.blocks() for number in block]
-    return price.provider, price.model, price.service_tier, price.valid_from, price.valid_to, rates, price.version
-
-
-def _migrations() -> list[str]:
-    folder = resources.files("farthing.warehouse").joinpath("schema")
-    return sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
-
-
-def _protobuf(is_embedded: bool, lane: Lane) -> Mapping[str, object]:
-    """Return the settings that name the OTLP schema; text for a server, which then needs no file of ours.
-
-    Embedded, the text would be cached as a file in the working folder, so the file itself is named.
-    """
-    if is_embedded:
-        path = resources.files("farthing.warehouse").joinpath("schema", "otlp.proto")
-        return {"format_schema": f"{path}:{lane.message}"}
-    return {
-        "format_schema_source": "string",
-        "format_schema": _text("schema", "otlp.proto"),
-        "format_schema_message_name": lane.message,
-    }
-
-
-def _pairs(settings: Mapping[str, object]) -> str:
-    return ", ".join(f"{key} = {_literal(value)}" for key, value in settings.items())
-
-
-def _file(segment: Path, lane: Lane) -> str:
-    return f"file({_literal(str(segment))}, Protobuf, '{lane.structure}')"
-
-
-def _literal(value: object) -> str:
-    if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return str(value)
-
-
-def _refuse_if_in_use(path: Path) -> None:
-    """ClickHouse locks `<path>/status`; chDB itself reports a locked folder like a broken one."""
-    status = path / "status"
-    if not status.exists():
-        return
-    with status.open("rb") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise WarehouseError(
-                f"the warehouse {path} is in use by another process; stop that one, "
-                "or set FARTHING_DATA_DIR to another folder"
-            ) from None
-        fcntl.flock(handle, fcntl.LOCK_UN)
-
-
-def _is_full(path: Path) -> bool:
-    """Tell whether the store may not open for want of room; such a one is whole."""
-    return free_bytes(path) < 16 * 2**20
-
-
-def _login(dsn: str) -> str:
-    """Return how a server's dictionary logs in to its own server: as the DSN does."""
-    parts = urlsplit(dsn)
-    if dsn.startswith(_CHDB) or not parts.username:
-        return ""
-    return f"USER {_literal(unquote(parts.username))} PASSWORD {_literal(unquote(parts.password or ''))} "
-
-
-def _public_dsn(dsn: str) -> str:
-    head, at, tail = dsn.rpartition("@")
-    return f"{head.split('://', 1)[0]}://…@{tail}" if at else dsn
+def _head(statement: str) -> str:
+    return statement.strip().split("\n", 1)[0][:80]
 
 
 def _first_line(error: BaseException) -> str:

@@ -53,11 +53,11 @@ class PriceStore:
 
     def clear(self) -> None:
         """Empty the book, so that a price that was taken back is gone."""
-        self._warehouse.command("TRUNCATE TABLE price_book")
+        self._warehouse.change("TRUNCATE TABLE price_book")
 
     def replace(self, provider: str, model: str, prices: Iterable[Price]) -> None:
         """Put these in the place of all prices of a model; the views see them at once, and nothing in between."""
-        self._warehouse.run(
+        self._warehouse.change(
             "ALTER TABLE price_book DELETE WHERE provider = {provider:String} AND model = {model:String} "
             "SETTINGS mutations_sync = 1",
             provider=provider, model=model,
@@ -111,7 +111,7 @@ class PriceStore:
     def reprice(self, period: Period) -> None:
         """Price every row of a period anew; what the ledger was charged stays."""
         updates = ", ".join(f"{name} = {expression}" for name, expression in self._priced().items())
-        self._warehouse.run(
+        self._warehouse.change(
             f"ALTER TABLE requests UPDATE {updates} WHERE {_IN_PERIOD} "
             "SETTINGS mutations_sync = 1, allow_nondeterministic_mutations = 1",
             **period.parameters,

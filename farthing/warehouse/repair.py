@@ -1,4 +1,4 @@
-"""What a crash may leave in an embedded store: a segment stored wholly, in part or not, and a store that does not open.
+"""What a crash may leave: a segment stored wholly, in part or not, and an embedded store that does not open.
 
 A power cut loses the unsynced part of a store in any order: rows without the memory of their token, a token without its
 rows, a view's rows without its source's. So what the spool still holds is compared with the rows themselves.
@@ -9,9 +9,11 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 from farthing.warehouse.lane import Lane, Target
 
@@ -24,54 +26,112 @@ _MARKS = {
 }  # fmt: skip
 _PART = re.compile(r"([^_]+)_(\d+)_(\d+)_(\d+)(?:_(\d+))?")  # not tmp_merge_… nor delete_tmp_…
 
+_NAME = "formatRowNoNewline('Values', identity)"  # a row as SQL names it
+_NAMED = 2_000  # rows that one statement names on a cluster, where it passes through Keeper, 1 MB at most
+
 Run = Callable[[str], Any]  # runs one statement and returns its rows
 
 
-def is_stored(run: Run, lane: Lane, database: str, source: str, settings: str) -> bool:
-    """Compare what `source` (SQL of a file of OTLP bodies) should have become with the tables of its lane.
+class Store(Protocol):
+    """What a comparison needs of the store."""
 
-    True where all of them hold all of it, each row as often as `source` does; what is there in part is removed.
-    """
-    found = [_Compared(run, target, database, source, settings) for target in lane.targets]
-    try:
-        if all(one.stored == one.expected for one in found):
-            return True
-        for one in found:
+    cluster: str
+
+    @property
+    def database(self) -> str: ...
+
+    @property
+    def client(self) -> Any: ...
+
+    def rows(self, statement: str) -> Any: ...
+
+    def change(self, statement: str) -> None: ...
+
+
+class Comparison:
+    """What a segment should have become beside the rows of its lane's tables, while a `with` holds it."""
+
+    def __init__(self, store: Store, lane: Lane, source: str, settings: str) -> None:
+        """Take the segment as `source`, SQL of a file of OTLP bodies, and the settings that it needs."""
+        self._compared = [_Compared(store, target, source, settings) for target in lane.targets]
+
+    def __enter__(self) -> Self:
+        try:
+            for one in self._compared:
+                one.measure()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._compared:
+            one.forget()
+
+    def is_whole(self) -> bool:
+        """True where all tables hold all of it, each row as often as the segment does."""
+        return all(one.stored() == one.expected for one in self._compared)
+
+    def remove(self) -> None:
+        """Remove what is there of it."""
+        for one in self._compared:
             one.remove()
-        return False
-    finally:
-        for one in found:
-            run(f"DROP TABLE IF EXISTS {one.stage}")
 
 
 class _Compared:
     """One table beside the rows that it should hold."""
 
-    def __init__(self, run: Run, target: Target, database: str, source: str, settings: str) -> None:
-        self.stage = f"again_{target.table}"
-        self._run, self._target = run, target
-        rows = target.rows(source).replace("{{database}}", database)
-        run(f"DROP TABLE IF EXISTS {self.stage}")
+    def __init__(self, store: Store, target: Target, source: str, settings: str) -> None:
+        self._store, self._target = store, target
+        self._rows = target.rows(source).replace("{{database}}", store.database)
+        self._settings = settings
+        self._ids = f"otlp_again_{int(time.time())}_{uuid.uuid4().hex}"
+        self._where = ""
+        self.expected = 0
+
+    def measure(self) -> None:
+        target, run = self._target, self._store.client.command
         run(
-            f"CREATE TABLE {self.stage} ENGINE = Memory AS SELECT tuple({target.identity}) AS identity, "
-            f"{target.received} AS received_at FROM ({rows}) SETTINGS {settings}"
+            f"CREATE TABLE {self._ids} ENGINE = Memory AS SELECT tuple({target.identity}) AS identity, "
+            f"{target.received} AS received_at FROM ({self._rows}) {self._settings}"
         )
-        ((self.expected, first, last),) = run(
-            f"SELECT count(), toString(min(received_at)), toString(max(received_at)) FROM {self.stage}"
+        ((self.expected, first, last),) = self._store.rows(
+            f"SELECT count(), toString(min(received_at)), toString(max(received_at)) FROM {self._ids}"
         )
         self._where = (
             f"{target.received} BETWEEN toDateTime64('{first}', 3) AND toDateTime64('{last}', 3) "
-            f"AND tuple({target.identity}) IN (SELECT identity FROM {self.stage})"
+            f"AND tuple({target.identity})"
         )
-        ((self.stored,),) = run(f"SELECT count() FROM {target.table} WHERE {self._where}")
+
+    def stored(self) -> int:
+        ids = f"GLOBAL IN (SELECT identity FROM {self._ids})"
+        ((found,),) = self._store.rows(f"SELECT count() FROM {self._target.table} WHERE {self._where} {ids}")
+        return int(found)
 
     def remove(self) -> None:
-        if not self.stored:
+        stored, table = self.stored(), self._target.table
+        if not stored:
             return
-        table = self._target.table
-        log.warning("%s holds %d of a segment's %d rows; they are removed and inserted anew", table, self.stored,
-                    self.expected)  # fmt: skip
-        self._run(f"DELETE FROM {table} WHERE {self._where}")
+        log.warning(
+            "%s holds %d of a segment's %d rows; they are removed and inserted anew", table, stored, self.expected
+        )
+        for ids in self._lists():
+            self._store.change(f"DELETE FROM {table} WHERE {self._where} IN {ids}")
+
+    def forget(self) -> None:
+        self._store.client.command(f"DROP TABLE IF EXISTS {self._ids}")
+
+    def _lists(self) -> Iterator[str]:
+        """Yield what names the rows: the table of them, or on a cluster, whose other nodes lack it, its content."""
+        if not self._store.cluster:
+            yield f"(SELECT identity FROM {self._ids})"
+            return
+        names = self._store.rows(
+            f"SELECT concat('(', arrayStringConcat(groupArray({_NAME}), ','), ')') "
+            f"FROM (SELECT *, rowNumberInAllBlocks() AS n FROM {self._ids}) GROUP BY intDiv(n, {_NAMED})"
+        )
+        for (ids,) in names:
+            yield ids
 
 
 def salvage(run: Run, aside: Path) -> int:

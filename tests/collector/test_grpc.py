@@ -98,7 +98,7 @@ def test_the_sdk_s_exporter_delivers_every_span_into_the_warehouse(door: Door, w
 
 
 def test_the_sdk_s_exporter_tries_again_where_the_spool_was_full(door: Door, caplog: pytest.LogCaptureFixture) -> None:
-    spool, room = door.collector._spool, door.collector._spool.max_bytes
+    spool, room = door.collector._spools[0], door.collector._spools[0].max_bytes
     spool.max_bytes = 0
     provider = TracerProvider(shutdown_on_exit=False)
     sending = exporter(door)

@@ -13,7 +13,8 @@ import pytest
 from farthing import otlp, semconv
 from farthing.errors import WarehouseError
 from farthing.prices import Price, PriceBook, Rates, SizeTier, Usage
-from farthing.warehouse import Warehouse, segment
+from farthing.warehouse import Warehouse, client, segment
+from tests.conftest import STORES
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "otlp"
 AT = 1_795_000_000_000_000_000  # 2026-11-18
@@ -21,6 +22,12 @@ TIERED = Price(
     "test", "tiered", Rates.of(1_250_000_000, 10_000_000_001, 125_000_000, 1_562_500_000), "own",
     tiers=(SizeTier(200, Rates.of(2_500_000_000, 15_000_000_003, 250_000_000, 3_125_000_000)),),
 )  # fmt: skip
+
+
+@pytest.fixture(params=STORES)
+def warehouse(request: pytest.FixtureRequest) -> Warehouse:
+    """Each kind of store in turn."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
@@ -199,3 +206,34 @@ def test_a_day_begins_at_local_midnight_and_has_the_hours_that_it_has(
     days = warehouse.ask("over_time", tenant=tenant, part="test", teams=[], models=[], **window)
     assert [row["requests"] for row in days] == [3, hours, 3]
     assert days[1]["bucket"] == first
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "code"),
+    [
+        ("max_rows_to_read", 1, 158),
+        ("max_memory_usage", 1, 241),
+        ("max_execution_time", 0.000_001, 159),
+        ("max_result_rows", 1, 396),
+    ],
+)
+def test_a_question_past_a_limit_is_refused(
+    limit: str, value: float, code: int, warehouse: Warehouse, tenant: str, put: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    put([body((semconv.REQUEST_MODEL, f"m{n}"), (semconv.TEAM, f"t{n}")) for n in range(20)])
+    window = {"since": datetime(2026, 11, 1, tzinfo=timezone.utc), "until": datetime(2026, 12, 1, tzinfo=timezone.utc)}
+    asked = {"tenant": tenant, "part": "test", "teams": [], "models": [], "limit": 1000, **window}
+    assert len(warehouse.ask("cost_by_model", **asked)) == 20
+    monkeypatch.setitem(client._LIMITS, limit, value)
+    with pytest.raises(WarehouseError, match=rf"question cost_by_model: .*Code: {code}\b"):
+        warehouse.ask("cost_by_model", **asked)
+    monkeypatch.undo()
+    assert len(warehouse.ask("cost_by_model", **asked)) == 20
+
+
+def test_the_store_keeps_no_logs_of_its_own_that_could_grow(embedded_warehouse: Warehouse) -> None:
+    embedded_warehouse.rows("SELECT sum(number) FROM numbers(1000)")
+    embedded_warehouse.command("SYSTEM FLUSH LOGS")
+    tables = "SELECT name FROM system.tables WHERE database = 'system' AND engine LIKE '%MergeTree'"
+    assert embedded_warehouse.rows(tables) == []
