@@ -54,6 +54,8 @@ class Flusher:
         self._inserted: dict[str, Segment] = {}  # in the warehouse, perhaps not yet on its disk
         self._tries: dict[str, int] = {}
         self._synced_at = time.monotonic()
+        self._fresh: list[tuple[int, int]] = []
+        self._complete_ms = 0
         self._stop = threading.Event()
         self._flush_lock = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="farthing-flush", daemon=True)
@@ -74,6 +76,7 @@ class Flusher:
     def flush(self) -> None:
         """Insert everything that was acknowledged before this call."""
         with self._flush_lock:
+            started_ms = time.time_ns() // 1_000_000
             self._spool.rotate()
             suspects: list[tuple[Segment, WarehouseError]] = []
             for segment in self._spool.closed():
@@ -87,6 +90,17 @@ class Flusher:
                 else:
                     return
                 self._settle_if_due()
+            if not suspects:
+                self._complete_ms = started_ms
+
+    def fresh(self) -> tuple[list[tuple[int, int]], int]:
+        """Return when the rows were received that were inserted since the last call, and until when none is missing.
+
+        Both in ms since the epoch; each pair is the first and the last moment of one segment.
+        """
+        with self._flush_lock:
+            fresh, self._fresh = self._fresh, []
+            return fresh, self._complete_ms
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
@@ -117,6 +131,9 @@ class Flusher:
             return error
         self._tries.pop(segment.token, None)
         self._inserted[segment.token] = segment
+        received = record.received_ms(segment.path)
+        if received is not None:
+            self._fresh.append(received)
         return None
 
     def _is_suspect(self, segment: Segment, error: WarehouseError) -> bool:

@@ -13,6 +13,7 @@ from collector.flush import Flusher
 from collector.intake import Delivery, Intake
 from collector.pricing import Pricing
 from collector.spool import Spool
+from collector.upkeep import Upkeep
 from farthing.errors import IngestError, ServeError, SpoolFullError
 from farthing.prices import PriceBook
 from farthing.serving import Asgi, Receive, Scope, Send, Site, answer, run
@@ -54,8 +55,11 @@ class Collector:
             log.error("the spool held %d corrupt bytes; all whole records were kept", self._spool.corrupt_bytes)
         self._flusher = Flusher(self._spool, self._warehouse, self._pricing, settings.flush_interval_s)
         self._flusher.start()
+        self._upkeep = Upkeep(self._warehouse, self._flusher.fresh, settings.upkeep_interval_s)
+        self._upkeep.start()
 
     def close(self) -> None:
+        self._upkeep.stop()
         self._flusher.stop()
         self._spool.close()
 
@@ -99,11 +103,15 @@ class Collector:
             await _answer(send, 200, b'{"status":"ok"}', JSON)
         elif path in _METHODS:
             if path == "/v1/flush":
-                await asyncio.to_thread(self._flusher.flush)
+                await asyncio.to_thread(self._flush)
             await _answer(send, 200, json.dumps(self.status()).encode(), JSON)
         else:
             known = ", ".join(f"{method} {path}" for path, method in _METHODS.items())
             await _answer(send, 404, failure(404, f"no route {method} {path}; known: {known}", is_json=True), JSON)
+
+    def _flush(self) -> None:
+        self._flusher.flush()
+        self._upkeep.settle()
 
     def status(self) -> dict[str, object]:
         """Return the collector's counters."""
@@ -120,7 +128,9 @@ class Collector:
             "waiting_segments": len(self._spool.closed()),
             "dead_letters": self._flusher.dead_letters,
             "flush_failures": self._flusher.failures,
-            "last_error": self._flusher.last_error,
+            "last_error": self._flusher.last_error or self._upkeep.last_error,
+            "corrected_rows": self._upkeep.corrected,
+            "upkeep_failures": self._upkeep.failures,
             "unpriced_models": sorted(f"{provider}/{model}" for provider, model in self._pricing.unpriced),
             "recovered_from": str(self._warehouse.recovered_from or ""),
         }

@@ -122,6 +122,7 @@ class Settings:
     content_sample: float = 1.0  # share of traces whose content is kept, 0 to 1; all else is kept of every trace
     spool_max_bytes: int = 2 * 1024**3  # bytes of the spool past which senders get 503
     flush_interval_s: float = 1.0  # seconds between inserts into the warehouse
+    upkeep_interval_s: float = 5.0  # seconds between looks for calls billed twice and for hours to sum up anew
     max_request_bytes: int = 4 * 1024 * 1024  # a request to the proxy
     max_output_tokens: int = 1024  # cap set and forwarded where a request names none
     request_timeout_s: float = 120.0  # seconds a call to a deployment may take in all

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from hashlib import blake2b
+from pathlib import Path
 
 from farthing.otlp import field_tag, varint
 
@@ -19,6 +20,7 @@ _RECEIVED = field_tag(1002, 0)
 _CRC = field_tag(1003, 5)
 _DIGEST = field_tag(1004, 2) + bytes((16,))
 _crc_bytes = struct.Struct("<I")
+_STAMP = 10  # bytes that a receive time takes at most
 TAIL = len(_DIGEST) + 16 + len(_CRC) + 4  # bytes of the two last fields
 MAX_RECORD = 256 * 1024 * 1024  # a longer length is a corrupt one
 
@@ -46,6 +48,33 @@ def hollow(framed: bytes) -> bytes:
 def body_digest_of(stamped: bytes | memoryview) -> bytes:
     """Return the digest that a record carries."""
     return bytes(stamped[-TAIL + len(_DIGEST) : -len(_CRC) - 4])
+
+
+def received_ms(path: Path) -> tuple[int, int] | None:
+    """Return when the first and the last body of a segment came, read from its two ends; None for an empty file.
+
+    A record without a time, as the hollow ones, counts as received in 1970.
+    """
+    with path.open("rb") as handle:
+        head = memoryview(handle.read(10))
+        length, start = _read_varint(head, 0)
+        if not length:
+            return None
+        handle.seek(max(start, start + length - TAIL - _STAMP))
+        first = _received_of(handle.read(TAIL + _STAMP))
+        size = handle.seek(0, 2)
+        handle.seek(max(start, size - TAIL - _STAMP))
+        last = _received_of(handle.read())
+    return min(first, last), max(first, last)
+
+
+def _received_of(tail: bytes) -> int:
+    """Return the receive time from the last bytes of a record; it is the varint that ends where the digest begins."""
+    end = len(tail) - TAIL
+    start = end - 1
+    while start > 0 and tail[start - 1] >= 128:
+        start -= 1
+    return _read_varint(memoryview(tail), start)[0]
 
 
 def scan(buffer: bytes) -> Iterator[tuple[int, int, int]]:

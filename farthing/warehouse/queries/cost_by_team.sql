@@ -1,24 +1,73 @@
 -- Which teams cost most over [since, until), dearest first?
 SELECT
     team,
-    count()                                     AS requests,
-    sum(cost_usd)                               AS cost_usd,
-    sum(saved_usd)                              AS saved_usd,
-    sumIf(input_tokens, cache_hit = '')         AS input_tokens,
-    sumIf(output_tokens, cache_hit = '')        AS output_tokens,
-    countIf(cache_hit != '')                    AS cache_hits,
-    countIf(price_state = 'unpriced')           AS unpriced,
-    countIf(outcome = 'error')                  AS errors,
-    sum(engine_s)                               AS engine_s,
-    quantilesDDIf(0.01, 0.5, 0.95, 0.99)(duration_s, outcome = 'ok' AND scope != 'farthing.replay') AS duration_s
-FROM requests
-WHERE tenant = {tenant:String}
-  AND started_at >= {since:DateTime64(3)}
-  AND started_at < {until:DateTime64(3)}
-  AND billed
-  AND outcome != 'refused'
-  AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-  AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+    sum(requests)                          AS requests,
+    sum(cost_usd)                          AS cost_usd,
+    sum(saved_usd)                         AS saved_usd,
+    sum(input_tokens)                      AS input_tokens,
+    sum(output_tokens)                     AS output_tokens,
+    sum(cache_hits)                        AS cache_hits,
+    sum(unpriced)                          AS unpriced,
+    sum(errors)                            AS errors,
+    sum(engine_s)                          AS engine_s,
+    quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(duration_s) AS duration_s
+FROM (
+    SELECT
+        team,
+        calls AS requests,
+        cost_usd,
+        saved_usd,
+        input_tokens,
+        output_tokens,
+        cache_hits,
+        unpriced,
+        errors,
+        engine_s,
+        duration_s
+    FROM hourly
+    WHERE tenant = {tenant:String}
+      AND grain = 1 + if(empty({models:Array(String)}), 0, 2)
+      AND hour >= {rolled_since:DateTime64(3)}
+      AND hour < {rolled_until:DateTime64(3)}
+      AND (hour, rolled_at) IN (
+          SELECT
+              hour,
+              max(at)
+          FROM upkeep
+          WHERE note = 'rolled'
+            AND hour >= {rolled_since:DateTime64(3)}
+            AND hour < {rolled_until:DateTime64(3)}
+          GROUP BY hour
+      )
+      AND NOT is_refused
+      AND calls > 0
+      AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+      AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+    UNION ALL
+    SELECT
+        team,
+        count(),
+        sum(cost_usd),
+        sum(saved_usd),
+        sumIf(input_tokens, cache_hit = ''),
+        sumIf(output_tokens, cache_hit = ''),
+        countIf(cache_hit != ''),
+        countIf(price_state = 'unpriced'),
+        countIf(outcome = 'error'),
+        sum(engine_s),
+        quantilesDDStateIf(0.01, 0.5, 0.95, 0.99)(duration_s, outcome = 'ok' AND scope != 'farthing.replay')
+    FROM requests
+    WHERE tenant = {tenant:String}
+      AND (
+          (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+          OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+      )
+      AND billed
+      AND outcome != 'refused'
+      AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+      AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+    GROUP BY team
+)
 GROUP BY team
 ORDER BY
     cost_usd DESC,
