@@ -129,7 +129,7 @@ class Warehouse:
         """
         statement = _text("queries", f"{question}.sql")
         if "{rolled_until:" in statement:
-            values |= self.boundary.bounds(values)
+            values = self.boundary.bounds(values) | values
         settings = {**_LIMITS, "log_comment": f"farthing/{part}/{question}"}
         with self._errors(f"question {question}"):
             result = self._client().query(statement, parameters={"tenant": tenant, **values}, settings=settings)

@@ -77,6 +77,15 @@ def mark_stale(warehouse: Warehouse, since: datetime, until: datetime) -> None:
     note(warehouse, "stale", [hour for (hour,) in found], datetime.now(timezone.utc))
 
 
+def refresh(warehouse: Warehouse, since: datetime, until: datetime) -> None:
+    """Roll the rolled hours of [since, until) anew now; for rows that were inserted past the collector."""
+    end = min(_utc(until), rolled_until(warehouse))
+    found = warehouse.look("hours", since_ms=_ms(_hour_of(_utc(since))), until_ms=_ms(end))
+    hours = [hour.replace(tzinfo=timezone.utc) for (hour,) in found]
+    for first in range(0, len(hours), AT_ONCE):
+        roll(warehouse, hours[first : first + AT_ONCE])
+
+
 def stale_hours(warehouse: Warehouse) -> list[datetime]:
     """Return the hours that were noted as changed since they were rolled."""
     return [hour.replace(tzinfo=timezone.utc) for (hour,) in warehouse.look("stale")]

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
+from typing import BinaryIO
 
 from farthing.otlp import field_tag, varint
 
@@ -60,21 +61,26 @@ def received_ms(path: Path) -> tuple[int, int] | None:
         length, start = _read_varint(head, 0)
         if not length:
             return None
-        handle.seek(max(start, start + length - TAIL - _STAMP))
-        first = _received_of(handle.read(TAIL + _STAMP))
-        size = handle.seek(0, 2)
-        handle.seek(max(start, size - TAIL - _STAMP))
-        last = _received_of(handle.read())
+        ends = (start + length, handle.seek(0, 2))
+        first, last = (_received_of(_last_bytes(handle, end)) for end in ends)
     return min(first, last), max(first, last)
+
+
+def _last_bytes(handle: BinaryIO, end: int) -> bytes:
+    """Return the end of the record that ends there, from its receive time on at the latest."""
+    size = min(end, TAIL + _STAMP)
+    handle.seek(end - size)
+    return handle.read(size)
 
 
 def _received_of(tail: bytes) -> int:
     """Return the receive time from the last bytes of a record; it is the varint that ends where the digest begins."""
-    end = len(tail) - TAIL
-    start = end - 1
-    while start > 0 and tail[start - 1] >= 128:
-        start -= 1
-    return _read_varint(memoryview(tail), start)[0]
+    at = len(tail) - TAIL - 1
+    number = tail[at]
+    while at and tail[at - 1] >= 128:
+        at -= 1
+        number = number << 7 | tail[at] & 127
+    return number
 
 
 def scan(buffer: bytes) -> Iterator[tuple[int, int, int]]:

@@ -13,7 +13,7 @@ import pytest
 from farthing import otlp, semconv
 from farthing.errors import WarehouseError
 from farthing.prices import Price, PriceBook, Rates, Usage
-from farthing.warehouse import Warehouse, segment
+from farthing.warehouse import Warehouse, rollup, segment
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "otlp"
 AT = 1_795_000_000_000_000_000  # 2026-11-18
@@ -39,6 +39,7 @@ def put(warehouse: Warehouse, tenant: str, tmp_path: Path) -> Callable[[Iterable
         prices = [price for pair in warehouse.unseen_models(path) for price in book.history(*pair)]
         warehouse.put_prices([*prices, TIERED])
         warehouse.insert_otlp(path, path.stem)
+        rollup.refresh(warehouse, rollup.EPOCH, datetime.now(timezone.utc))
 
     return store
 
@@ -161,9 +162,8 @@ def test_every_question_binds_the_tenant() -> None:
     for path in files:
         text = path.read_text("utf-8")
         assert text.startswith("-- "), path.name
-        assert text.count("tenant = {tenant:String}") == text.count("FROM requests") + text.count("FROM findings"), (
-            path.name
-        )
+        tables = sum(text.count(f"FROM {table}\n") for table in ("requests", "hourly", "findings"))
+        assert text.count("tenant = {tenant:String}") == tables, path.name
 
 
 def test_a_store_that_another_process_has_open_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 SELECT
     groupUniqArrayArray(200)(team_names)  AS teams,
     groupUniqArrayArray(200)(model_names) AS models,
-    sum(rows)                        AS requests,
-    minIf(first, rows > 0)           AS first_at,
-    max(last)                        AS last_at
+    sum(rows)                             AS requests,
+    minIf(first, rows > 0)                AS first_at,
+    max(last)                             AS last_at
 FROM (
     SELECT
         if(grain = 1, [team], [])  AS team_names,
