@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from verdict import conclude
 
-from collector.upkeep import Upkeep
 from farthing.warehouse import Warehouse, corrections, rollup
 
 LIMITS = {
@@ -127,8 +127,10 @@ def sizes(warehouse: Warehouse, rows: int) -> dict[str, float]:
     tables = {name: (size, count) for name, size, count in warehouse._client().query(query).result_rows}
     return {
         "disk_bytes_per_row": tables["requests"][0] / rows,
-        "rolled_disk_bytes_per_row": tables["hourly"][0] / rows,
-        "rolled_cells": tables["hourly"][1],
+        "hourly_bytes_per_row": tables["hourly"][0] / rows,
+        "latency_bytes_per_row": tables["hourly_latency"][0] / rows,
+        "cells_per_row": tables["hourly"][1] / rows,
+        "latency_cells_per_row": tables["hourly_latency"][1] / rows,
     }
 
 
@@ -136,29 +138,33 @@ def questions(warehouse: Warehouse, rounds: int) -> dict[str, float]:
     """Ask everything; print a line per question and period, return what the limits are about."""
     walls: list[float] = []
     firsts: list[float] = []
-    print(f"{'question':20} {'period':6} {'filter':9} {'first':>7} {'p50':>7} {'p95':>7} {'cpu':>7} {'rows alone':>10}  ms")
+    print(f"{'question':20}{'period':>7} {'filter':9}{'first':>8}{'p50':>8}{'p95':>8}{'cpu':>8}{'rows alone':>12}  ms")
     for question in (*DASHBOARD, *ANALYZER):
         for period in PERIODS if question != "dimensions" else ["-"]:
             for name in FILTERS if question in FILTERED else ["all"]:
-                asked = [values(question, period, name, number) for number in range(rounds + 1)]
-                took = [timed(lambda one=one: ask(warehouse, question, one)) for one in asked]
-                raw = timed(lambda one=asked[0]: ask(warehouse, question, {**one, **rows_alone(one)}))
-                later = sorted(one.wall_ms for one in took[1:])
-                median_cpu = statistics.median(one.cpu_ms for one in took)
-                print(
-                    f"{question:20} {period:6} {name:9} {took[0].wall_ms:7.0f} {statistics.median(later):7.0f} "
-                    f"{later[-1]:7.0f} {median_cpu:7.0f} {raw.wall_ms:10.0f}"
-                    + (f"   {raw.cpu_ms / median_cpu:5.1f} x cpu" if question not in RAW_ONLY else "")
-                )
+                took = one_question(warehouse, question, period, name, rounds)
                 if question in DASHBOARD:
-                    walls += later
-                    firsts.append(took[0].wall_ms)
+                    walls += took[1:]
+                    firsts.append(took[0])
     return {
         "dashboard_p50_ms": statistics.median(walls),
         "dashboard_p95_ms": statistics.quantiles(walls, n=20)[-1],
         "dashboard_max_ms": max(walls),
         "dashboard_first_p95_ms": statistics.quantiles(firsts, n=20)[-1],
     }
+
+
+def one_question(warehouse: Warehouse, question: str, period: str, name: str, rounds: int) -> list[float]:
+    """Ask about several moments, print a line, and return the wall times in ms, the first one first."""
+    asked = [values(question, period, name, number) for number in range(rounds + 1)]
+    took = [timed(partial(ask, warehouse, question, one)) for one in asked]
+    raw = timed(partial(ask, warehouse, question, asked[0] | rows_alone(asked[0])))
+    walls = [one.wall_ms for one in took]
+    cpu = statistics.median(one.cpu_ms for one in took)
+    shown = (walls[0], statistics.median(walls[1:]), max(walls[1:]), cpu)
+    ratio = "" if question in RAW_ONLY else f"   {raw.cpu_ms / cpu:5.1f} x the cpu"
+    print(f"{question:20}{period:>7} {name:9}{''.join(f'{one:8.0f}' for one in shown)}{raw.wall_ms:12.0f}{ratio}")
+    return walls
 
 
 def ask(warehouse: Warehouse, question: str, asked: dict[str, Any]) -> None:
@@ -188,29 +194,30 @@ def rows_alone(asked: dict[str, Any]) -> dict[str, datetime]:
 
 def billing(warehouse: Warehouse, rounds: int) -> dict[str, float]:
     """Return what it costs to bill once: the newest spans where no call has two rows, and where each has."""
-    figures: dict[str, float] = {}
-    found = warehouse._client().query(
-        f"SELECT toUnixTimestamp64Milli(min(received_at)) FROM (SELECT received_at FROM requests ORDER BY started_at DESC "
-        f"LIMIT {LIVE})"
-    )
-    since = found.result_rows[0][0]
+    newest = f"SELECT received_at FROM requests ORDER BY started_at DESC LIMIT {LIVE}"
+    found = warehouse._client().query(f"SELECT toUnixTimestamp64Milli(min(received_at)) FROM ({newest})")
+    since = int(found.result_rows[0][0])
     live = (since, since + 10**9)
     slots = corrections.slots_of(warehouse, live)
-    none = [timed(lambda: corrections.find(warehouse, live, None)).cpu_ms for _ in range(rounds)]
-    wide = [timed(lambda: corrections.find(warehouse, live, slots)).cpu_ms for _ in range(rounds)]
-    figures["compare_us_per_span"] = statistics.median(none) * 1000 / LIVE
-    figures["compare_wide_us_per_span"] = statistics.median(wide) * 1000 / LIVE
-    doubled = (
+    alone = [timed(lambda: corrections.find(warehouse, live, None)).cpu_ms for _ in range(rounds)]
+    near = [timed(lambda: corrections.find(warehouse, live, slots)).cpu_ms for _ in range(rounds)]
+    warehouse.command(
         "INSERT INTO requests SELECT * REPLACE (span_id AS parent_span_id, lower(hex(sipHash64(span_id))) AS span_id) "
         f"FROM requests WHERE received_at >= fromUnixTimestamp64Milli({since}) AND billed"
     )
-    warehouse.command(doubled)
-    upkeep = Upkeep(warehouse, lambda: ([(since, since + 10**9)], since), 3600, NOW.timestamp)
-    figures["doubled_us_per_span"] = timed(upkeep.settle).cpu_ms * 1000 / (2 * LIVE)
-    figures["doubled_corrected"] = upkeep.corrected
-    figures["again_us_per_span"] = timed(upkeep.settle).cpu_ms * 1000 / (2 * LIVE)
-    assert upkeep.last_error == "", upkeep.last_error
-    return figures
+    wrong: list[Any] = []
+    finding = timed(lambda: wrong.extend(corrections.find(warehouse, live, None))).cpu_ms
+    storing = timed(lambda: corrections.store(warehouse, wrong)).cpu_ms
+    again = timed(lambda: corrections.find(warehouse, live, None)).cpu_ms
+    assert corrections.find(warehouse, live, None) == []
+    return {
+        "compare_us_per_span": statistics.median(alone) * 1000 / LIVE,
+        "compare_near_us_per_span": statistics.median(near) * 1000 / LIVE,
+        "doubled_corrected": len(wrong),
+        "doubled_find_us_per_span": finding * 1000 / (2 * LIVE),
+        "doubled_store_us_per_span": storing * 1000 / (2 * LIVE),
+        "doubled_again_us_per_span": again * 1000 / (2 * LIVE),
+    }
 
 
 if __name__ == "__main__":

@@ -96,7 +96,8 @@ def roll(warehouse: Warehouse, hours: Sequence[datetime]) -> None:
     version = datetime.now(timezone.utc)
     rolled_us = (version - EPOCH) // timedelta(microseconds=1)
     bounds = {"since_ms": _ms(min(hours)), "until_ms": _ms(max(hours) + HOUR)}
-    warehouse.work("roll", hours=list(hours), rolled_us=rolled_us, **bounds)
+    for step in ("roll", "roll_latency"):
+        warehouse.work(step, hours=list(hours), rolled_us=rolled_us, **bounds)
     note(warehouse, "rolled", hours, version)
 
 
@@ -121,7 +122,8 @@ def extend(warehouse: Warehouse, until: datetime) -> datetime:
 
 def sweep_out(warehouse: Warehouse, now: datetime) -> None:
     """Remove the versions that were superseded longer ago than a question may take."""
-    warehouse.work("sweep_out", before_us=(now - SETTLED - EPOCH) // timedelta(microseconds=1))
+    for step in ("sweep_out", "sweep_out_latency"):
+        warehouse.work(step, before_us=(now - SETTLED - EPOCH) // timedelta(microseconds=1))
 
 
 def _is_whole_hours(values: Mapping[str, Any], since: datetime, until: datetime) -> bool:

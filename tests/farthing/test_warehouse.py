@@ -162,7 +162,7 @@ def test_every_question_binds_the_tenant() -> None:
     for path in files:
         text = path.read_text("utf-8")
         assert text.startswith("-- "), path.name
-        tables = sum(text.count(f"FROM {table}\n") for table in ("requests", "hourly", "findings"))
+        tables = sum(text.count(f"FROM {table}\n") for table in ("requests", "hourly", "hourly_latency", "findings"))
         assert text.count("tenant = {tenant:String}") == tables, path.name
 
 

@@ -11,7 +11,48 @@ SELECT
     sum(unbilled_other)                    AS unbilled_other,
     sum(refused)                           AS refused,
     sum(timed)                             AS timed,
-    quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(duration_s) AS duration_s  -- [p50, p95, p99]
+    (
+        SELECT
+            if(sum(calls) = 0, [nan, nan, nan], arrayMap(
+                one -> if(one = -1100, 0, exp(one * 0.02000066670666954) * 0.99),
+                quantilesExactWeighted(0.5, 0.95, 0.99)(bin, calls)
+            )) AS duration_s
+        FROM (
+            SELECT
+                bin,
+                sum(calls) AS calls
+            FROM hourly_latency
+            WHERE tenant = {tenant:String}
+              AND grain = 0
+              AND measure = 'duration'
+              AND hour >= {rolled_since:DateTime64(3)}
+              AND hour < {rolled_until:DateTime64(3)}
+              AND (hour, rolled_at) IN (
+                  SELECT
+                      hour,
+                      max(at)
+                  FROM upkeep
+                  WHERE note = 'rolled'
+                    AND hour >= {rolled_since:DateTime64(3)}
+                    AND hour < {rolled_until:DateTime64(3)}
+                  GROUP BY hour
+              )
+            GROUP BY bin
+            UNION ALL
+            SELECT
+                toInt16(if(duration_s <= 3e-10, -1100, least(ceil(log(duration_s) / 0.02000066670666954), 2000))) AS bin,
+                count()
+            FROM requests
+            WHERE tenant = {tenant:String}
+              AND (
+                  (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+                  OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+              )
+              AND billed
+              AND outcome = 'ok' AND scope != 'farthing.replay'
+            GROUP BY bin
+        )
+    )                                      AS duration_s  -- [p50, p95, p99]
 FROM (
     SELECT
         if(is_refused, 0, calls) AS requests,
@@ -24,8 +65,7 @@ FROM (
         unbilled_nested,
         unbilled_other,
         if(is_refused, calls, 0) AS refused,
-        timed,
-        duration_s
+        timed
     FROM hourly
     WHERE tenant = {tenant:String}
       AND grain = 0
@@ -53,8 +93,7 @@ FROM (
         countIf(NOT billed AND unbilled_reason = 'nested'),
         countIf(NOT billed AND unbilled_reason NOT IN ('proxy', 'nested')),
         countIf(billed AND outcome = 'refused'),
-        countIf(billed AND outcome = 'ok' AND scope != 'farthing.replay'),
-        quantilesDDStateIf(0.01, 0.5, 0.95, 0.99)(duration_s, billed AND outcome = 'ok' AND scope != 'farthing.replay')
+        countIf(billed AND outcome = 'ok' AND scope != 'farthing.replay')
     FROM requests
     WHERE tenant = {tenant:String}
       AND (

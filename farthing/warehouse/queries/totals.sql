@@ -11,9 +11,99 @@ SELECT
     sum(unknown_usage)                     AS unknown_usage,
     sum(errors)                            AS errors,
     sum(refused)                           AS refused,
-    quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(duration_s) AS duration_s, -- [p50, p95, p99]
-    quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(ttft_s)     AS ttft_s,
-    max(received_at)                       AS data_until
+    max(received_at)                       AS data_until,
+    (
+        SELECT
+            if(sum(calls) = 0, [nan, nan, nan], arrayMap(
+                one -> if(one = -1100, 0, exp(one * 0.02000066670666954) * 0.99),
+                quantilesExactWeighted(0.5, 0.95, 0.99)(bin, calls)
+            )) AS duration_s
+        FROM (
+            SELECT
+                bin,
+                sum(calls) AS calls
+            FROM hourly_latency
+            WHERE tenant = {tenant:String}
+              AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
+              AND measure = 'duration'
+              AND hour >= {rolled_since:DateTime64(3)}
+              AND hour < {rolled_until:DateTime64(3)}
+              AND (hour, rolled_at) IN (
+                  SELECT
+                      hour,
+                      max(at)
+                  FROM upkeep
+                  WHERE note = 'rolled'
+                    AND hour >= {rolled_since:DateTime64(3)}
+                    AND hour < {rolled_until:DateTime64(3)}
+                  GROUP BY hour
+              )
+              AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+              AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+            GROUP BY bin
+            UNION ALL
+            SELECT
+                toInt16(if(duration_s <= 3e-10, -1100, least(ceil(log(duration_s) / 0.02000066670666954), 2000))) AS bin,
+                count()
+            FROM requests
+            WHERE tenant = {tenant:String}
+              AND (
+                  (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+                  OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+              )
+              AND billed
+              AND outcome = 'ok' AND scope != 'farthing.replay'
+              AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+              AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+            GROUP BY bin
+        )
+    )                                      AS duration_s,     -- [p50, p95, p99]
+    (
+        SELECT
+            if(sum(calls) = 0, [nan, nan, nan], arrayMap(
+                one -> if(one = -1100, 0, exp(one * 0.02000066670666954) * 0.99),
+                quantilesExactWeighted(0.5, 0.95, 0.99)(bin, calls)
+            )) AS ttft_s
+        FROM (
+            SELECT
+                bin,
+                sum(calls) AS calls
+            FROM hourly_latency
+            WHERE tenant = {tenant:String}
+              AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
+              AND measure = 'ttft'
+              AND hour >= {rolled_since:DateTime64(3)}
+              AND hour < {rolled_until:DateTime64(3)}
+              AND (hour, rolled_at) IN (
+                  SELECT
+                      hour,
+                      max(at)
+                  FROM upkeep
+                  WHERE note = 'rolled'
+                    AND hour >= {rolled_since:DateTime64(3)}
+                    AND hour < {rolled_until:DateTime64(3)}
+                  GROUP BY hour
+              )
+              AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+              AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+            GROUP BY bin
+            UNION ALL
+            SELECT
+                toInt16(if(ttft_s <= 3e-10, -1100, least(ceil(log(ttft_s) / 0.02000066670666954), 2000))) AS bin,
+                count()
+            FROM requests
+            WHERE tenant = {tenant:String}
+              AND (
+                  (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+                  OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+              )
+              AND billed
+              AND isNotNull(ttft_s)
+              AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+              AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+            GROUP BY bin
+        )
+    )                                      AS ttft_s
 FROM (
     SELECT
         if(is_refused, 0, calls) AS requests,
@@ -27,8 +117,6 @@ FROM (
         unknown_usage,
         errors,
         if(is_refused, calls, 0) AS refused,
-        duration_s,
-        ttft_s,
         received_at
     FROM hourly
     WHERE tenant = {tenant:String}
@@ -60,8 +148,6 @@ FROM (
         countIf(billed AND price_state = 'no_usage'),
         countIf(billed AND outcome = 'error'),
         countIf(billed AND outcome = 'refused'),
-        quantilesDDStateIf(0.01, 0.5, 0.95, 0.99)(duration_s, billed AND outcome = 'ok' AND scope != 'farthing.replay'),
-        quantilesDDStateIf(0.01, 0.5, 0.95, 0.99)(toFloat64(ifNull(ttft_s, 0)), billed AND isNotNull(ttft_s)),
         max(received_at)
     FROM requests
     WHERE tenant = {tenant:String}

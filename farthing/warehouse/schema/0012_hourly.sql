@@ -29,10 +29,8 @@ CREATE TABLE IF NOT EXISTS hourly (
     half_usage             UInt64 CODEC(ZSTD(1)),              -- priced on one side only
     replayed               UInt64 CODEC(ZSTD(1)),              -- from a trace file
     errors                 UInt64 CODEC(ZSTD(1)),
-    timed                  UInt64 CODEC(ZSTD(1)),              -- calls behind duration_s
+    timed                  UInt64 CODEC(ZSTD(1)),              -- calls whose duration counts, see hourly_latency
     engine_s               Nullable(Float64) CODEC(ZSTD(1)),
-    duration_s             AggregateFunction(quantilesDD(0.01, 0.5, 0.95, 0.99), Float64) CODEC(ZSTD(1)),
-    ttft_s                 AggregateFunction(quantilesDD(0.01, 0.5, 0.95, 0.99), Float64) CODEC(ZSTD(1)),
     unbilled_proxy         UInt64 CODEC(ZSTD(1)),              -- rows without money
     unbilled_nested        UInt64 CODEC(ZSTD(1)),
     unbilled_other         UInt64 CODEC(ZSTD(1)),
@@ -42,3 +40,20 @@ CREATE TABLE IF NOT EXISTS hourly (
 )
 ENGINE = MergeTree
 ORDER BY (tenant, grain, hour, team, provider, model, is_refused)
+;
+-- How many calls of an hour took how long: a histogram of bins 2 % wide, one row per bin that has calls. Rows add
+-- up thirty times faster than states of an aggregate function merge, and a team's or a model's lie together.
+CREATE TABLE IF NOT EXISTS hourly_latency (
+    tenant    LowCardinality(String),
+    grain     UInt8,                                   -- as in hourly
+    measure   Enum8('duration' = 1, 'ttft' = 2),
+    team      LowCardinality(String),
+    provider  LowCardinality(String),
+    model     LowCardinality(String),
+    hour      DateTime('UTC') CODEC(Delta(4), ZSTD(1)),
+    bin       Int16 CODEC(Delta(2), ZSTD(1)),          -- ceil(ln(seconds) / ln(1.01 / 0.99)); -1100 = no time at all
+    rolled_at DateTime64(6, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    calls     UInt32 CODEC(ZSTD(1))
+)
+ENGINE = MergeTree
+ORDER BY (tenant, grain, measure, team, provider, model, hour, bin)
