@@ -14,24 +14,31 @@ SELECT
 FROM (
     SELECT
         tenant,
-        arrayJoin(arrayFilter(one -> isNotNull(one.2), [
-            ('duration', if(outcome = 'ok' AND scope != 'farthing.replay', duration_s, NULL)),
-            ('ttft', toFloat64(ttft_s))
-        ]))                                                     AS timing,
-        timing.1                                                AS measure,
-        assumeNotNull(timing.2)                                 AS seconds,
+        timing.1                                     AS measure,
         team,
         provider,
         model,
-        toStartOfHour(toDateTime(started_at, 'UTC'))            AS hour,
-        toInt16(if(seconds <= 3e-10, -1100, least(ceil(log(seconds) / 0.02000066670666954), 2000))) AS bin,
-        count()                                                 AS calls
+        toStartOfHour(toDateTime(started_at, 'UTC')) AS hour,
+        toInt16(if(timing.2 <= 3e-10, -1100, least(ceil(log(timing.2) / 0.02000066670666954), 2000))) AS bin,
+        count()                                      AS calls
     FROM requests
+    ARRAY JOIN [
+        (1, if(outcome = 'ok' AND scope != 'farthing.replay', duration_s, nan)),
+        (2, toFloat64(ifNull(ttft_s, nan)))
+    ] AS timing
     WHERE started_at >= fromUnixTimestamp64Milli({since_ms:Int64})
       AND started_at < fromUnixTimestamp64Milli({until_ms:Int64})
       AND toStartOfHour(toDateTime(started_at, 'UTC')) IN {hours:Array(DateTime('UTC'))}
       AND billed
-    GROUP BY ALL
+      AND NOT isNaN(timing.2)
+    GROUP BY
+        tenant,
+        measure,
+        team,
+        provider,
+        model,
+        hour,
+        bin
 )
 GROUP BY GROUPING SETS (
     (tenant, measure, hour, bin),
