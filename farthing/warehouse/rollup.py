@@ -98,7 +98,10 @@ def roll(warehouse: Warehouse, hours: Sequence[datetime]) -> None:
     bounds = {"since_ms": _ms(min(hours)), "until_ms": _ms(max(hours) + HOUR)}
     for step in ("roll", "roll_latency"):
         warehouse.work(step, hours=list(hours), rolled_us=rolled_us, **bounds)
-    note(warehouse, "rolled", hours, version)
+    # Each hour has a version of its own, so that a reader looks up one number a row.
+    versions = [version + timedelta(microseconds=number) for number in range(1, len(hours) + 1)]
+    notes = [("rolled", hour, at) for hour, at in zip(hours, versions, strict=True)]
+    warehouse.insert("upkeep", _COLUMNS, notes)
 
 
 def settled_until(now: datetime) -> datetime:

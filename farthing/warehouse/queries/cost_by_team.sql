@@ -40,10 +40,8 @@ FROM (
           AND grain = 1 + if(empty({models:Array(String)}), 0, 2)
           AND hour >= {rolled_since:DateTime64(3)}
           AND hour < {rolled_until:DateTime64(3)}
-          AND (hour, rolled_at) IN (
-              SELECT
-                  hour,
-                  max(at)
+          AND rolled_at IN (
+              SELECT max(at)
               FROM upkeep
               WHERE note = 'rolled'
                 AND hour >= {rolled_since:DateTime64(3)}
@@ -98,10 +96,8 @@ LEFT JOIN (
           AND measure = 'duration'
           AND hour >= {rolled_since:DateTime64(3)}
           AND hour < {rolled_until:DateTime64(3)}
-          AND (hour, rolled_at) IN (
-              SELECT
-                  hour,
-                  max(at)
+          AND rolled_at IN (
+              SELECT max(at)
               FROM upkeep
               WHERE note = 'rolled'
                 AND hour >= {rolled_since:DateTime64(3)}

@@ -21,10 +21,8 @@ FROM (
       AND grain = 3
       AND hour >= {rolled_since:DateTime64(3)}
       AND hour < {rolled_until:DateTime64(3)}
-      AND (hour, rolled_at) IN (
-          SELECT
-              hour,
-              max(at)
+      AND rolled_at IN (
+          SELECT max(at)
           FROM upkeep
           WHERE note = 'rolled'
             AND hour >= {rolled_since:DateTime64(3)}

@@ -20,10 +20,8 @@ FROM (
       AND grain = 2 + if(empty({teams:Array(String)}), 0, 1)
       AND hour >= {rolled_since:DateTime64(3)}
       AND hour < {rolled_until:DateTime64(3)}
-      AND (hour, rolled_at) IN (
-          SELECT
-              hour,
-              max(at)
+      AND rolled_at IN (
+          SELECT max(at)
           FROM upkeep
           WHERE note = 'rolled'
             AND hour >= {rolled_since:DateTime64(3)}

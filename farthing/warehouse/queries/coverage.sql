@@ -27,10 +27,8 @@ SELECT
               AND measure = 'duration'
               AND hour >= {rolled_since:DateTime64(3)}
               AND hour < {rolled_until:DateTime64(3)}
-              AND (hour, rolled_at) IN (
-                  SELECT
-                      hour,
-                      max(at)
+              AND rolled_at IN (
+                  SELECT max(at)
                   FROM upkeep
                   WHERE note = 'rolled'
                     AND hour >= {rolled_since:DateTime64(3)}
@@ -71,10 +69,8 @@ FROM (
       AND grain = 0
       AND hour >= {rolled_since:DateTime64(3)}
       AND hour < {rolled_until:DateTime64(3)}
-      AND (hour, rolled_at) IN (
-          SELECT
-              hour,
-              max(at)
+      AND rolled_at IN (
+          SELECT max(at)
           FROM upkeep
           WHERE note = 'rolled'
             AND hour >= {rolled_since:DateTime64(3)}

@@ -16,10 +16,8 @@ FROM (
     WHERE tenant = {tenant:String}
       AND grain IN (1, 2)
       AND hour < {rolled_until:DateTime64(3)}
-      AND (hour, rolled_at) IN (
-          SELECT
-              hour,
-              max(at)
+      AND rolled_at IN (
+          SELECT max(at)
           FROM upkeep
           WHERE note = 'rolled'
             AND hour >= {rolled_since:DateTime64(3)}

@@ -28,10 +28,8 @@ SELECT
               AND measure = 'duration'
               AND hour >= {rolled_since:DateTime64(3)}
               AND hour < {rolled_until:DateTime64(3)}
-              AND (hour, rolled_at) IN (
-                  SELECT
-                      hour,
-                      max(at)
+              AND rolled_at IN (
+                  SELECT max(at)
                   FROM upkeep
                   WHERE note = 'rolled'
                     AND hour >= {rolled_since:DateTime64(3)}
@@ -74,10 +72,8 @@ SELECT
               AND measure = 'ttft'
               AND hour >= {rolled_since:DateTime64(3)}
               AND hour < {rolled_until:DateTime64(3)}
-              AND (hour, rolled_at) IN (
-                  SELECT
-                      hour,
-                      max(at)
+              AND rolled_at IN (
+                  SELECT max(at)
                   FROM upkeep
                   WHERE note = 'rolled'
                     AND hour >= {rolled_since:DateTime64(3)}
@@ -123,10 +119,8 @@ FROM (
       AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
       AND hour >= {rolled_since:DateTime64(3)}
       AND hour < {rolled_until:DateTime64(3)}
-      AND (hour, rolled_at) IN (
-          SELECT
-              hour,
-              max(at)
+      AND rolled_at IN (
+          SELECT max(at)
           FROM upkeep
           WHERE note = 'rolled'
             AND hour >= {rolled_since:DateTime64(3)}

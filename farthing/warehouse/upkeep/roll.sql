@@ -8,7 +8,7 @@ SELECT
     provider,
     model,
     is_refused,
-    fromUnixTimestamp64Micro({rolled_us:Int64}, 'UTC') AS rolled_at,
+    fromUnixTimestamp64Micro({rolled_us:Int64} + toInt64(indexOf({hours:Array(DateTime('UTC'))}, hour)), 'UTC') AS rolled_at,
     sum(spans),
     sum(calls),
     sum(cost_usd),

@@ -9,7 +9,7 @@ SELECT
     model,
     hour,
     bin,
-    fromUnixTimestamp64Micro({rolled_us:Int64}, 'UTC') AS rolled_at,
+    fromUnixTimestamp64Micro({rolled_us:Int64} + toInt64(indexOf({hours:Array(DateTime('UTC'))}, hour)), 'UTC') AS rolled_at,
     sum(calls)
 FROM (
     SELECT
