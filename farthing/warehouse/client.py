@@ -31,6 +31,7 @@ _LIMITS = {  # of one question; a page must never take the store down
     "max_execution_time": 30,
     "max_result_rows": 100_000,
     "max_memory_usage": 2 * 1024**3,
+    "max_bytes_before_external_group_by": 1024**3,  # past it groups go to the disk instead of failing the question
 }
 _INSERT = {  # of a segment: one thread and fixed blocks, so that every attempt cuts it into the same ones
     "insert_deduplicate": 1,
