@@ -69,6 +69,8 @@ class Flusher:
         self._inserted: dict[str, Segment] = {}  # in the warehouse, perhaps not yet on its disk
         self._tries: dict[str, int] = {}
         self._synced_at = time.monotonic()
+        self._fresh: list[tuple[int, int]] = []
+        self._complete_ms = 0
         self._stop = threading.Event()
         self._flush_lock = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="farthing-flush", daemon=True)
@@ -93,6 +95,7 @@ class Flusher:
 
     def _flush(self) -> None:
         with self._flush_lock:
+            started_ms = time.time_ns() // 1_000_000
             self._spool.rotate()
             if not self._migrated():
                 return
@@ -108,6 +111,21 @@ class Flusher:
                 else:
                     return
                 self._settle_if_due()
+            if not suspects:
+                self._complete_ms = started_ms
+
+    def fresh(self) -> tuple[list[tuple[int, int]], int]:
+        """Return when the rows were received that were inserted since the last call, and until when none is missing.
+
+        Both in ms since the epoch; each pair is the first and the last moment of one segment.
+        """
+        lanes = [one._taken() for one in (self, *self._also)]
+        return [pair for fresh, _ in lanes for pair in fresh], min(complete_ms for _, complete_ms in lanes)
+
+    def _taken(self) -> tuple[list[tuple[int, int]], int]:
+        with self._flush_lock:
+            fresh, self._fresh = self._fresh, []
+            return fresh, self._complete_ms
 
     @contextmanager
     def paused(self) -> Generator[None]:
@@ -168,6 +186,9 @@ class Flusher:
             return error
         self._tries.pop(segment.token, None)
         self._inserted[segment.token] = segment
+        received = record.received_ms(segment.path)
+        if received is not None:
+            self._fresh.append(received)
         return None
 
     def _is_suspect(self, segment: Segment, error: WarehouseError) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -18,6 +19,7 @@ from collector.price_api import PATHS, READS, WRITES, PriceApi
 from collector.pricing import Pricing
 from collector.retention import Retention, keep_days
 from collector.spool import Spool
+from collector.upkeep import Upkeep
 from farthing.backup import write_backup
 from farthing.errors import (
     FarthingError,
@@ -31,7 +33,7 @@ from farthing.errors import (
 from farthing.prices import PriceBook
 from farthing.serving import Asgi, Receive, Scope, Send, Site, answer, run
 from farthing.settings import Settings
-from farthing.warehouse import Warehouse
+from farthing.warehouse import Warehouse, rollup
 from farthing.warehouse.lane import LANES, TRACES, Lane
 
 if TYPE_CHECKING:
@@ -69,7 +71,8 @@ class Collector:
         settings = self._settings
         _keep_freed_memory()
         is_migrated = self._migrated()
-        self._pricing = Pricing(self._warehouse, PriceBook(settings.prices))
+        summed_anew = partial(rollup.mark_stale, self._warehouse)
+        self._pricing = Pricing(self._warehouse, PriceBook(settings.prices), summed_anew)
         self._pricing.start()
         self._prices = PriceApi(settings, self._warehouse, self._pricing)
         self._spools = [Spool(settings.data_dir / lane.folder, _room(lane, settings)) for lane in LANES]
@@ -84,6 +87,8 @@ class Collector:
         )
         self._flushers = [self._flusher, *also]
         self._flusher.start()
+        self._upkeep = Upkeep(self._warehouse, self._flusher.fresh, settings.upkeep_interval_s)
+        self._upkeep.start()
 
     def _migrated(self) -> bool:
         """Bring the schema up to date; a server that is away is no reason not to take what senders bring."""
@@ -99,6 +104,7 @@ class Collector:
         return True
 
     def close(self) -> None:
+        self._upkeep.stop()
         self._flusher.stop()
         for spool in self._spools:
             spool.close()
@@ -147,7 +153,7 @@ class Collector:
             await self._backup(scope, receive, send)
         elif path in _METHODS and path not in PATHS:
             if path == "/v1/flush":
-                await asyncio.to_thread(self._flusher.flush)
+                await asyncio.to_thread(self._flush)
             await _answer(send, 200, json.dumps(self.status()).encode(), JSON)
         else:
             known = ", ".join(f"{method} {path}" for path, method in _METHODS.items())
@@ -171,6 +177,10 @@ class Collector:
         else:
             await _answer(send, 200, json.dumps(told).encode(), JSON)
 
+    def _flush(self) -> None:
+        self._flusher.flush()
+        self._upkeep.settle()
+
     def status(self) -> dict[str, object]:
         """Return the collector's counters."""
         counts = self._intake.counts
@@ -189,11 +199,16 @@ class Collector:
             "waiting_segments": sum(len(spool.closed()) for spool in self._spools),
             "dead_letters": sum(one.dead_letters for one in self._flushers),
             "flush_failures": sum(one.failures for one in self._flushers),
-            "last_error": next((one.last_error for one in self._flushers if one.last_error), ""),
+            "last_error": self._last_error(),
+            "corrected_rows": self._upkeep.corrected,
+            "upkeep_failures": self._upkeep.failures,
             "unpriced_models": sorted(f"{provider}/{model}" for provider, model in self._pricing.unpriced),
             "retention": self._retention.status(),
             "recovered_from": str(self._warehouse.recovered_from or ""),
         }
+
+    def _last_error(self) -> str:
+        return next((one.last_error for one in (*self._flushers, self._upkeep) if one.last_error), "")
 
     async def _backup(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write a backup on this machine, for someone on this machine; senders are taken meanwhile."""

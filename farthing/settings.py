@@ -145,6 +145,7 @@ class Settings:
     keep_spans_days: int = 30  # days that spans are kept, from when they were received; 0 = for ever
     keep_requests_days: int = 400  # days that priced requests are kept, in whole months; 0 = for ever
     keep_findings_days: int = 400  # days that findings are kept, in whole months; 0 = for ever
+    upkeep_interval_s: float = 5.0  # seconds between looks for calls billed twice and for hours to sum up anew
     max_request_bytes: int = 4 * 1024 * 1024  # a request to the proxy
     max_output_tokens: int = 1024  # cap set and forwarded where a request names none
     request_timeout_s: float = 120.0  # seconds a call to a deployment may take in all

@@ -24,7 +24,7 @@ from pathlib import Path
 from farthing import otlp, semconv
 from farthing.prices import PriceBook
 from farthing.settings import DEFAULT_PRICES
-from farthing.warehouse import Warehouse, segment
+from farthing.warehouse import Warehouse, rollup, segment
 
 __all__ = ["SeedRequest", "realistic_requests", "seed_requests", "write_segment"]
 
@@ -83,6 +83,8 @@ def seed_requests(
         models = warehouse.unseen_models(path)
         warehouse.put_prices([price for provider, model in models for price in prices.every(provider, model)])
         warehouse.insert_otlp(path, token)
+    moments = [one.started_at for one in requests]
+    rollup.refresh(warehouse, min(moments), max(moments) + rollup.HOUR)
 
 
 def write_segment(

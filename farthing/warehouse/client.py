@@ -22,6 +22,7 @@ from farthing.warehouse import embedded, generated, insert, price_book, repair, 
 from farthing.warehouse.cluster import Cluster, sharded_in
 from farthing.warehouse.lane import TRACES, Lane
 from farthing.warehouse.migrate import Migrator, shipped
+from farthing.warehouse.rollup import Boundary
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,11 @@ _LIMITS = {  # of one question; a page must never take the store down
     "max_rows_to_read": 2_000_000_000,
     "max_result_rows": 100_000,
     "max_memory_usage": 2 * 1024**3,
+    "max_bytes_before_external_group_by": 1024**3,  # past it groups go to the disk instead of failing the question
+}
+_UPKEEP: Mapping[str, object] = {  # of the collector's own work: it may take long, but not the memory of the process
+    "max_bytes_before_external_group_by": 512 * 1024**2,
+    "log_comment": "farthing/upkeep",
 }
 _SYNCHRONOUS: Mapping[str, object] = {"async_insert": 0}  # what is inserted is there when the call returns
 
@@ -55,6 +61,7 @@ class Warehouse:
         self._lock = threading.Lock()
         self._migrating = threading.Lock()
         self._closed = False
+        self.boundary = Boundary(self)
         self._database = ""  # as the store names it, once it was asked
         if self.path is not None:
             self._open_folder(self.path, repair)
@@ -95,6 +102,8 @@ class Warehouse:
             WarehouseError: the store refused, or a limit on time, rows or memory was reached.
         """
         statement = sql.text("queries", f"{question}.sql")
+        if "{rolled_until:" in statement:
+            values = self.boundary.bounds(values) | values
         settings: dict[str, object] = {**_LIMITS, "log_comment": f"farthing/{part}/{question}"}
         if self.cluster:
             settings["distributed_product_mode"] = "global"  # a subquery sees the rows of all shards
@@ -124,6 +133,24 @@ class Warehouse:
         with self._errors(_head(statement)):
             result = self.client.query(statement, parameters=values)
         return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
+
+    def look(self, step: str, **values: object) -> Sequence[Sequence[Any]]:
+        """Return the rows of `upkeep/<step>.sql`, which sees every tenant and is no question of a reader's."""
+        statement = sql.text("upkeep", f"{step}.sql").replace("{{keys}}", sql.text("upkeep", "keys.sql"))
+        with self._errors(f"upkeep {step}"):
+            return self.client.query(statement, parameters=values, settings=dict(_UPKEEP)).result_rows
+
+    def work(self, step: str, **values: object) -> None:
+        """Run `upkeep/<step>.sql`, which changes rows."""
+        statement = sql.text("upkeep", f"{step}.sql")
+        for one in self._cluster.render(sql.bare(statement)) if self._cluster else [statement]:
+            with self._errors(f"upkeep {step}"):
+                self.client.command(one, parameters=values, settings=dict(_UPKEEP))
+
+    def insert_binary(self, table: str, rows: bytes) -> None:
+        """Insert rows that are packed as RowBinary, which costs a tenth of `insert`."""
+        with self._errors(f"insert into {table}"):
+            self.client.raw_insert(table, insert_block=rows, fmt="RowBinary")
 
     def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Insert prepared rows."""

@@ -11,6 +11,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 from hashlib import blake2b
+from pathlib import Path
+from typing import BinaryIO
 
 from farthing.otlp import field_tag, varint
 
@@ -19,6 +21,7 @@ _RECEIVED = field_tag(1002, 0)
 _CRC = field_tag(1003, 5)
 _DIGEST = field_tag(1004, 2) + bytes((16,))
 _crc_bytes = struct.Struct("<I")
+_STAMP = 10  # bytes that a receive time takes at most
 TAIL = len(_DIGEST) + 16 + len(_CRC) + 4  # bytes of the two last fields
 MAX_RECORD = 256 * 1024 * 1024  # a longer length is a corrupt one
 
@@ -44,6 +47,38 @@ def hollow(framed: bytes) -> bytes:
 def body_digest_of(stamped: bytes | memoryview) -> bytes:
     """Return the digest that a record carries."""
     return bytes(stamped[-TAIL + len(_DIGEST) : -len(_CRC) - 4])
+
+
+def received_ms(path: Path) -> tuple[int, int] | None:
+    """Return when the first and the last body of a segment came, read from its two ends; None for an empty file.
+
+    A record without a time, as the hollow ones, counts as received in 1970.
+    """
+    with path.open("rb") as handle:
+        head = memoryview(handle.read(10))
+        length, start = _read_varint(head, 0)
+        if not length:
+            return None
+        ends = (start + length, handle.seek(0, 2))
+        first, last = (_received_of(_last_bytes(handle, end)) for end in ends)
+    return min(first, last), max(first, last)
+
+
+def _last_bytes(handle: BinaryIO, end: int) -> bytes:
+    """Return the end of the record that ends there, from its receive time on at the latest."""
+    size = min(end, TAIL + _STAMP)
+    handle.seek(end - size)
+    return handle.read(size)
+
+
+def _received_of(tail: bytes) -> int:
+    """Return the receive time from the last bytes of a record; it is the varint that ends where the digest begins."""
+    at = len(tail) - TAIL - 1
+    number = tail[at]
+    while at and tail[at - 1] >= 128:
+        at -= 1
+        number = number << 7 | tail[at] & 127
+    return number
 
 
 def scan(buffer: bytes) -> Iterator[tuple[int, int, int]]:

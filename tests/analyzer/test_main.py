@@ -110,7 +110,7 @@ def test_every_listed_question_is_answered_without_parameters(client: Client, qu
 @pytest.mark.parametrize("question", sorted(QUESTIONS))
 def test_the_listed_parameters_are_those_of_the_sql(question: str) -> None:
     text = resources.files("farthing.warehouse").joinpath("queries", f"{question}.sql").read_text("utf-8")
-    assert set(findall(r"\{(\w+):", text)) - {"tenant"} == set(QUESTIONS[question])
+    assert set(findall(r"\{(\w+):", text)) - {"tenant", "rolled_since", "rolled_until"} == set(QUESTIONS[question])
 
 
 def test_another_tenants_rows_cannot_be_asked_for(client: Client, put_calls, noon: datetime) -> None:

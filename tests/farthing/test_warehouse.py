@@ -1,6 +1,7 @@
 """farthing/warehouse: five instrumentations land as the same truth, priced to the nano-dollar."""
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
@@ -13,7 +14,7 @@ import pytest
 from farthing import otlp, semconv
 from farthing.errors import WarehouseError
 from farthing.prices import Price, PriceBook, Rates, SizeTier, Usage
-from farthing.warehouse import Warehouse, client, segment
+from farthing.warehouse import Warehouse, client, rollup, segment
 from tests.conftest import STORES
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "otlp"
@@ -46,6 +47,7 @@ def put(warehouse: Warehouse, tenant: str, tmp_path: Path) -> Callable[[Iterable
         prices = [price for pair in warehouse.unseen_models(path) for price in book.history(*pair)]
         warehouse.put_prices([*prices, TIERED])
         warehouse.insert_otlp(path, path.stem)
+        rollup.refresh(warehouse, rollup.EPOCH, datetime.now(timezone.utc))
 
     return store
 
@@ -168,7 +170,8 @@ def test_every_question_binds_the_tenant() -> None:
     for path in files:
         text = path.read_text("utf-8")
         assert text.startswith("-- "), path.name
-        tables = sum(text.count(f"FROM {table}") for table in ("requests", "findings", "otel_metrics"))
+        asked = ("requests", "hourly", "hourly_latency", "findings", "otel_metrics")
+        tables = sum(len(re.findall(rf"FROM {table}\b", text)) for table in asked)
         assert text.count("tenant = {tenant:String}") == tables, path.name
 
 

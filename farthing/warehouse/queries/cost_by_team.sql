@@ -1,25 +1,135 @@
 -- Which teams cost most over [since, until), dearest first?
 SELECT
     team,
-    count()                                     AS requests,
-    sum(cost_usd)                               AS cost_usd,
-    sum(saved_usd)                              AS saved_usd,
-    sumIf(input_tokens, cache_hit = '')         AS input_tokens,
-    sumIf(output_tokens, cache_hit = '')        AS output_tokens,
-    countIf(cache_hit != '')                    AS cache_hits,
-    countIf(price_state = 'unpriced')           AS unpriced,
-    countIf(outcome = 'error')                  AS errors,
-    sum(engine_s)                               AS engine_s,
-    quantilesDDIf(0.01, 0.5, 0.95, 0.99)(duration_s, outcome = 'ok' AND scope != 'farthing.replay') AS duration_s
-FROM requests
-WHERE tenant = {tenant:String}
-  AND started_at >= {since:DateTime64(3)}
-  AND started_at < {until:DateTime64(3)}
-  AND billed
-  AND outcome != 'refused'
-  AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-  AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
-GROUP BY team
+    requests,
+    cost_usd,
+    saved_usd,
+    input_tokens,
+    output_tokens,
+    cache_hits,
+    unpriced,
+    errors,
+    engine_s,
+    if(empty(latency), [nan, nan, nan], latency) AS duration_s
+FROM (
+    SELECT
+        team,
+        sum(requests)                          AS requests,
+        sum(cost_usd)                          AS cost_usd,
+        sum(saved_usd)                         AS saved_usd,
+        sum(input_tokens)                      AS input_tokens,
+        sum(output_tokens)                     AS output_tokens,
+        sum(cache_hits)                        AS cache_hits,
+        sum(unpriced)                          AS unpriced,
+        sum(errors)                            AS errors,
+        sum(engine_s)                          AS engine_s
+    FROM (
+        SELECT
+            team,
+            calls AS requests,
+            cost_usd,
+            saved_usd,
+            input_tokens,
+            output_tokens,
+            cache_hits,
+            unpriced,
+            errors,
+            engine_s
+        FROM hourly
+        WHERE tenant = {tenant:String}
+          AND grain = 1 + if(empty({models:Array(String)}), 0, 2)
+          AND hour >= {rolled_since:DateTime64(3)}
+          AND hour < {rolled_until:DateTime64(3)}
+          AND rolled_at IN (
+              SELECT max(at)
+              FROM upkeep
+              WHERE note = 'rolled'
+                AND hour >= {rolled_since:DateTime64(3)}
+                AND hour < {rolled_until:DateTime64(3)}
+              GROUP BY hour
+          )
+          AND NOT is_refused
+          AND calls > 0
+          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+        UNION ALL
+        SELECT
+            team,
+            count(),
+            sum(cost_usd),
+            sum(saved_usd),
+            sumIf(input_tokens, cache_hit = ''),
+            sumIf(output_tokens, cache_hit = ''),
+            countIf(cache_hit != ''),
+            countIf(price_state = 'unpriced'),
+            countIf(outcome = 'error'),
+            sum(engine_s)
+        FROM requests
+        WHERE tenant = {tenant:String}
+          AND (
+              (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+              OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+          )
+          AND billed
+          AND outcome != 'refused'
+          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+        GROUP BY team
+    )
+    GROUP BY team
+) AS sums
+LEFT JOIN (
+    SELECT
+        team,
+        if(sum(calls) = 0, [nan, nan, nan], arrayMap(
+            one -> if(one = -1100, 0, exp(one * 0.02000066670666954) * 0.99),
+            quantilesExactWeighted(0.5, 0.95, 0.99)(bin, calls)
+        )) AS latency
+    FROM (
+        SELECT
+            team,
+            bin,
+            sum(calls) AS calls
+        FROM hourly_latency
+        WHERE tenant = {tenant:String}
+          AND grain = 1 + if(empty({models:Array(String)}), 0, 2)
+          AND measure = 'duration'
+          AND hour >= {rolled_since:DateTime64(3)}
+          AND hour < {rolled_until:DateTime64(3)}
+          AND rolled_at IN (
+              SELECT max(at)
+              FROM upkeep
+              WHERE note = 'rolled'
+                AND hour >= {rolled_since:DateTime64(3)}
+                AND hour < {rolled_until:DateTime64(3)}
+              GROUP BY hour
+          )
+          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+        GROUP BY
+            team,
+            bin
+        UNION ALL
+        SELECT
+            team,
+            toInt16(if(duration_s <= 3e-10, -1100, least(ceil(log(duration_s) / 0.02000066670666954), 2000))) AS bin,
+            count()
+        FROM requests
+        WHERE tenant = {tenant:String}
+          AND (
+              (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+              OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+          )
+          AND billed
+          AND outcome = 'ok' AND scope != 'farthing.replay'
+          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+        GROUP BY
+            team,
+            bin
+    )
+    GROUP BY team
+) AS timings USING (team)
 ORDER BY
     cost_usd DESC,
     team

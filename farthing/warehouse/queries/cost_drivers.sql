@@ -2,17 +2,56 @@
 SELECT
     model,
     team,
-    count()                              AS requests,
-    sum(cost_usd)                        AS cost_usd,
-    sumIf(input_tokens, cache_hit = '')  AS input_tokens,
-    sumIf(output_tokens, cache_hit = '') AS output_tokens,
-    countIf(price_state = 'unpriced')    AS unpriced
-FROM requests
-WHERE tenant = {tenant:String}
-  AND started_at >= {since:DateTime64(3)}
-  AND started_at < {until:DateTime64(3)}
-  AND billed
-  AND outcome != 'refused'
+    sum(requests)      AS requests,
+    sum(cost_usd)      AS cost_usd,
+    sum(input_tokens)  AS input_tokens,
+    sum(output_tokens) AS output_tokens,
+    sum(unpriced)      AS unpriced
+FROM (
+    SELECT
+        model,
+        team,
+        calls AS requests,
+        cost_usd,
+        input_tokens,
+        output_tokens,
+        unpriced
+    FROM hourly
+    WHERE tenant = {tenant:String}
+      AND grain = 3
+      AND hour >= {rolled_since:DateTime64(3)}
+      AND hour < {rolled_until:DateTime64(3)}
+      AND rolled_at IN (
+          SELECT max(at)
+          FROM upkeep
+          WHERE note = 'rolled'
+            AND hour >= {rolled_since:DateTime64(3)}
+            AND hour < {rolled_until:DateTime64(3)}
+          GROUP BY hour
+      )
+      AND NOT is_refused
+      AND calls > 0
+    UNION ALL
+    SELECT
+        model,
+        team,
+        count(),
+        sum(cost_usd),
+        sumIf(input_tokens, cache_hit = ''),
+        sumIf(output_tokens, cache_hit = ''),
+        countIf(price_state = 'unpriced')
+    FROM requests
+    WHERE tenant = {tenant:String}
+      AND (
+          (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+          OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+      )
+      AND billed
+      AND outcome != 'refused'
+    GROUP BY
+        model,
+        team
+)
 GROUP BY
     model,
     team

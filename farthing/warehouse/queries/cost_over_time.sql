@@ -1,21 +1,62 @@
 -- What did each model cost per bucket of `step` seconds of the local clock over [since, until)?
-WITH
-    timeZoneOffset(toTimeZone(started_at, {tz:String}))                              AS offset_s,
-    intDiv(toUnixTimestamp(started_at) + offset_s, {step:UInt32}) * {step:UInt32}    AS local_start,
-    timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String}))      AS start_offset_s
 SELECT
-    local_start - start_offset_s AS bucket, -- epoch seconds
+    bucket, -- epoch seconds
     model,
-    sum(cost_usd)                AS cost_usd,
-    count()                      AS requests
-FROM requests
-WHERE tenant = {tenant:String}
-  AND started_at >= {since:DateTime64(3)}
-  AND started_at < {until:DateTime64(3)}
-  AND billed
-  AND outcome != 'refused'
-  AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-  AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+    sum(cost_usd) AS cost_usd,
+    sum(requests) AS requests
+FROM (
+    WITH
+        timeZoneOffset(toTimeZone(hour, {tz:String}))                               AS offset_s,
+        intDiv(toUnixTimestamp(hour) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
+        -- with the offset that holds at the bucket's own start: some days have 23 or 25 hours
+        local_start - timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String})) AS bucket
+    SELECT
+        bucket,
+        model,
+        cost_usd,
+        calls AS requests
+    FROM hourly
+    WHERE tenant = {tenant:String}
+      AND grain = 2 + if(empty({teams:Array(String)}), 0, 1)
+      AND hour >= {rolled_since:DateTime64(3)}
+      AND hour < {rolled_until:DateTime64(3)}
+      AND rolled_at IN (
+          SELECT max(at)
+          FROM upkeep
+          WHERE note = 'rolled'
+            AND hour >= {rolled_since:DateTime64(3)}
+            AND hour < {rolled_until:DateTime64(3)}
+          GROUP BY hour
+      )
+      AND NOT is_refused
+      AND calls > 0
+      AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+      AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+    UNION ALL
+    WITH
+        timeZoneOffset(toTimeZone(started_at, {tz:String}))                               AS offset_s,
+        intDiv(toUnixTimestamp(started_at) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
+        -- with the offset that holds at the bucket's own start: some days have 23 or 25 hours
+        local_start - timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String})) AS bucket
+    SELECT
+        bucket,
+        model,
+        sum(cost_usd),
+        count()
+    FROM requests
+    WHERE tenant = {tenant:String}
+      AND (
+          (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+          OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+      )
+      AND billed
+      AND outcome != 'refused'
+      AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+      AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+    GROUP BY
+        bucket,
+        model
+)
 GROUP BY
     bucket,
     model

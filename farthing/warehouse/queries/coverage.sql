@@ -1,18 +1,99 @@
 -- How much of [since, until) is known: usage, price and latency, and which rows carry no money?
 SELECT
-    countIf(billed AND outcome != 'refused')                                       AS requests,
-    countIf(billed AND price_state = 'unpriced')                                   AS unpriced,
-    countIf(billed AND price_state = 'no_usage')                                   AS unknown_usage,
-    countIf(billed AND usage_source IN ('estimate', 'tokenizer'))                  AS estimated_usage,
-    countIf(billed AND price_state = 'priced' AND (isNull(input_tokens) OR isNull(output_tokens))) AS half_usage, -- priced on one side only
-    countIf(billed AND scope = 'farthing.replay')                                  AS replayed,   -- from a trace file; without a duration
-    countIf(NOT billed AND unbilled_reason = 'proxy')                              AS unbilled_proxy,
-    countIf(NOT billed AND unbilled_reason = 'nested')                             AS unbilled_nested,
-    countIf(NOT billed AND unbilled_reason NOT IN ('proxy', 'nested'))             AS unbilled_other,
-    countIf(billed AND outcome = 'refused')                                        AS refused,
-    countIf(billed AND outcome = 'ok' AND scope != 'farthing.replay')              AS timed,
-    quantilesDDIf(0.01, 0.5, 0.95, 0.99)(duration_s, billed AND outcome = 'ok' AND scope != 'farthing.replay') AS duration_s -- [p50, p95, p99]
-FROM requests
-WHERE tenant = {tenant:String}
-  AND started_at >= {since:DateTime64(3)}
-  AND started_at < {until:DateTime64(3)}
+    sum(requests)                          AS requests,
+    sum(unpriced)                          AS unpriced,
+    sum(unknown_usage)                     AS unknown_usage,
+    sum(estimated_usage)                   AS estimated_usage,
+    sum(half_usage)                        AS half_usage, -- priced on one side only
+    sum(replayed)                          AS replayed,   -- from a trace file; without a duration
+    sum(unbilled_proxy)                    AS unbilled_proxy,
+    sum(unbilled_nested)                   AS unbilled_nested,
+    sum(unbilled_other)                    AS unbilled_other,
+    sum(refused)                           AS refused,
+    sum(timed)                             AS timed,
+    (
+        SELECT
+            if(sum(calls) = 0, [nan, nan, nan], arrayMap(
+                one -> if(one = -1100, 0, exp(one * 0.02000066670666954) * 0.99),
+                quantilesExactWeighted(0.5, 0.95, 0.99)(bin, calls)
+            )) AS duration_s
+        FROM (
+            SELECT
+                bin,
+                sum(calls) AS calls
+            FROM hourly_latency
+            WHERE tenant = {tenant:String}
+              AND grain = 0
+              AND measure = 'duration'
+              AND hour >= {rolled_since:DateTime64(3)}
+              AND hour < {rolled_until:DateTime64(3)}
+              AND rolled_at IN (
+                  SELECT max(at)
+                  FROM upkeep
+                  WHERE note = 'rolled'
+                    AND hour >= {rolled_since:DateTime64(3)}
+                    AND hour < {rolled_until:DateTime64(3)}
+                  GROUP BY hour
+              )
+            GROUP BY bin
+            UNION ALL
+            SELECT
+                toInt16(if(duration_s <= 3e-10, -1100, least(ceil(log(duration_s) / 0.02000066670666954), 2000))) AS bin,
+                count()
+            FROM requests
+            WHERE tenant = {tenant:String}
+              AND (
+                  (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+                  OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+              )
+              AND billed
+              AND outcome = 'ok' AND scope != 'farthing.replay'
+            GROUP BY bin
+        )
+    )                                      AS duration_s  -- [p50, p95, p99]
+FROM (
+    SELECT
+        if(is_refused, 0, calls) AS requests,
+        unpriced,
+        unknown_usage,
+        estimated_usage,
+        half_usage,
+        replayed,
+        unbilled_proxy,
+        unbilled_nested,
+        unbilled_other,
+        if(is_refused, calls, 0) AS refused,
+        timed
+    FROM hourly
+    WHERE tenant = {tenant:String}
+      AND grain = 0
+      AND hour >= {rolled_since:DateTime64(3)}
+      AND hour < {rolled_until:DateTime64(3)}
+      AND rolled_at IN (
+          SELECT max(at)
+          FROM upkeep
+          WHERE note = 'rolled'
+            AND hour >= {rolled_since:DateTime64(3)}
+            AND hour < {rolled_until:DateTime64(3)}
+          GROUP BY hour
+      )
+    UNION ALL
+    SELECT
+        countIf(billed AND outcome != 'refused'),
+        countIf(billed AND price_state = 'unpriced'),
+        countIf(billed AND price_state = 'no_usage'),
+        countIf(billed AND usage_source IN ('estimate', 'tokenizer')),
+        countIf(billed AND price_state = 'priced' AND (isNull(input_tokens) OR isNull(output_tokens))),
+        countIf(billed AND scope = 'farthing.replay'),
+        countIf(NOT billed AND unbilled_reason = 'proxy'),
+        countIf(NOT billed AND unbilled_reason = 'nested'),
+        countIf(NOT billed AND unbilled_reason NOT IN ('proxy', 'nested')),
+        countIf(billed AND outcome = 'refused'),
+        countIf(billed AND outcome = 'ok' AND scope != 'farthing.replay')
+    FROM requests
+    WHERE tenant = {tenant:String}
+      AND (
+          (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+          OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+      )
+)

@@ -1,22 +1,131 @@
 -- How do spend, calls and latency move over [since, until), per bucket of `step` seconds of the local clock?
-WITH
-    timeZoneOffset(toTimeZone(started_at, {tz:String}))                              AS offset_s,
-    intDiv(toUnixTimestamp(started_at) + offset_s, {step:UInt32}) * {step:UInt32}    AS local_start,
-    -- with the offset that holds at the bucket's own start: some days have 23 or 25 hours
-    timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String}))      AS start_offset_s
 SELECT
-    local_start - start_offset_s                                          AS bucket, -- epoch seconds
-    countIf(billed AND outcome != 'refused')                              AS requests,
-    sumIf(cost_usd, billed)                                               AS cost_usd,
-    sumIf(input_tokens, billed AND cache_hit = '')                        AS input_tokens,
-    sumIf(output_tokens, billed AND cache_hit = '')                       AS output_tokens,
-    countIf(billed AND cache_hit != '')                                   AS cache_hits,
-    quantilesDDIf(0.01, 0.5, 0.95, 0.99)(duration_s, billed AND outcome = 'ok' AND scope != 'farthing.replay') AS duration_s
-FROM requests
-WHERE tenant = {tenant:String}
-  AND started_at >= {since:DateTime64(3)}
-  AND started_at < {until:DateTime64(3)}
-  AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-  AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
-GROUP BY bucket
+    bucket, -- epoch seconds
+    requests,
+    cost_usd,
+    input_tokens,
+    output_tokens,
+    cache_hits,
+    if(empty(latency), [nan, nan, nan], latency) AS duration_s
+FROM (
+    SELECT
+        bucket,
+        sum(requests)                          AS requests,
+        sum(cost_usd)                          AS cost_usd,
+        sum(input_tokens)                      AS input_tokens,
+        sum(output_tokens)                     AS output_tokens,
+        sum(cache_hits)                        AS cache_hits
+    FROM (
+        WITH
+            timeZoneOffset(toTimeZone(hour, {tz:String}))                               AS offset_s,
+            intDiv(toUnixTimestamp(hour) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
+            -- with the offset that holds at the bucket's own start: some days have 23 or 25 hours
+            local_start - timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String})) AS bucket
+        SELECT
+            bucket,
+            if(is_refused, 0, calls) AS requests,
+            cost_usd,
+            input_tokens,
+            output_tokens,
+            cache_hits
+        FROM hourly
+        WHERE tenant = {tenant:String}
+          AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
+          AND hour >= {rolled_since:DateTime64(3)}
+          AND hour < {rolled_until:DateTime64(3)}
+          AND rolled_at IN (
+              SELECT max(at)
+              FROM upkeep
+              WHERE note = 'rolled'
+                AND hour >= {rolled_since:DateTime64(3)}
+                AND hour < {rolled_until:DateTime64(3)}
+              GROUP BY hour
+          )
+          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+        UNION ALL
+        WITH
+            timeZoneOffset(toTimeZone(started_at, {tz:String}))                               AS offset_s,
+            intDiv(toUnixTimestamp(started_at) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
+            -- with the offset that holds at the bucket's own start: some days have 23 or 25 hours
+            local_start - timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String})) AS bucket
+        SELECT
+            bucket,
+            countIf(billed AND outcome != 'refused'),
+            sumIf(cost_usd, billed),
+            sumIf(input_tokens, billed AND cache_hit = ''),
+            sumIf(output_tokens, billed AND cache_hit = ''),
+            countIf(billed AND cache_hit != '')
+        FROM requests
+        WHERE tenant = {tenant:String}
+          AND (
+              (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+              OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+          )
+          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+        GROUP BY bucket
+    )
+    GROUP BY bucket
+) AS sums
+LEFT JOIN (
+    SELECT
+        bucket,
+        if(sum(calls) = 0, [nan, nan, nan], arrayMap(
+            one -> if(one = -1100, 0, exp(one * 0.02000066670666954) * 0.99),
+            quantilesExactWeighted(0.5, 0.95, 0.99)(bin, calls)
+        )) AS latency
+    FROM (
+        WITH
+            timeZoneOffset(toTimeZone(hour, {tz:String}))                               AS offset_s,
+            intDiv(toUnixTimestamp(hour) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
+            local_start - timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String})) AS bucket
+        SELECT
+            bucket,
+            bin,
+            sum(calls) AS calls
+        FROM hourly_latency
+        WHERE tenant = {tenant:String}
+          AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
+          AND measure = 'duration'
+          AND hour >= {rolled_since:DateTime64(3)}
+          AND hour < {rolled_until:DateTime64(3)}
+          AND rolled_at IN (
+              SELECT max(at)
+              FROM upkeep
+              WHERE note = 'rolled'
+                AND hour >= {rolled_since:DateTime64(3)}
+                AND hour < {rolled_until:DateTime64(3)}
+              GROUP BY hour
+          )
+          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+        GROUP BY
+            bucket,
+            bin
+        UNION ALL
+        WITH
+            timeZoneOffset(toTimeZone(started_at, {tz:String}))                               AS offset_s,
+            intDiv(toUnixTimestamp(started_at) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
+            local_start - timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String})) AS bucket
+        SELECT
+            bucket,
+            toInt16(if(duration_s <= 3e-10, -1100, least(ceil(log(duration_s) / 0.02000066670666954), 2000))) AS bin,
+            count()
+        FROM requests
+        WHERE tenant = {tenant:String}
+          AND (
+              (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+              OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+          )
+          AND billed
+          AND outcome = 'ok' AND scope != 'farthing.replay'
+          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+        GROUP BY
+            bucket,
+            bin
+    )
+    GROUP BY bucket
+) AS timings USING (bucket)
 ORDER BY bucket

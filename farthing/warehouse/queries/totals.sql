@@ -1,22 +1,154 @@
 -- What was spent, saved and served over [since, until)?
 SELECT
-    countIf(billed AND outcome != 'refused')                              AS requests,
-    sumIf(cost_usd, billed)                                               AS cost_usd,       -- Decimal(38, 9)
-    sumIf(saved_usd, billed)                                              AS saved_usd,
-    sumIf(input_tokens, billed AND cache_hit = '')                        AS input_tokens,
-    sumIf(output_tokens, billed AND cache_hit = '')                       AS output_tokens,
-    sumIf(cache_read_tokens, billed AND cache_hit = '')                   AS cache_read_tokens,
-    countIf(billed AND cache_hit != '')                                   AS cache_hits,
-    countIf(billed AND price_state = 'unpriced')                          AS unpriced,
-    countIf(billed AND price_state = 'no_usage')                          AS unknown_usage,
-    countIf(billed AND outcome = 'error')                                 AS errors,
-    countIf(billed AND outcome = 'refused')                               AS refused,
-    quantilesDDIf(0.01, 0.5, 0.95, 0.99)(duration_s, billed AND outcome = 'ok' AND scope != 'farthing.replay') AS duration_s, -- [p50, p95, p99]
-    quantilesDDIf(0.01, 0.5, 0.95, 0.99)(ttft_s, billed AND isNotNull(ttft_s))  AS ttft_s,
-    max(received_at)                                                      AS data_until
-FROM requests
-WHERE tenant = {tenant:String}
-  AND started_at >= {since:DateTime64(3)}
-  AND started_at < {until:DateTime64(3)}
-  AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-  AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+    sum(requests)                          AS requests,
+    sum(cost_usd)                          AS cost_usd,       -- Decimal(38, 9)
+    sum(saved_usd)                         AS saved_usd,
+    sum(input_tokens)                      AS input_tokens,
+    sum(output_tokens)                     AS output_tokens,
+    sum(cache_read_tokens)                 AS cache_read_tokens,
+    sum(cache_hits)                        AS cache_hits,
+    sum(unpriced)                          AS unpriced,
+    sum(unknown_usage)                     AS unknown_usage,
+    sum(errors)                            AS errors,
+    sum(refused)                           AS refused,
+    max(received_at)                       AS data_until,
+    (
+        SELECT
+            if(sum(calls) = 0, [nan, nan, nan], arrayMap(
+                one -> if(one = -1100, 0, exp(one * 0.02000066670666954) * 0.99),
+                quantilesExactWeighted(0.5, 0.95, 0.99)(bin, calls)
+            )) AS duration_s
+        FROM (
+            SELECT
+                bin,
+                sum(calls) AS calls
+            FROM hourly_latency
+            WHERE tenant = {tenant:String}
+              AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
+              AND measure = 'duration'
+              AND hour >= {rolled_since:DateTime64(3)}
+              AND hour < {rolled_until:DateTime64(3)}
+              AND rolled_at IN (
+                  SELECT max(at)
+                  FROM upkeep
+                  WHERE note = 'rolled'
+                    AND hour >= {rolled_since:DateTime64(3)}
+                    AND hour < {rolled_until:DateTime64(3)}
+                  GROUP BY hour
+              )
+              AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+              AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+            GROUP BY bin
+            UNION ALL
+            SELECT
+                toInt16(if(duration_s <= 3e-10, -1100, least(ceil(log(duration_s) / 0.02000066670666954), 2000))) AS bin,
+                count()
+            FROM requests
+            WHERE tenant = {tenant:String}
+              AND (
+                  (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+                  OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+              )
+              AND billed
+              AND outcome = 'ok' AND scope != 'farthing.replay'
+              AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+              AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+            GROUP BY bin
+        )
+    )                                      AS duration_s,     -- [p50, p95, p99]
+    (
+        SELECT
+            if(sum(calls) = 0, [nan, nan, nan], arrayMap(
+                one -> if(one = -1100, 0, exp(one * 0.02000066670666954) * 0.99),
+                quantilesExactWeighted(0.5, 0.95, 0.99)(bin, calls)
+            )) AS ttft_s
+        FROM (
+            SELECT
+                bin,
+                sum(calls) AS calls
+            FROM hourly_latency
+            WHERE tenant = {tenant:String}
+              AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
+              AND measure = 'ttft'
+              AND hour >= {rolled_since:DateTime64(3)}
+              AND hour < {rolled_until:DateTime64(3)}
+              AND rolled_at IN (
+                  SELECT max(at)
+                  FROM upkeep
+                  WHERE note = 'rolled'
+                    AND hour >= {rolled_since:DateTime64(3)}
+                    AND hour < {rolled_until:DateTime64(3)}
+                  GROUP BY hour
+              )
+              AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+              AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+            GROUP BY bin
+            UNION ALL
+            SELECT
+                toInt16(if(ttft_s <= 3e-10, -1100, least(ceil(log(ttft_s) / 0.02000066670666954), 2000))) AS bin,
+                count()
+            FROM requests
+            WHERE tenant = {tenant:String}
+              AND (
+                  (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+                  OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+              )
+              AND billed
+              AND isNotNull(ttft_s)
+              AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+              AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+            GROUP BY bin
+        )
+    )                                      AS ttft_s
+FROM (
+    SELECT
+        if(is_refused, 0, calls) AS requests,
+        cost_usd,
+        saved_usd,
+        input_tokens,
+        output_tokens,
+        cache_read_tokens,
+        cache_hits,
+        unpriced,
+        unknown_usage,
+        errors,
+        if(is_refused, calls, 0) AS refused,
+        received_at
+    FROM hourly
+    WHERE tenant = {tenant:String}
+      AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
+      AND hour >= {rolled_since:DateTime64(3)}
+      AND hour < {rolled_until:DateTime64(3)}
+      AND rolled_at IN (
+          SELECT max(at)
+          FROM upkeep
+          WHERE note = 'rolled'
+            AND hour >= {rolled_since:DateTime64(3)}
+            AND hour < {rolled_until:DateTime64(3)}
+          GROUP BY hour
+      )
+      AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+      AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+    UNION ALL
+    SELECT
+        countIf(billed AND outcome != 'refused'),
+        sumIf(cost_usd, billed),
+        sumIf(saved_usd, billed),
+        sumIf(input_tokens, billed AND cache_hit = ''),
+        sumIf(output_tokens, billed AND cache_hit = ''),
+        sumIf(cache_read_tokens, billed AND cache_hit = ''),
+        countIf(billed AND cache_hit != ''),
+        countIf(billed AND price_state = 'unpriced'),
+        countIf(billed AND price_state = 'no_usage'),
+        countIf(billed AND outcome = 'error'),
+        countIf(billed AND outcome = 'refused'),
+        max(received_at)
+    FROM requests
+    WHERE tenant = {tenant:String}
+      AND (
+          (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
+          OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
+      )
+      AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
+      AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+)

@@ -1,0 +1,91 @@
+-- Which cells do these hours have, at every grain?
+INSERT INTO hourly
+SELECT
+    tenant,
+    if(grouping(team) = 0, 1, 0) + if(grouping(model) = 0, 2, 0) AS grain,
+    hour,
+    team,
+    provider,
+    model,
+    is_refused,
+    fromUnixTimestamp64Micro({rolled_us:Int64} + toInt64(indexOf({hours:Array(DateTime('UTC'))}, hour)), 'UTC') AS rolled_at,
+    sum(spans),
+    sum(calls),
+    sum(cost_usd),
+    sum(saved_usd),
+    sum(input_tokens),
+    sum(output_tokens),
+    sum(cache_read_tokens),
+    sum(cache_write_tokens),
+    sum(reasoning_tokens),
+    sum(cache_hits),
+    sum(unpriced),
+    sum(unpriced_input_tokens),
+    sum(unpriced_output_tokens),
+    max(unpriced_last_at),
+    sum(unknown_usage),
+    sum(estimated_usage),
+    sum(half_usage),
+    sum(replayed),
+    sum(errors),
+    sum(timed),
+    sum(engine_s),
+    sum(unbilled_proxy),
+    sum(unbilled_nested),
+    sum(unbilled_other),
+    min(first_at),
+    max(last_at),
+    max(received_at)
+FROM (
+    SELECT
+        tenant,
+        toStartOfHour(toDateTime(started_at, 'UTC'))                          AS hour,
+        team,
+        provider,
+        model,
+        outcome = 'refused'                                                   AS is_refused,
+        count()                                                               AS spans,
+        countIf(billed)                                                       AS calls,
+        sumIf(requests.cost_usd, billed)                                      AS cost_usd,
+        sumIf(requests.saved_usd, billed)                                     AS saved_usd,
+        sumIf(requests.input_tokens, billed AND cache_hit = '')               AS input_tokens,
+        sumIf(requests.output_tokens, billed AND cache_hit = '')              AS output_tokens,
+        sumIf(requests.cache_read_tokens, billed AND cache_hit = '')          AS cache_read_tokens,
+        sumIf(requests.cache_write_tokens, billed AND cache_hit = '')         AS cache_write_tokens,
+        sumIf(requests.reasoning_tokens, billed AND cache_hit = '')           AS reasoning_tokens,
+        countIf(billed AND cache_hit != '')                                   AS cache_hits,
+        countIf(billed AND price_state = 'unpriced')                          AS unpriced,
+        sumIf(requests.input_tokens, billed AND price_state = 'unpriced')     AS unpriced_input_tokens,
+        sumIf(requests.output_tokens, billed AND price_state = 'unpriced')    AS unpriced_output_tokens,
+        maxIf(started_at, billed AND price_state = 'unpriced')                AS unpriced_last_at,
+        countIf(billed AND price_state = 'no_usage')                          AS unknown_usage,
+        countIf(billed AND usage_source IN ('estimate', 'tokenizer'))         AS estimated_usage,
+        countIf(billed AND price_state = 'priced' AND (isNull(requests.input_tokens) OR isNull(requests.output_tokens))) AS half_usage,
+        countIf(billed AND scope = 'farthing.replay')                         AS replayed,
+        countIf(billed AND outcome = 'error')                                 AS errors,
+        countIf(billed AND outcome = 'ok' AND scope != 'farthing.replay')     AS timed,
+        sumIf(requests.engine_s, billed)                                      AS engine_s,
+        countIf(NOT billed AND unbilled_reason = 'proxy')                     AS unbilled_proxy,
+        countIf(NOT billed AND unbilled_reason = 'nested')                    AS unbilled_nested,
+        countIf(NOT billed AND unbilled_reason NOT IN ('proxy', 'nested'))    AS unbilled_other,
+        min(started_at)                                                       AS first_at,
+        max(started_at)                                                       AS last_at,
+        max(requests.received_at)                                             AS received_at
+    FROM requests
+    WHERE started_at >= fromUnixTimestamp64Milli({since_ms:Int64})
+      AND started_at < fromUnixTimestamp64Milli({until_ms:Int64})
+      AND toStartOfHour(toDateTime(started_at, 'UTC')) IN {hours:Array(DateTime('UTC'))}
+    GROUP BY
+        tenant,
+        hour,
+        team,
+        provider,
+        model,
+        is_refused
+)
+GROUP BY GROUPING SETS (
+    (tenant, hour, is_refused),
+    (tenant, hour, is_refused, team),
+    (tenant, hour, is_refused, provider, model),
+    (tenant, hour, is_refused, team, provider, model)
+)

@@ -1,0 +1,48 @@
+-- How are the latencies of these hours distributed, at every grain?
+INSERT INTO hourly_latency
+SELECT
+    tenant,
+    if(grouping(team) = 0, 1, 0) + if(grouping(model) = 0, 2, 0) AS grain,
+    measure,
+    team,
+    provider,
+    model,
+    hour,
+    bin,
+    fromUnixTimestamp64Micro({rolled_us:Int64} + toInt64(indexOf({hours:Array(DateTime('UTC'))}, hour)), 'UTC') AS rolled_at,
+    sum(calls)
+FROM (
+    SELECT
+        tenant,
+        timing.1                                     AS measure,
+        team,
+        provider,
+        model,
+        toStartOfHour(toDateTime(started_at, 'UTC')) AS hour,
+        toInt16(if(timing.2 <= 3e-10, -1100, least(ceil(log(timing.2) / 0.02000066670666954), 2000))) AS bin,
+        count()                                      AS calls
+    FROM requests
+    ARRAY JOIN [
+        (1, if(outcome = 'ok' AND scope != 'farthing.replay', duration_s, nan)),
+        (2, toFloat64(ifNull(ttft_s, nan)))
+    ] AS timing
+    WHERE started_at >= fromUnixTimestamp64Milli({since_ms:Int64})
+      AND started_at < fromUnixTimestamp64Milli({until_ms:Int64})
+      AND toStartOfHour(toDateTime(started_at, 'UTC')) IN {hours:Array(DateTime('UTC'))}
+      AND billed
+      AND NOT isNaN(timing.2)
+    GROUP BY
+        tenant,
+        measure,
+        team,
+        provider,
+        model,
+        hour,
+        bin
+)
+GROUP BY GROUPING SETS (
+    (tenant, measure, hour, bin),
+    (tenant, measure, hour, bin, team),
+    (tenant, measure, hour, bin, provider, model),
+    (tenant, measure, hour, bin, team, provider, model)
+)
