@@ -15,6 +15,7 @@ from genai_prices import data_snapshot, types
 
 from farthing.errors import PriceError
 from farthing.money import cost_nusd, price_from_usd_per_mtok
+from farthing.semconv import canonical_provider
 from farthing.settings import PriceOverride
 
 FIRST_DAY = date(1970, 1, 1)
@@ -110,7 +111,7 @@ class PriceBook:
 
     def history(self, provider: str, model: str) -> list[Price]:
         """Return the prices of a model, oldest first, without overlaps; empty = unpriced."""
-        provider = provider.lower()
+        provider = canonical_provider(provider)
         own = self._overrides.get((provider, model), [])
         if own:
             public = self._public(provider, model) if own[0].valid_from > FIRST_DAY else []
@@ -211,4 +212,4 @@ def _from_override(override: PriceOverride) -> Price:
         rate("cache_write", override.cache_write) if override.cache_write else plain,
         rate("output", override.output),
     )
-    return Price(override.provider.lower(), override.model, rates, "own", valid_from)
+    return Price(canonical_provider(override.provider), override.model, rates, "own", valid_from)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from farthing import semconv
 from farthing.warehouse import view
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,6 @@ def is_stored(run: Run, source: str, settings: str) -> bool:
 
     True where both tables hold all of it, each span as often as `source` does.
     """
-    operations = ", ".join(f"'{name}'" for name in semconv.INFERENCE_OPERATIONS)
     run("DROP TABLE IF EXISTS otlp_again")
     run(
         "CREATE TABLE otlp_again (tenant String, trace_id String, span_id String, received_at DateTime64(3), "
@@ -43,7 +41,7 @@ def is_stored(run: Run, source: str, settings: str) -> bool:
     try:
         run(
             "INSERT INTO otlp_again SELECT Tenant, TraceId, SpanId, ReceivedAt, "
-            f"{view.operation()} IN ({operations}) FROM (SELECT *, SpanAttributes AS a "
+            f"{view.is_call()} FROM (SELECT *, SpanAttributes AS a "
             f"FROM ({view.explode_spans(source)})) SETTINGS {settings}"
         )
         return _is_whole(run)

@@ -5,6 +5,7 @@ The second is generated from the alias table of `semconv`, so that a dialect is 
 from __future__ import annotations
 
 from farthing import semconv
+from farthing.warehouse import dialects
 
 _ANY = (
     "Tuple(string_value Nullable(String), bool_value Nullable(Bool), int_value Nullable(Int64), "
@@ -112,15 +113,34 @@ def _text(fact: str) -> str:
     return f"multiIf({pairs}a['{names[-1]}'])"
 
 
+def _renamed(name: str, aliases: dict[str, str], default: str = "") -> str:
+    """Return SQL of a name by which `aliases` knows it; of one that is not in it, `default`, or the name itself."""
+    return f"transform({name}, {list(aliases)}, {list(aliases.values())}{default and ', ' + default})"
+
+
 def operation() -> str:
-    """Return SQL for the canonical operation name of a span's attributes `a`."""
-    olds = ", ".join(f"'{name}'" for name in semconv.OPERATION_ALIASES)
-    news = ", ".join(f"'{name}'" for name in semconv.OPERATION_ALIASES.values())
-    return f"transform({_text('operation')}, [{olds}], [{news}])"
+    """Return SQL for the canonical operation of a span's attributes `a`: one of a call's, `other` or `unknown`."""
+    names = {name: name for name in semconv.INFERENCE_OPERATIONS} | semconv.OPERATION_ALIASES
+    names |= dict.fromkeys(semconv.OTHER_OPERATIONS, "other")
+    return _renamed(_text("operation"), names, f"'{semconv.UNKNOWN_OPERATION}'")
+
+
+def is_call() -> str:
+    """Return SQL that tells whether a span's attributes `a` are of one model call."""
+    has_usage = f"concat({_text('input_tokens')}, {_text('output_tokens')}) != ''"
+    return _is_call(operation(), has_usage, _text("request_model"), _text("response_model"))
+
+
+def _is_call(operation: str, has_usage: str, request_model: str, response_model: str) -> str:
+    marks = ", ".join(f"a['{mark}']" for mark in semconv.OTHER_MARKS)
+    return (
+        f"{operation} != 'other' AND ({operation} != '{semconv.UNKNOWN_OPERATION}' OR ({has_usage} "
+        f"AND concat({request_model}, {response_model}) != '' AND concat({marks}) = ''))"
+    )
 
 
 def provider() -> str:
-    return f"lower({_text('provider')})"
+    return _renamed(f"lower({_text('provider')})", semconv.PROVIDER_ALIASES)
 
 
 def _count(fact: str) -> str:
@@ -144,33 +164,60 @@ def _rates(prefix: str = "") -> str:
 
 
 def _facts(source: str) -> str:
-    """Return the SELECT of what a model call's span says, in any dialect."""
-    operations = ", ".join(f"'{name}'" for name in semconv.INFERENCE_OPERATIONS)
+    """Return the SELECT of what a model call's span means, in any dialect.
+
+    What the span says stands in a step of its own, because what is used twice in the step that names it is planned twice.
+    """
+    return f"""SELECT * EXCEPT ({_GIVEN}),
+    total_given - in_given - out_given AS surplus, cached_given + written_given AS parts_given,
+    {dialects.model("request_model_given")} AS request_model, {dialects.model("response_model_given")} AS response_model,
+    {dialects.operation("operation_given")} AS operation,
+    {dialects.is_beside()} AS is_beside, {dialects.input_tokens()} AS total_in,
+    {dialects.reasoning_tokens()} AS reasoning, {dialects.output_tokens()} AS total_out,
+    if(isNull(in_given), 0, cached_given) AS cache_read, written_given AS cache_write_given,
+    {dialects.error_type()} AS error_type, {dialects.is_aborted()} AS is_aborted,
+    multiIf(outcome_said != '', outcome_said, is_aborted, 'aborted', failed OR finish_reason = 'error', 'error', 'ok') AS outcome,
+    multiIf(source_said != '' OR ifNull(in_given, 0) + ifNull(out_given, 0) = 0, source_said, {dialects.is_estimate()},
+        'estimate', '') AS source_given
+FROM (
+{_given(source)}
+)
+WHERE {_is_call("operation_given", "isNotNull(coalesce(in_given, out_given))", "request_model_given", "response_model_given")}"""
+
+
+_GIVEN = (
+    "a, kind, operation_given, request_model_given, response_model_given, in_given, out_given, total_given, cached_given, "
+    "written_given, reasoning_given, zero_count, outcome_said, source_said, failed, is_open, error_given, error_any"
+)
+
+
+def _given(source: str) -> str:
+    """Return the SELECT of what each span says, under one name in any dialect."""
     prefix = semconv.TAG_PREFIX
     return f"""SELECT
     SpanAttributes AS a,
     Timestamp AS started_at, Tenant AS tenant,
     {_text("team")} AS team, {_text("user")} AS user, {_text("feature")} AS feature, {_text("session")} AS session,
     mapApply((k, v) -> (substring(k, {len(prefix) + 1}), v), mapFilter((k, v) -> startsWith(k, '{prefix}'), a)) AS tags,
-    ServiceName AS service, ScopeName AS scope,
-    {operation()} AS operation, {provider()} AS provider,
-    {_text("request_model")} AS request_model, {_text("response_model")} AS response_model,
+    ServiceName AS service, ScopeName AS scope, {dialects.kind()} AS kind,
+    {operation()} AS operation_given, {provider()} AS provider,
+    {_text("request_model")} AS request_model_given, {_text("response_model")} AS response_model_given,
     a['{semconv.ROUTED_FROM}'] AS routed_from, a['{semconv.DEPLOYMENT}'] AS deployment,
-    {_count("input_tokens")} AS total_in, {_count("output_tokens")} AS total_out,
-    least(ifNull({_count("cache_read_tokens")}, 0), ifNull(total_in, 0)) AS cache_read,
-    {_count("cache_write_tokens")} AS cache_write_given,
-    {_count("reasoning_tokens")} AS reasoning,
-    a['{semconv.USAGE_SOURCE}'] AS source_given,
+    {_count("input_tokens")} AS in_given, {_count("output_tokens")} AS out_given, {_count("total_tokens")} AS total_given,
+    toUInt32OrZero({_text("cache_read_tokens")}) AS cached_given, toUInt32OrZero({_text("cache_write_tokens")}) AS written_given,
+    {_count("reasoning_tokens")} AS reasoning_given, {dialects.zero_count()} AS zero_count,
+    a['{semconv.USAGE_SOURCE}'] AS source_said,
     toInt64OrNull(a['{semconv.SETTLED_NUSD}']) AS settled,
     a['{semconv.BILLED}'] != 'false' AS billed, a['{semconv.UNBILLED_REASON}'] AS unbilled_reason,
     Duration / 1e9 AS duration_s, {_finite(_text("ttft_s"), "Float32")} AS ttft_s,
     {_finite(f"a['{semconv.ENGINE_SECONDS}']")} AS engine_s,
     {_finite(f"a['{semconv.ENGINE_QUEUE_SECONDS}']")} AS engine_queue_s,
-    {_text("stream")} = 'true' AS stream,
+    {_text("stream")} IN ('true', 'True') AS stream,
     {_finite("a['gen_ai.request.temperature']", "Float32")} AS temperature,
     a['{semconv.CACHE_HIT}'] AS cache_hit,
-    if(a['{semconv.OUTCOME}'] != '', a['{semconv.OUTCOME}'], if(StatusCode = 'Error', 'error', 'ok')) AS outcome,
-    {_text("error_type")} AS error_type,
+    a['{semconv.OUTCOME}'] AS outcome_said, StatusCode = 'Error' AS failed, StatusCode = 'Unset' AS is_open,
+    {_text("error_type")} AS error_given,
+    if(error_given != '', error_given, `Events.Attributes`[indexOf(`Events.Name`, 'exception')]['exception.type']) AS error_any,
     trim(BOTH '[]"' FROM {_text("finish_reason")}) AS finish_reason,
     JSONExtract(a['{semconv.POLICIES}'], 'Array(LowCardinality(String))') AS policies,
     toUInt32OrZero(a['{semconv.POLICY_VERSION}']) AS policy_version,
@@ -178,8 +225,7 @@ def _facts(source: str) -> str:
     JSONExtract(a['{semconv.PREFIX_HASHES}'], 'Array(String)') AS prefix_hashes,
     {_text("response_id")} AS response_id,
     TraceId AS trace_id, SpanId AS span_id, ParentSpanId AS parent_span_id, ReceivedAt AS received_at
-FROM {source}
-WHERE operation IN ({operations})"""
+FROM {source}"""
 
 
 def normalise_requests(source: str = "otel_traces") -> str:
@@ -244,7 +290,7 @@ FROM (
 
 def unseen_models(source: str) -> str:
     """Return the SELECT of the distinct (provider, model) that the model calls name in the OTLP bodies of `source`."""
-    operations = ", ".join(f"'{name}'" for name in semconv.INFERENCE_OPERATIONS)
-    return f"""SELECT DISTINCT {provider()} AS provider, arrayJoin([{_text("response_model")}, {_text("request_model")}]) AS model
-FROM (SELECT SpanAttributes AS a FROM ({explode_spans(source)}))
-WHERE {operation()} IN ({operations}) AND model != ''"""
+    models = ", ".join(dialects.model(_text(fact)) for fact in ("response_model", "request_model"))
+    return f"""SELECT DISTINCT {provider()} AS provider, arrayJoin([{models}]) AS model
+FROM (SELECT SpanAttributes AS a, ScopeName AS scope FROM ({explode_spans(source)}))
+WHERE {is_call()} AND model != ''"""
