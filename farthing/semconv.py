@@ -83,7 +83,8 @@ OTHER_OPERATIONS = (
     "delete_memory_store",
     "execute_task",  # OpenLLMetry's node of a graph
     # ai.operationId of the Vercel AI SDK: each holds the span of the call itself, `ai.….do…`
-    "ai.generateText", "ai.streamText", "ai.generateObject", "ai.streamObject", "ai.embed", "ai.embedMany", "ai.toolCall",
+    "ai.generateText", "ai.streamText", "ai.generateObject", "ai.streamObject", "ai.embed", "ai.embedMany",
+    "ai.toolCall",
     # openinference.span.kind
     "AGENT", "CHAIN", "TOOL", "RETRIEVER", "RERANKER", "GUARDRAIL", "EVALUATOR", "PROMPT",
 )  # fmt: skip
