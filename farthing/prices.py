@@ -12,6 +12,7 @@ from datetime import date, timedelta
 
 from farthing.prices_own import own_price
 from farthing.prices_public import public_prices
+from farthing.semconv import canonical_provider
 from farthing.settings import PriceOverride
 from farthing.tariff import FIRST_DAY, LAST_DAY, Price, Rates, SizeTier, Usage
 
@@ -43,7 +44,7 @@ class PriceBook:
 
     def every(self, provider: str, model: str) -> list[Price]:
         """Return the prices of a model in each service tier, without overlaps within a tier; empty = unpriced."""
-        provider = provider.lower()
+        provider = canonical_provider(provider)
         own, public = self._own.get((provider, model), []), public_prices(provider, model)
         tiers = sorted({price.service_tier for price in (*own, *public)})
         return [price for tier in tiers for price in _chain(_in(tier, public), _in(tier, own))]

@@ -12,6 +12,7 @@ from typing import Any
 
 from farthing.errors import PriceError
 from farthing.money import price_from_usd_per_mtok
+from farthing.semconv import canonical_provider
 from farthing.settings import PriceOverride
 from farthing.tariff import FIRST_DAY, LAST_DAY, Price, Rates, SizeTier, service_tier
 
@@ -33,7 +34,7 @@ def own_price(override: PriceOverride) -> Price:
         raise PriceError(f"{where}: provider and model must both be named")
     rates = _rates(where, {kind: getattr(override, kind) for kind in KINDS})
     return Price(
-        override.provider.strip().lower(),
+        canonical_provider(override.provider.strip()),
         override.model.strip(),
         rates,
         "own",

@@ -82,28 +82,48 @@ def tag_attribute(name: str) -> str:
 
 # Operations whose spans are one model call each; all others (agents, workflows, tools) carry no money.
 INFERENCE_OPERATIONS = ("chat", "text_completion", "generate_content", "embeddings", "responses")
+UNKNOWN_OPERATION = "unknown"  # what a call is named whose span names a model and its usage but no operation known here
 
-ALIASES_VERSION = 1
+# Operations that are known to be no call, whatever usage their spans sum up. Anything else that names a model and its
+# usage is counted as a call, because a call that is not counted is worse than one that can be seen and excluded.
+OTHER_OPERATIONS = (
+    # OpenTelemetry: of agents, tools, retrieval and memory; `fetch_response` reads an answer that was billed before
+    "create_agent", "invoke_agent", "invoke_workflow", "plan", "execute_tool", "retrieval", "fetch_response",
+    "search_memory", "create_memory", "update_memory", "upsert_memory", "delete_memory", "create_memory_store",
+    "delete_memory_store",
+    "execute_task",  # OpenLLMetry's node of a graph
+    # ai.operationId of the Vercel AI SDK: each holds the span of the call itself, `ai.….do…`
+    "ai.generateText", "ai.streamText", "ai.generateObject", "ai.streamObject", "ai.embed", "ai.embedMany",
+    "ai.toolCall",
+    # openinference.span.kind
+    "AGENT", "CHAIN", "TOOL", "RETRIEVER", "RERANKER", "GUARDRAIL", "EVALUATOR", "PROMPT",
+)  # fmt: skip
+# Marks of a span that is no call, where it names no operation; a call's span may carry the last two.
+OTHER_MARKS = ("traceloop.span.kind", "gen_ai.agent.name", "gen_ai.tool.name")
+
+ALIASES_VERSION = 2
 
 # canonical fact -> span attributes that carry it, the most trusted first
 ALIASES: dict[str, tuple[str, ...]] = {
-    "operation": (OPERATION_NAME, "llm.request.type", "openinference.span.kind"),
-    "provider": (PROVIDER_NAME, "gen_ai.system", "llm.provider", "llm.system"),
-    "request_model": (REQUEST_MODEL, "llm.request.model"),
+    "operation": (OPERATION_NAME, "openinference.span.kind", "llm.request.type", "ai.operationId"),
+    "provider": (PROVIDER_NAME, "gen_ai.system", "llm.provider", "llm.system", "ai.model.provider"),
+    "request_model": (REQUEST_MODEL, "llm.request.model", "ai.model.id"),
     "response_model": (RESPONSE_MODEL, "llm.model_name", "llm.response.model", "embedding.model_name"),
     "response_id": (RESPONSE_ID,),
-    "input_tokens": (USAGE_INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
+    "input_tokens": (USAGE_INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt", "ai.usage.tokens"),
     "output_tokens": (USAGE_OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion"),
     "cache_read_tokens": (
         USAGE_CACHE_READ_TOKENS,
         "gen_ai.usage.cache_read_input_tokens",
         "llm.token_count.prompt_details.cache_read",
+        "ai.usage.cachedInputTokens",
     ),
     "cache_write_tokens": (
         USAGE_CACHE_WRITE_TOKENS,
         "gen_ai.usage.cache_creation.input_tokens",
         "gen_ai.usage.cache_creation_input_tokens",
         "llm.token_count.prompt_details.cache_write",
+        "ai.usage.inputTokenDetails.cacheWriteTokens",
     ),
     "cache_write_1h_tokens": (
         CACHE_WRITE_1H_TOKENS,
@@ -134,10 +154,13 @@ ALIASES: dict[str, tuple[str, ...]] = {
         USAGE_REASONING_TOKENS,
         "gen_ai.usage.reasoning_tokens",
         "llm.token_count.completion_details.reasoning",
+        "gen_ai.usage.details.reasoning_tokens",  # Pydantic AI
+        "ai.usage.reasoningTokens",
     ),
-    "ttft_s": (RESPONSE_TTFC,),
+    "total_tokens": ("gen_ai.usage.total_tokens", "llm.token_count.total"),
+    "ttft_s": (RESPONSE_TTFC, "gen_ai.client.operation.time_to_first_chunk"),
     "stream": (REQUEST_STREAM, "gen_ai.is_streaming", "llm.is_streaming"),
-    "finish_reason": (RESPONSE_FINISH_REASONS, "llm.finish_reason"),
+    "finish_reason": (RESPONSE_FINISH_REASONS, "llm.finish_reason", "anthropic.message.stop_reason"),
     "error_type": (ERROR_TYPE,),
     "team": (TEAM,),
     "user": (USER, "user.id", "enduser.id"),
@@ -149,9 +172,46 @@ ALIASES: dict[str, tuple[str, ...]] = {
 OPERATION_ALIASES: dict[str, str] = {
     "LLM": "chat",
     "EMBEDDING": "embeddings",
-    "completion": "text_completion",
+    "completion": "chat",  # LiteLLM's name of it
     "embedding": "embeddings",
+    "acompletion": "chat",
+    "aembedding": "embeddings",
+    "aresponses": "responses",
+    "atext_completion": "text_completion",
+    "ai.generateText.doGenerate": "chat",
+    "ai.streamText.doStream": "chat",
+    "ai.generateObject.doGenerate": "chat",
+    "ai.streamObject.doStream": "chat",
+    "ai.embed.doEmbed": "embeddings",
+    "ai.embedMany.doEmbed": "embeddings",
 }
+
+# other names for the same provider; the names on the right are OpenTelemetry's
+PROVIDER_ALIASES: dict[str, str] = {
+    "gemini": "gcp.gemini",
+    "google": "gcp.gen_ai",  # which of Google's endpoints is not said
+    "vertex_ai": "gcp.vertex_ai",
+    "aws": "aws.bedrock",
+    "bedrock": "aws.bedrock",
+    "azure": "azure.ai.openai",
+    "mistral": "mistral_ai",
+    "mistralai": "mistral_ai",
+    "xai": "x_ai",
+    # the Vercel AI SDK adds the API
+    "openai.chat": "openai",
+    "openai.responses": "openai",
+    "openai.completion": "openai",
+    "openai.embedding": "openai",
+    "anthropic.messages": "anthropic",
+    "google.generative-ai": "gcp.gemini",
+}
+
+
+def canonical_provider(name: str) -> str:
+    """Return the one name of a provider under which its calls are stored and its prices are looked up."""
+    name = name.lower()
+    return PROVIDER_ALIASES.get(name, name)
+
 
 # Attributes that hold what people wrote or models answered, in any dialect: not stored unless `store_content` is set,
 # whatever the SDK was told. Instead come <key>.length (characters) and <key>.hash (keyed, 16 hex digits).
@@ -219,6 +279,13 @@ CONTENT_FREE_PREFIXES = (
     "gen_ai.",
     "llm.",
     "openai.",
+    "anthropic.usage.",
+    "anthropic.request.",
+    "anthropic.response.",
+    "anthropic.message.stop_reason",
+    "ai.usage.",
+    "ai.model.",
+    "ai.response.finishReason",
     "openinference.",
     "embedding.model_name",
     "traceloop.span.kind",

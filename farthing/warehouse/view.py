@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from farthing import semconv
 from farthing.prices_public import PUBLIC_DOMAINS, names_of
-from farthing.warehouse import price_rule
+from farthing.warehouse import dialects, price_rule
 
 _ANY = (
     "Tuple(string_value Nullable(String), bool_value Nullable(Bool), int_value Nullable(Int64), "
@@ -114,11 +114,34 @@ def _text(fact: str) -> str:
     return f"multiIf({pairs}a['{names[-1]}'])"
 
 
+def _renamed(name: str, aliases: dict[str, str], default: str = "") -> str:
+    """Return SQL of a name by which `aliases` knows it; of one that is not in it, `default`, or the name itself."""
+    return f"transform({name}, {list(aliases)}, {list(aliases.values())}{default and ', ' + default})"
+
+
 def operation() -> str:
-    """Return SQL for the canonical operation name of a span's attributes `a`."""
-    olds = ", ".join(f"'{name}'" for name in semconv.OPERATION_ALIASES)
-    news = ", ".join(f"'{name}'" for name in semconv.OPERATION_ALIASES.values())
-    return f"transform({_text('operation')}, [{olds}], [{news}])"
+    """Return SQL for the canonical operation of a span's attributes `a`: one of a call's, `other` or `unknown`."""
+    names = {name: name for name in semconv.INFERENCE_OPERATIONS} | semconv.OPERATION_ALIASES
+    names |= dict.fromkeys(semconv.OTHER_OPERATIONS, "other")
+    return _renamed(_text("operation"), names, f"'{semconv.UNKNOWN_OPERATION}'")
+
+
+def is_call() -> str:
+    """Return SQL that tells whether a span's attributes `a` are of one model call."""
+    has_usage = f"concat({_text('input_tokens')}, {_text('output_tokens')}) != ''"
+    return _is_call(operation(), has_usage, _text("request_model"), _text("response_model"))
+
+
+def _is_call(operation: str, has_usage: str, request_model: str, response_model: str) -> str:
+    marks = ", ".join(f"a['{mark}']" for mark in semconv.OTHER_MARKS)
+    return (
+        f"{operation} != 'other' AND ({operation} != '{semconv.UNKNOWN_OPERATION}' OR ({has_usage} "
+        f"AND concat({request_model}, {response_model}) != '' AND concat({marks}) = ''))"
+    )
+
+
+def _named_provider() -> str:
+    return _renamed(f"lower({_text('provider')})", semconv.PROVIDER_ALIASES)
 
 
 # The last two labels of a host name, which may stand in a URL
@@ -132,7 +155,7 @@ def provider() -> str:
     public = ", ".join(f"'{name}'" for name in dict(pairs))
     return (
         f"if(({_text('server_address')} AS address) = '' "
-        f"OR endsWith(address, concat('.', lower({_text('provider')}) AS told, '.com')) OR told NOT IN ({public}) "
+        f"OR endsWith(address, concat('.', {_named_provider()} AS told, '.com')) OR told NOT IN ({public}) "
         f"OR (told, extract(address, '{_LAST_LABELS}')) IN ({domains}), told, '{semconv.ELSEWHERE_PROVIDER}')"
     )
 
@@ -148,35 +171,66 @@ def _finite(key: str, kind: str = "Float64") -> str:
 
 
 def _facts(source: str) -> str:
-    """Return the SELECT of what a model call's span says, in any dialect."""
-    operations = ", ".join(f"'{name}'" for name in semconv.INFERENCE_OPERATIONS)
+    """Return the SELECT of what a model call's span means, in any dialect.
+
+    What the span says stands in a step of its own, because what is used twice in the step that names it is planned twice.
+    """
+    return f"""SELECT * EXCEPT ({_GIVEN}),
+    total_given - in_given - out_given AS surplus, cached_given + written_given AS parts_given,
+    {dialects.model("request_model_given")} AS request_model, {dialects.model("response_model_given")} AS response_model,
+    {dialects.operation("operation_given")} AS operation,
+    {dialects.is_beside()} AS is_beside, {dialects.input_tokens()} AS total_in,
+    {dialects.reasoning_tokens()} AS reasoning, {dialects.output_tokens()} AS total_out,
+    {dialects.error_type()} AS error_type, {dialects.is_aborted()} AS is_aborted,
+    multiIf(outcome_said != '', outcome_said, is_aborted, 'aborted', failed OR finish_reason = 'error', 'error', 'ok') AS outcome,
+    multiIf(source_said != '' OR ifNull(in_given, 0) + ifNull(out_given, 0) = 0, source_said, {dialects.is_estimate()},
+        'estimate', '') AS source_given
+FROM (
+{_given(source)}
+)
+WHERE {_is_call("operation_given", "isNotNull(coalesce(in_given, out_given))", "request_model_given", "response_model_given")}"""
+
+
+_GIVEN = (
+    "a, kind, operation_given, request_model_given, response_model_given, in_given, out_given, total_given, "
+    "reasoning_given, zero_count, outcome_said, source_said, failed, is_open, error_given, error_any"
+)
+
+
+# Spans of coding agents beside the log events that are billed (farthing/agents.py)
+_OTHERS = "'claude_code.llm_request'"
+
+
+def _given(source: str) -> str:
+    """Return the SELECT of what each span says, under one name in any dialect."""
     prefix = semconv.TAG_PREFIX
     return f"""SELECT
     SpanAttributes AS a,
     Timestamp AS started_at, Tenant AS tenant,
     {_text("team")} AS team, {_text("user")} AS user, {_text("feature")} AS feature, {_text("session")} AS session,
     mapApply((k, v) -> (substring(k, {len(prefix) + 1}), v), mapFilter((k, v) -> startsWith(k, '{prefix}'), a)) AS tags,
-    ServiceName AS service, ScopeName AS scope,
-    {operation()} AS operation, {provider()} AS provider,
-    {_text("request_model")} AS request_model, {_text("response_model")} AS response_model,
+    ServiceName AS service, ScopeName AS scope, {dialects.kind()} AS kind,
+    {operation()} AS operation_given, {provider()} AS provider,
+    {_text("request_model")} AS request_model_given, {_text("response_model")} AS response_model_given,
     a['{semconv.ROUTED_FROM}'] AS routed_from, a['{semconv.DEPLOYMENT}'] AS deployment,
-    {_count("input_tokens")} AS total_in, {_count("output_tokens")} AS total_out,
-    {_count("cache_read_tokens")} AS cached_given, {_count("cache_write_tokens")} AS written_given,
+    {_count("input_tokens")} AS in_given, {_count("output_tokens")} AS out_given, {_count("total_tokens")} AS total_given,
+    toUInt32OrZero({_text("cache_read_tokens")}) AS cached_given, toUInt32OrZero({_text("cache_write_tokens")}) AS written_given,
     {_count("cache_write_1h_tokens")} AS write_1h_given, {_count("input_audio_tokens")} AS audio_given,
     {_count("cached_audio_tokens")} AS cached_audio_given, {_count("output_audio_tokens")} AS audio_out_given,
     {price_rule.service_tier(_text("service_tier"))} AS service_tier,
-    {_count("reasoning_tokens")} AS reasoning,
-    a['{semconv.USAGE_SOURCE}'] AS source_given,
+    {_count("reasoning_tokens")} AS reasoning_given, {dialects.zero_count()} AS zero_count,
+    a['{semconv.USAGE_SOURCE}'] AS source_said,
     toInt64OrNull(a['{semconv.SETTLED_NUSD}']) AS settled,
     a['{semconv.BILLED}'] != 'false' AS billed, a['{semconv.UNBILLED_REASON}'] AS unbilled_reason,
     Duration / 1e9 AS duration_s, {_finite(_text("ttft_s"), "Float32")} AS ttft_s,
     {_finite(f"a['{semconv.ENGINE_SECONDS}']")} AS engine_s,
     {_finite(f"a['{semconv.ENGINE_QUEUE_SECONDS}']")} AS engine_queue_s,
-    {_text("stream")} = 'true' AS stream,
+    {_text("stream")} IN ('true', 'True') AS stream,
     {_finite("a['gen_ai.request.temperature']", "Float32")} AS temperature,
     a['{semconv.CACHE_HIT}'] AS cache_hit,
-    if(a['{semconv.OUTCOME}'] != '', a['{semconv.OUTCOME}'], if(StatusCode = 'Error', 'error', 'ok')) AS outcome,
-    {_text("error_type")} AS error_type,
+    a['{semconv.OUTCOME}'] AS outcome_said, StatusCode = 'Error' AS failed, StatusCode = 'Unset' AS is_open,
+    {_text("error_type")} AS error_given,
+    if(error_given != '', error_given, `Events.Attributes`[indexOf(`Events.Name`, 'exception')]['exception.type']) AS error_any,
     trim(BOTH '[]"' FROM {_text("finish_reason")}) AS finish_reason,
     JSONExtract(a['{semconv.POLICIES}'], 'Array(LowCardinality(String))') AS policies,
     toUInt32OrZero(a['{semconv.POLICY_VERSION}']) AS policy_version,
@@ -185,7 +239,7 @@ def _facts(source: str) -> str:
     {_text("response_id")} AS response_id,
     TraceId AS trace_id, SpanId AS span_id, ParentSpanId AS parent_span_id, ReceivedAt AS received_at
 FROM {source}
-WHERE operation IN ({operations})"""
+WHERE SpanName NOT IN ({_OTHERS})"""
 
 
 # The disjoint kinds of `farthing.tariff.Reported.usage`, from totals and parts as they were told
@@ -251,7 +305,7 @@ def unseen_models(source: str) -> str:
 
     The provider is the one that is named, wherever the call went: the next one of that name may go to the provider.
     """
-    operations = ", ".join(f"'{name}'" for name in semconv.INFERENCE_OPERATIONS)
-    return f"""SELECT DISTINCT lower({_text("provider")}) AS provider, arrayJoin([{_text("response_model")}, {_text("request_model")}]) AS model
-FROM (SELECT SpanAttributes AS a FROM ({explode_spans(source)}))
-WHERE {operation()} IN ({operations}) AND model != ''"""
+    models = ", ".join(dialects.model(_text(fact)) for fact in ("response_model", "request_model"))
+    return f"""SELECT DISTINCT {_named_provider()} AS provider, arrayJoin([{models}]) AS model
+FROM (SELECT SpanAttributes AS a, ScopeName AS scope FROM ({explode_spans(source)}))
+WHERE {is_call()} AND model != ''"""

@@ -53,6 +53,7 @@ def span(
 ) -> bytes:
     attributes: list[tuple[str, otlp.Value]] = [
         (semconv.OPERATION_NAME, "chat"), (semconv.PROVIDER_NAME, "test"), (semconv.REQUEST_MODEL, model),
+        (semconv.USAGE_SOURCE, "provider"),  # so that 0 is a count, not the absence of one
         *((name, value) for name, value in zip(FACTS, astuple(reported), strict=True)),
         *(more or {}).items(),
     ]  # fmt: skip

@@ -109,7 +109,7 @@ def test_the_warehouse_prices_as_the_ledger_does(
     put([body(
         (semconv.PROVIDER_NAME, "test"), (semconv.REQUEST_MODEL, "tiered"), (semconv.USAGE_INPUT_TOKENS, usage.input),
         (semconv.USAGE_CACHE_READ_TOKENS, usage.cache_read), (semconv.USAGE_CACHE_WRITE_TOKENS, usage.cache_write),
-        (semconv.USAGE_OUTPUT_TOKENS, usage.output),
+        (semconv.USAGE_OUTPUT_TOKENS, usage.output), (semconv.USAGE_SOURCE, "provider"),
     )])  # fmt: skip
     expected = Decimal(TIERED.cost_nusd(usage)).scaleb(-9)
     assert columns(warehouse, tenant, "cost_usd, price_state, input_uncached") == [
