@@ -63,8 +63,8 @@ def operation(given: str) -> str:
 def is_beside() -> str:
     """Return SQL that tells whether the cached tokens come on top of the input tokens given.
 
-    Not where Farthing itself says what was used. Of other emitters two figures prove it: cached tokens that exceed the input, and a total that adds up only with them
-    (OpenInference on the models of Bedrock that it does not know).
+    Not where Farthing itself says what was used. Of other emitters two figures prove it: cached tokens that exceed the
+    input, and a total that adds up only with them (OpenInference on the models of Bedrock that it does not know).
     """
     proved = f"parts_given > in_given OR (kind != '{_TOTAL}' AND surplus = parts_given)"
     return f"ifNull(parts_given > 0 AND source_said = '' AND (kind = '{_BESIDE}' OR {proved}), 0)"
