@@ -19,6 +19,7 @@ from farthing.prices import PriceBook
 from farthing.settings import Settings
 from farthing.testing import SeedRequest, seed_requests
 from farthing.warehouse import Warehouse, retention
+from farthing.warehouse.lane import Lane
 from farthing.warehouse.retention import Partition
 from tests.conftest import REPOSITORY, STORES
 
@@ -26,7 +27,7 @@ NOW = datetime.now(timezone.utc)
 KEEP = {"otel_traces": 30, "requests": 400, "findings": 400}
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[*STORES[:2], pytest.param(STORES[2], marks=pytest.mark.proof)])
 def warehouse(request: pytest.FixtureRequest) -> Warehouse:
     """Each kind of store in turn."""
     return request.getfixturevalue(request.param)
@@ -86,7 +87,7 @@ def test_a_full_disk_lets_old_rows_go_and_the_insert_is_repeated(
     flushing = Flusher(spool, warehouse, Pricing(warehouse, PriceBook()), 3600, 2**20, retention=keeping)
     spool.append([b"\x05not p"])
 
-    def full(_path: Path, _token: str) -> None:
+    def full(_path: Path, _token: str, _lane: Lane) -> None:
         raise WarehouseError("warehouse: Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space")
 
     monkeypatch.setattr(warehouse, "insert_otlp", full)
@@ -136,7 +137,8 @@ def test_a_partition_goes_a_day_after_its_last_row_is_past_its_time() -> None:
 
 def test_the_settings_name_the_days_of_each_table(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, keep_spans_days=7, keep_requests_days=0, keep_findings_days=90)
-    assert keep_days(settings) == {"otel_traces": 7, "requests": 0, "findings": 90}
+    signals = {"otel_traces": 7, "otel_metrics": 7, "otel_logs": 7}
+    assert keep_days(settings) == {**signals, "requests": 0, "findings": 90}
 
 
 FULL_DISK = """
