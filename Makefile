@@ -20,8 +20,9 @@ demo: $(INSTALLED)  ## Start everything, run simulated teams against the real mo
 up: $(INSTALLED)  ## Start the platform and keep it running
 	@$(BIN)/farthing up
 
+# Two processes: each opens one store, so a file's tests stay together.
 test: $(INSTALLED) browser  ## Run the tests
-	$(BIN)/python -m pytest -q -m "not proof" $(ARGS)
+	$(BIN)/python -m pytest -q -m "not proof" -n 2 --dist loadfile $(ARGS)
 
 proof: $(INSTALLED) browser  ## Run the long proofs: kill loops, floods
 	$(BIN)/python -m pytest -q -m proof $(ARGS)
