@@ -126,6 +126,7 @@ def test_a_full_spool_is_unavailable_with_a_time_to_come_back(door: Door) -> Non
         (body_of(1), (KEY[0], "wrong"), grpc.StatusCode.UNAUTHENTICATED, "unknown"),
         (bytes(1_000_001), KEY, grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max"),
     ],
+    ids=["garbage", "cut short", "a wrong key", "too large"],
 )
 def test_a_bad_message_is_refused_for_good(
     door: Door, body: bytes, key: tuple[str, str], code: grpc.StatusCode, says: str
