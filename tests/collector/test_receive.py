@@ -53,6 +53,7 @@ def test_a_gzip_bomb_is_refused_before_it_is_inflated() -> None:
         (gzip.compress(body_of(1)) + b"more", "gzip", 400),
         (body_of(1), "br", 415),
     ],
+    ids=["no gzip", "cut short", "more behind", "another encoding"],
 )
 def test_a_body_that_is_not_what_its_encoding_says_is_refused(body: bytes, encoding: str, status: int) -> None:
     refused(status, lambda: decompressed(body, encoding, LIMIT))
