@@ -101,7 +101,7 @@ class Warehouse:
         Raises:
             WarehouseError: the store refused, or a limit on time, rows or memory was reached.
         """
-        statement = sql.text("queries", f"{question}.sql")
+        statement = sql.asked("queries", f"{question}.sql")
         if "{rolled_until:" in statement:
             values = self.boundary.bounds(values) | values
         settings: dict[str, object] = {**_LIMITS, "log_comment": f"farthing/{part}/{question}"}
@@ -136,7 +136,7 @@ class Warehouse:
 
     def look(self, step: str, **values: object) -> Sequence[Sequence[Any]]:
         """Return the rows of `upkeep/<step>.sql`, which sees every tenant and is no question of a reader's."""
-        statement = sql.text("upkeep", f"{step}.sql").replace("{{keys}}", sql.text("upkeep", "keys.sql"))
+        statement = sql.asked("upkeep", f"{step}.sql")
         with self._errors(f"upkeep {step}"):
             return self.client.query(statement, parameters=values, settings=dict(_UPKEEP)).result_rows
 

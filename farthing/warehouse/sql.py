@@ -7,6 +7,7 @@ from functools import cache
 from importlib import resources
 
 _COMMENT = re.compile(r"('(?:\\.|[^'\\])*')|--[^\n]*")
+_FRAGMENT = re.compile(r"\{\{(\w+)\}\}")
 _END = re.compile(r";\s*\Z")
 
 
@@ -14,6 +15,12 @@ _END = re.compile(r";\s*\Z")
 def text(folder: str, name: str) -> str:
     """Return a file that the package ships."""
     return resources.files("farthing.warehouse").joinpath(folder, name).read_text("utf-8")
+
+
+@cache
+def asked(folder: str, name: str) -> str:
+    """Return a file with each `{{name}}` in it replaced by the fragment that several questions share."""
+    return _FRAGMENT.sub(lambda match: bare(text("fragments", f"{match.group(1)}.sql")), text(folder, name))
 
 
 @cache

@@ -3,7 +3,6 @@ import http.client
 import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from importlib import resources
 from pathlib import Path
 from re import findall
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from analyzer.main import app
 from analyzer.questions import QUESTIONS
 from farthing.settings import Settings
+from farthing.warehouse import sql
 from farthing.warehouse.client import Warehouse
 
 
@@ -109,7 +109,7 @@ def test_every_listed_question_is_answered_without_parameters(client: Client, qu
 
 @pytest.mark.parametrize("question", sorted(QUESTIONS))
 def test_the_listed_parameters_are_those_of_the_sql(question: str) -> None:
-    text = resources.files("farthing.warehouse").joinpath("queries", f"{question}.sql").read_text("utf-8")
+    text = sql.asked("queries", f"{question}.sql")
     assert set(findall(r"\{(\w+):", text)) - {"tenant", "rolled_since", "rolled_until"} == set(QUESTIONS[question])
 
 

@@ -38,20 +38,10 @@ FROM (
         FROM hourly
         WHERE tenant = {tenant:String}
           AND grain = 2 + if(empty({teams:Array(String)}), 0, 1)
-          AND hour >= {rolled_since:DateTime64(3)}
-          AND hour < {rolled_until:DateTime64(3)}
-          AND rolled_at IN (
-              SELECT max(at)
-              FROM upkeep
-              WHERE note = 'rolled'
-                AND hour >= {rolled_since:DateTime64(3)}
-                AND hour < {rolled_until:DateTime64(3)}
-              GROUP BY hour
-          )
+          AND {{rolled_hours}}
           AND NOT is_refused
           AND calls > 0
-          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+          AND {{chosen}}
         UNION ALL
         SELECT
             model,
@@ -66,14 +56,10 @@ FROM (
             sum(engine_s)
         FROM requests
         WHERE tenant = {tenant:String}
-          AND (
-              (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
-              OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
-          )
+          AND {{other_hours}}
           AND billed
           AND outcome != 'refused'
-          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+          AND {{chosen}}
         GROUP BY model
     )
     GROUP BY model
@@ -81,10 +67,7 @@ FROM (
 LEFT JOIN (
     SELECT
         model,
-        if(sum(calls) = 0, [nan, nan, nan], arrayMap(
-            one -> if(one = -1100, 0, exp(one * 0.02000066670666954) * 0.99),
-            quantilesExactWeighted(0.5, 0.95, 0.99)(bin, calls)
-        )) AS latency
+        {{percentiles}} AS latency
     FROM (
         SELECT
             model,
@@ -94,18 +77,8 @@ LEFT JOIN (
         WHERE tenant = {tenant:String}
           AND grain = 2 + if(empty({teams:Array(String)}), 0, 1)
           AND measure = 'duration'
-          AND hour >= {rolled_since:DateTime64(3)}
-          AND hour < {rolled_until:DateTime64(3)}
-          AND rolled_at IN (
-              SELECT max(at)
-              FROM upkeep
-              WHERE note = 'rolled'
-                AND hour >= {rolled_since:DateTime64(3)}
-                AND hour < {rolled_until:DateTime64(3)}
-              GROUP BY hour
-          )
-          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+          AND {{rolled_hours}}
+          AND {{chosen}}
         GROUP BY
             model,
             bin
@@ -116,14 +89,10 @@ LEFT JOIN (
             count()
         FROM requests
         WHERE tenant = {tenant:String}
-          AND (
-              (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
-              OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
-          )
+          AND {{other_hours}}
           AND billed
           AND outcome = 'ok' AND scope != 'farthing.replay'
-          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+          AND {{chosen}}
         GROUP BY
             model,
             bin

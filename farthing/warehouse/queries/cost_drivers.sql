@@ -19,16 +19,7 @@ FROM (
     FROM hourly
     WHERE tenant = {tenant:String}
       AND grain = 3
-      AND hour >= {rolled_since:DateTime64(3)}
-      AND hour < {rolled_until:DateTime64(3)}
-      AND rolled_at IN (
-          SELECT max(at)
-          FROM upkeep
-          WHERE note = 'rolled'
-            AND hour >= {rolled_since:DateTime64(3)}
-            AND hour < {rolled_until:DateTime64(3)}
-          GROUP BY hour
-      )
+      AND {{rolled_hours}}
       AND NOT is_refused
       AND calls > 0
     UNION ALL
@@ -42,10 +33,7 @@ FROM (
         countIf(price_state = 'unpriced')
     FROM requests
     WHERE tenant = {tenant:String}
-      AND (
-          (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
-          OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
-      )
+      AND {{other_hours}}
       AND billed
       AND outcome != 'refused'
     GROUP BY

@@ -18,20 +18,10 @@ FROM (
     FROM hourly
     WHERE tenant = {tenant:String}
       AND grain = 2 + if(empty({teams:Array(String)}), 0, 1)
-      AND hour >= {rolled_since:DateTime64(3)}
-      AND hour < {rolled_until:DateTime64(3)}
-      AND rolled_at IN (
-          SELECT max(at)
-          FROM upkeep
-          WHERE note = 'rolled'
-            AND hour >= {rolled_since:DateTime64(3)}
-            AND hour < {rolled_until:DateTime64(3)}
-          GROUP BY hour
-      )
+      AND {{rolled_hours}}
       AND NOT is_refused
       AND calls > 0
-      AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-      AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+      AND {{chosen}}
     UNION ALL
     WITH
         timeZoneOffset(toTimeZone(started_at, {tz:String}))                               AS offset_s,
@@ -45,14 +35,10 @@ FROM (
         count()
     FROM requests
     WHERE tenant = {tenant:String}
-      AND (
-          (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
-          OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
-      )
+      AND {{other_hours}}
       AND billed
       AND outcome != 'refused'
-      AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-      AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+      AND {{chosen}}
     GROUP BY
         bucket,
         model

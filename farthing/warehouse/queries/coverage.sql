@@ -13,10 +13,7 @@ SELECT
     sum(timed)                             AS timed,
     (
         SELECT
-            if(sum(calls) = 0, [nan, nan, nan], arrayMap(
-                one -> if(one = -1100, 0, exp(one * 0.02000066670666954) * 0.99),
-                quantilesExactWeighted(0.5, 0.95, 0.99)(bin, calls)
-            )) AS duration_s
+            {{percentiles}} AS duration_s
         FROM (
             SELECT
                 bin,
@@ -25,16 +22,7 @@ SELECT
             WHERE tenant = {tenant:String}
               AND grain = 0
               AND measure = 'duration'
-              AND hour >= {rolled_since:DateTime64(3)}
-              AND hour < {rolled_until:DateTime64(3)}
-              AND rolled_at IN (
-                  SELECT max(at)
-                  FROM upkeep
-                  WHERE note = 'rolled'
-                    AND hour >= {rolled_since:DateTime64(3)}
-                    AND hour < {rolled_until:DateTime64(3)}
-                  GROUP BY hour
-              )
+              AND {{rolled_hours}}
             GROUP BY bin
             UNION ALL
             SELECT
@@ -42,10 +30,7 @@ SELECT
                 count()
             FROM requests
             WHERE tenant = {tenant:String}
-              AND (
-                  (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
-                  OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
-              )
+              AND {{other_hours}}
               AND billed
               AND outcome = 'ok' AND scope != 'farthing.replay'
             GROUP BY bin
@@ -67,16 +52,7 @@ FROM (
     FROM hourly
     WHERE tenant = {tenant:String}
       AND grain = 0
-      AND hour >= {rolled_since:DateTime64(3)}
-      AND hour < {rolled_until:DateTime64(3)}
-      AND rolled_at IN (
-          SELECT max(at)
-          FROM upkeep
-          WHERE note = 'rolled'
-            AND hour >= {rolled_since:DateTime64(3)}
-            AND hour < {rolled_until:DateTime64(3)}
-          GROUP BY hour
-      )
+      AND {{rolled_hours}}
     UNION ALL
     SELECT
         countIf(billed AND outcome != 'refused'),
@@ -92,8 +68,5 @@ FROM (
         countIf(billed AND outcome = 'ok' AND scope != 'farthing.replay')
     FROM requests
     WHERE tenant = {tenant:String}
-      AND (
-          (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
-          OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
-      )
+      AND {{other_hours}}
 )

@@ -31,18 +31,8 @@ FROM (
         FROM hourly
         WHERE tenant = {tenant:String}
           AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
-          AND hour >= {rolled_since:DateTime64(3)}
-          AND hour < {rolled_until:DateTime64(3)}
-          AND rolled_at IN (
-              SELECT max(at)
-              FROM upkeep
-              WHERE note = 'rolled'
-                AND hour >= {rolled_since:DateTime64(3)}
-                AND hour < {rolled_until:DateTime64(3)}
-              GROUP BY hour
-          )
-          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+          AND {{rolled_hours}}
+          AND {{chosen}}
         UNION ALL
         WITH
             timeZoneOffset(toTimeZone(started_at, {tz:String}))                               AS offset_s,
@@ -58,12 +48,8 @@ FROM (
             countIf(billed AND cache_hit != '')
         FROM requests
         WHERE tenant = {tenant:String}
-          AND (
-              (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
-              OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
-          )
-          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+          AND {{other_hours}}
+          AND {{chosen}}
         GROUP BY bucket
     )
     GROUP BY bucket
@@ -71,10 +57,7 @@ FROM (
 LEFT JOIN (
     SELECT
         bucket,
-        if(sum(calls) = 0, [nan, nan, nan], arrayMap(
-            one -> if(one = -1100, 0, exp(one * 0.02000066670666954) * 0.99),
-            quantilesExactWeighted(0.5, 0.95, 0.99)(bin, calls)
-        )) AS latency
+        {{percentiles}} AS latency
     FROM (
         WITH
             timeZoneOffset(toTimeZone(hour, {tz:String}))                               AS offset_s,
@@ -88,18 +71,8 @@ LEFT JOIN (
         WHERE tenant = {tenant:String}
           AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
           AND measure = 'duration'
-          AND hour >= {rolled_since:DateTime64(3)}
-          AND hour < {rolled_until:DateTime64(3)}
-          AND rolled_at IN (
-              SELECT max(at)
-              FROM upkeep
-              WHERE note = 'rolled'
-                AND hour >= {rolled_since:DateTime64(3)}
-                AND hour < {rolled_until:DateTime64(3)}
-              GROUP BY hour
-          )
-          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+          AND {{rolled_hours}}
+          AND {{chosen}}
         GROUP BY
             bucket,
             bin
@@ -114,14 +87,10 @@ LEFT JOIN (
             count()
         FROM requests
         WHERE tenant = {tenant:String}
-          AND (
-              (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
-              OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
-          )
+          AND {{other_hours}}
           AND billed
           AND outcome = 'ok' AND scope != 'farthing.replay'
-          AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-          AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+          AND {{chosen}}
         GROUP BY
             bucket,
             bin

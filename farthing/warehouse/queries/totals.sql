@@ -14,10 +14,7 @@ SELECT
     max(received_at)                       AS data_until,
     (
         SELECT
-            if(sum(calls) = 0, [nan, nan, nan], arrayMap(
-                one -> if(one = -1100, 0, exp(one * 0.02000066670666954) * 0.99),
-                quantilesExactWeighted(0.5, 0.95, 0.99)(bin, calls)
-            )) AS duration_s
+            {{percentiles}} AS duration_s
         FROM (
             SELECT
                 bin,
@@ -26,18 +23,8 @@ SELECT
             WHERE tenant = {tenant:String}
               AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
               AND measure = 'duration'
-              AND hour >= {rolled_since:DateTime64(3)}
-              AND hour < {rolled_until:DateTime64(3)}
-              AND rolled_at IN (
-                  SELECT max(at)
-                  FROM upkeep
-                  WHERE note = 'rolled'
-                    AND hour >= {rolled_since:DateTime64(3)}
-                    AND hour < {rolled_until:DateTime64(3)}
-                  GROUP BY hour
-              )
-              AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-              AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+              AND {{rolled_hours}}
+              AND {{chosen}}
             GROUP BY bin
             UNION ALL
             SELECT
@@ -45,23 +32,16 @@ SELECT
                 count()
             FROM requests
             WHERE tenant = {tenant:String}
-              AND (
-                  (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
-                  OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
-              )
+              AND {{other_hours}}
               AND billed
               AND outcome = 'ok' AND scope != 'farthing.replay'
-              AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-              AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+              AND {{chosen}}
             GROUP BY bin
         )
     )                                      AS duration_s,     -- [p50, p95, p99]
     (
         SELECT
-            if(sum(calls) = 0, [nan, nan, nan], arrayMap(
-                one -> if(one = -1100, 0, exp(one * 0.02000066670666954) * 0.99),
-                quantilesExactWeighted(0.5, 0.95, 0.99)(bin, calls)
-            )) AS ttft_s
+            {{percentiles}} AS ttft_s
         FROM (
             SELECT
                 bin,
@@ -70,18 +50,8 @@ SELECT
             WHERE tenant = {tenant:String}
               AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
               AND measure = 'ttft'
-              AND hour >= {rolled_since:DateTime64(3)}
-              AND hour < {rolled_until:DateTime64(3)}
-              AND rolled_at IN (
-                  SELECT max(at)
-                  FROM upkeep
-                  WHERE note = 'rolled'
-                    AND hour >= {rolled_since:DateTime64(3)}
-                    AND hour < {rolled_until:DateTime64(3)}
-                  GROUP BY hour
-              )
-              AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-              AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+              AND {{rolled_hours}}
+              AND {{chosen}}
             GROUP BY bin
             UNION ALL
             SELECT
@@ -89,14 +59,10 @@ SELECT
                 count()
             FROM requests
             WHERE tenant = {tenant:String}
-              AND (
-                  (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
-                  OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
-              )
+              AND {{other_hours}}
               AND billed
               AND isNotNull(ttft_s)
-              AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-              AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+              AND {{chosen}}
             GROUP BY bin
         )
     )                                      AS ttft_s
@@ -117,18 +83,8 @@ FROM (
     FROM hourly
     WHERE tenant = {tenant:String}
       AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
-      AND hour >= {rolled_since:DateTime64(3)}
-      AND hour < {rolled_until:DateTime64(3)}
-      AND rolled_at IN (
-          SELECT max(at)
-          FROM upkeep
-          WHERE note = 'rolled'
-            AND hour >= {rolled_since:DateTime64(3)}
-            AND hour < {rolled_until:DateTime64(3)}
-          GROUP BY hour
-      )
-      AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-      AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+      AND {{rolled_hours}}
+      AND {{chosen}}
     UNION ALL
     SELECT
         countIf(billed AND outcome != 'refused'),
@@ -145,10 +101,6 @@ FROM (
         max(received_at)
     FROM requests
     WHERE tenant = {tenant:String}
-      AND (
-          (started_at >= {since:DateTime64(3)} AND started_at < {rolled_since:DateTime64(3)})
-          OR (started_at >= {rolled_until:DateTime64(3)} AND started_at < {until:DateTime64(3)})
-      )
-      AND (empty({teams:Array(String)}) OR has({teams:Array(String)}, team))
-      AND (empty({models:Array(String)}) OR has({models:Array(String)}, model))
+      AND {{other_hours}}
+      AND {{chosen}}
 )

@@ -1,6 +1,6 @@
 -- Which rows describe a call that another row describes too, perhaps, and what does the choice between them need?
 WITH keys AS (
-{{keys}}
+{{fresh_keys}}
 )
 SELECT
     toUnixTimestamp64Micro(started_at)  AS started_us,
