@@ -1,7 +1,7 @@
 """The decision about one request: pure, deterministic, and the same in the proxy, the ledger and a replay.
 
-The higher priority wins, then the more specific match, then the name. At most one route and one cache act; routes do
-not chain, since every match reads the model that the client asked for.
+The higher priority wins, then the more specific match (a `when` makes it more so), then the name. At most one route and
+one cache act; routes do not chain, since every match reads the model that the client asked for.
 """
 from __future__ import annotations
 
