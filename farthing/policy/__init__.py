@@ -13,6 +13,7 @@ from farthing.policy.document import (
 )
 from farthing.policy.facts import Facts
 from farthing.policy.index import CompiledDocument
+from farthing.policy.key import Key
 
 __all__ = [
     "Document",
@@ -24,6 +25,7 @@ __all__ = [
     "CacheAction",
     "Budget",
     "Window",
+    "Key",
     "CompiledDocument",
     "Facts",
     "Decision",

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from farthing.errors import DocumentError
+from farthing.policy.key import Key
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 MAX_NUSD = 10**18  # a billion USD; sums of such amounts stay within 64 bits
@@ -163,6 +164,7 @@ class Document(Record):
     version: int = Field(ge=0)
     policies: tuple[Policy, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    keys: tuple[Key, ...] = ()  # of the version's readers, not of the version: they change without a new one
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Document:
@@ -178,11 +180,13 @@ class Document(Record):
         return hashlib.sha256(_canonical(self.content())).hexdigest()
 
     def content(self) -> dict[str, Any]:
-        """Return policies and budgets as JSON-ready values, each ordered by name."""
-        return {
+        """Return what the document holds as JSON-ready values, each kind ordered by name."""
+        content = {
             "policies": [p.model_dump(mode="json") for p in sorted(self.policies, key=lambda p: p.name)],
             "budgets": [b.model_dump(mode="json") for b in sorted(self.budgets, key=lambda b: b.name)],
         }
+        keys = [key.model_dump(mode="json") for key in sorted(self.keys, key=lambda key: key.name)]
+        return content | ({"keys": keys} if keys else {})
 
     def to_json(self) -> bytes:
         """Return the document as canonical JSON, UTF-8."""
