@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
-from farthing.policy.document import Budget, CacheAction, Policy
+from farthing.policy.actions import CacheAction
 from farthing.policy.facts import Facts
 from farthing.policy.index import CompiledDocument, Index, Rule
+from farthing.policy.kinds.budget import Budget
+from farthing.policy.kinds.policy import Policy
 
 __all__ = ["Decision", "Facts", "decide"]
 

@@ -1,0 +1,24 @@
+"""kind: Policy: which requests are treated differently, and how."""
+from __future__ import annotations
+
+from datetime import date
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from farthing.policy.actions import Action
+from farthing.policy.match import Match
+from farthing.policy.record import Named
+
+
+class Policy(Named):
+    """Which requests are treated differently, and how."""
+
+    KIND: ClassVar[str] = "Policy"
+    PLURAL: ClassVar[str] = "policies"
+
+    match: Match = Match()
+    action: Action
+    mode: Literal["shadow", "enforce"] = "enforce"
+    priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)  # the higher one wins
+    expires: date | None = None  # last day, UTC, on which it acts
