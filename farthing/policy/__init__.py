@@ -4,6 +4,7 @@ from farthing.policy.decide import Decision, decide
 from farthing.policy.document import EMPTY, Document
 from farthing.policy.facts import Facts
 from farthing.policy.index import CompiledDocument
+from farthing.policy.key import Key
 from farthing.policy.kinds import KINDS
 from farthing.policy.kinds.budget import Budget, Window
 from farthing.policy.kinds.policy import Policy
@@ -22,6 +23,7 @@ __all__ = [
     "CacheAction",
     "Budget",
     "Window",
+    "Key",
     "CompiledDocument",
     "Facts",
     "Decision",

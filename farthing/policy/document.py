@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from farthing.errors import DocumentError
+from farthing.policy.key import Key
 from farthing.policy.kinds import KINDS
 from farthing.policy.kinds.budget import Budget
 from farthing.policy.kinds.policy import Policy
@@ -26,6 +27,7 @@ class Document(Record):
     version: int = Field(ge=0)
     policies: tuple[Policy, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    keys: tuple[Key, ...] = ()  # handed out, not written: they change without a new version
 
     @classmethod
     def of(cls, version: int, items: Iterable[Named]) -> Document:
@@ -63,7 +65,8 @@ class Document(Record):
             if items:
                 ordered = sorted(items, key=lambda item: item.name)
                 content[kind.PLURAL] = [item.model_dump(mode="json") for item in ordered]
-        return content
+        keys = [key.model_dump(mode="json") for key in sorted(self.keys, key=lambda key: key.name)]
+        return content | ({"keys": keys} if keys else {})
 
     def to_json(self) -> bytes:
         """Return the document as canonical JSON, UTF-8."""
