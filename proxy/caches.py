@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import time
 
-from farthing.policy.document import CacheAction, Document
+from farthing.policy.caching import CacheAction
+from farthing.policy.document import Document
 from proxy.cache import Entry, ExactCache, Key, shape_of
 from proxy.cache_counts import Level, LevelCounts, Saved
 from proxy.call import Call

@@ -1,7 +1,7 @@
 """The decision about one request: pure, deterministic, and the same in the proxy, the ledger and a replay.
 
-The higher priority wins, then the more specific match, then the name. At most one route and one cache act; routes do
-not chain, since every match reads the model that the client asked for.
+The higher priority wins, then the more specific match (a `when` makes it more so), then the name. At most one route and
+one cache act; routes do not chain, since every match reads the model that the client asked for.
 """
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
-from farthing.policy.document import Budget, CacheAction, Policy
+from farthing.policy.actions import CacheAction
 from farthing.policy.facts import Facts
 from farthing.policy.index import CompiledDocument, Index, Rule
+from farthing.policy.kinds.budget import Budget
+from farthing.policy.kinds.policy import Policy
 
 __all__ = ["Decision", "Facts", "decide"]
 
