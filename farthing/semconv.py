@@ -53,6 +53,14 @@ SETTLED_NUSD = "farthing.settled_nusd"  # what the ledger was charged, nano-doll
 HELD_NUSD = "farthing.held_nusd"  # what was reserved before the call, nano-dollars
 POLICIES = "farthing.policies"  # names of the policies that acted
 POLICY_VERSION = "farthing.policy.version"
+TOKENS_BEFORE = "farthing.tokens.before"  # estimated input tokens as the client sent them, where a policy cuts
+TOKENS_AFTER = "farthing.tokens.after"  # as they were sent on
+TOKENS_CUT_PREFIX = "farthing.tokens.cut."  # and a kind: retrieval, phrases, whitespace, history
+TOKENS_TURNS = "farthing.tokens.turns_cut"
+TOKENS_MAX_OUTPUT = "farthing.tokens.max_output"  # the limit that a policy set
+TOKENS_SUMMARY = "farthing.tokens.summary"  # made | failed
+TOKENS_REFUSED = "farthing.tokens.refused"  # bool; longer than the policy allows
+TOKENS_SHADOW_PREFIX = "farthing.tokens.shadow."  # the same names, of what a policy in shadow mode would have done
 OUTCOME = "farthing.outcome"  # ok | error | aborted | refused
 ENGINE_SECONDS = "farthing.engine.seconds"  # seconds of the engine's steps that this request is charged with
 ENGINE_QUEUE_SECONDS = "farthing.engine.queue_seconds"
@@ -70,6 +78,7 @@ HEADER_REQUEST_ID = "x-farthing-request-id"
 HEADER_DEADLINE = "x-farthing-deadline-ms"  # milliseconds that the caller will wait, from when the request is whole
 HEADER_POLICY = "x-farthing-policy"  # response: version and names of the policies that acted
 HEADER_CACHE = "x-farthing-cache"  # response: hit | miss
+HEADER_TOKENS = "x-farthing-tokens"  # response: what a policy cut: before=900;after=300;history=600
 HEADER_TENANT_KEY = "x-farthing-key"  # ingest key of a tenant, to the collector
 
 CORE_TAGS = {"team": TEAM, "user": USER, "feature": FEATURE, "session": SESSION}

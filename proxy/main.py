@@ -26,6 +26,7 @@ from proxy.own_prices import PriceFeed
 from proxy.record import Recorder
 from proxy.server import Handler, Request, Server
 from proxy.spend import Spend
+from proxy.tokens.summary import Summaries
 from proxy.upstream import Client, Timeouts
 
 _DRAIN_S = 5.0  # seconds that settlements and spans get at the end
@@ -57,6 +58,7 @@ class Proxy:
             settings, self._client, admission, self._cache, self._spend, self._recorder
         )
         priced = {("POST", f"/v1/{form.path}"): Exchange(worker, form) for form in FORMATS}
+        admission.tokens.summaries = Summaries(priced["POST", "/v1/chat/completions"])
         # The others have no client, so they cannot cost anything.
         self._routes: dict[tuple[str, str], Handler] = {
             **priced,

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from farthing.errors import DocumentError
+from farthing.policy.tokens import TokensAction
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 MAX_NUSD = 10**18  # a billion USD; sums of such amounts stay within 64 bits
@@ -118,11 +119,12 @@ class Action(Record):
 
     route: RouteAction | None = None
     cache: CacheAction | None = None
+    tokens: TokensAction | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Action:
-        if (self.route is None) == (self.cache is None):
-            raise ValueError("set exactly one of route and cache")
+        if sum(part is not None for part in (self.route, self.cache, self.tokens)) != 1:
+            raise ValueError("set exactly one of route, cache and tokens")
         return self
 
 
