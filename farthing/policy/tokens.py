@@ -6,20 +6,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from farthing.policy.record import Record
 
 Tokens = Annotated[int, Field(gt=0, le=100_000_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Literally = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 
 
-class _Record(BaseModel):
-    """One frozen part of a document; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Summary(_Record):
+class Summary(Record):
     """Have a model of this proxy sum up what was cut; a call of its own, held, charged and recorded like any other."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)]  # served over OpenAI's API
@@ -27,7 +23,7 @@ class Summary(_Record):
     timeout_s: float = Field(default=10.0, gt=0, le=600)  # without a summary by then the call goes on without
 
 
-class HistoryRule(_Record):
+class HistoryRule(Record):
     """Keep the conversation within a budget; system messages and the last turn are always kept."""
 
     max_tokens: Tokens  # of all turns that are sent, those that are always kept included
@@ -35,14 +31,14 @@ class HistoryRule(_Record):
     summary: Summary | None = None
 
 
-class CompressRule(_Record):
+class CompressRule(Record):
     """Leave out what says nothing; code, JSON, tool calls and their results stay as they are."""
 
     whitespace: bool = True  # trailing blanks, runs of blanks within a line, more than one empty line
     phrases: Annotated[tuple[Literally, ...], Field(max_length=100)] = ()  # boilerplate, taken out wherever it stands
 
 
-class RetrievalRule(_Record):
+class RetrievalRule(Record):
     """Cap what was retrieved: passages between two markers, those of the newest message first, in their order."""
 
     markers: Annotated[tuple[tuple[Literally, Literally], ...], Field(min_length=1, max_length=20)] = (
@@ -58,7 +54,7 @@ class RetrievalRule(_Record):
         return self
 
 
-class TokensAction(_Record):
+class TokensAction(Record):
     """Limit what is sent and what may be answered."""
 
     max_input: Tokens | None = None  # estimated tokens of the whole request

@@ -17,7 +17,8 @@ class Cut:
     kinds: dict[str, int] = field(default_factory=dict[str, int])  # of KINDS -> tokens cut
     turns: int = 0  # of the history left out
     max_output: int = 0  # the limit that was set, tokens; 0 = the request's own stands
-    summary: str = ""  # made | failed
+    summary: int = 0  # tokens of the summary of what was cut
+    has_no_summary: bool = False  # the policy wants one, and none was to be had
     is_refused: bool = False  # too long, also after what may be cut
 
     def add(self, kind: str, tokens: int) -> None:
@@ -34,22 +35,24 @@ class Cut:
         values = {"before": self.before, "after": self.after, **self.kinds} if self.before else {}
         if self.max_output:
             values["max_output"] = self.max_output
-        summed = f";summary={self.summary}" if self.summary else ""
-        return ";".join(f"{name}={value}" for name, value in values.items()) + summed
+        if self.summary or self.has_no_summary:
+            values["summary"] = self.summary
+        return ";".join(f"{name}={value}" for name, value in values.items())
 
 
-def cut_attributes(cut: Cut | None, is_shadow: bool = False) -> list[tuple[str, int | str | bool]]:
+def cut_attributes(cut: Cut | None, is_shadow: bool = False) -> list[tuple[str, int]]:
     """Return what a span says of a cut; nothing where there is none."""
     if cut is None:
         return []
-    given: dict[str, int | str | bool] = {
+    given = {
         semconv.TOKENS_BEFORE: cut.before,
         semconv.TOKENS_AFTER: cut.after,
         **{semconv.TOKENS_CUT_PREFIX + kind: tokens for kind, tokens in cut.kinds.items()},
         semconv.TOKENS_TURNS: cut.turns,
         semconv.TOKENS_MAX_OUTPUT: cut.max_output,
         semconv.TOKENS_SUMMARY: cut.summary,
-        semconv.TOKENS_REFUSED: cut.is_refused,
+        semconv.TOKENS_NO_SUMMARY: int(cut.has_no_summary),
+        semconv.TOKENS_REFUSED: int(cut.is_refused),
     }
     own, shadow = "farthing.tokens.", semconv.TOKENS_SHADOW_PREFIX
     pairs = [(name, value) for name, value in given.items() if value]

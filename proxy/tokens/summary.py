@@ -32,10 +32,10 @@ _INTRODUCED = "Earlier in this conversation, summed up: "
 
 
 class Summaries:
-    """Writes summaries through a route of the proxy itself."""
+    """Writes summaries through the proxy's own routes."""
 
-    def __init__(self, chat: Handler) -> None:
-        self._chat = chat
+    def __init__(self, routes: Handler) -> None:
+        self._routes = routes
 
     async def write(self, rule: Summary, turns: Sequence[Turn], headers: Mapping[bytes, bytes]) -> str:
         """Return the summary of `turns`, '' where none was to be had."""
@@ -49,7 +49,7 @@ class Summaries:
             _DEADLINE: b"%d" % max(1, round(rule.timeout_s * 1000)),
         }
         request = InnerRequest("/v1/chat/completions", given, msgspec.json.encode(body))
-        await self._chat(request)
+        await self._routes(request)
         if request.status != 200:
             log.warning("no summary of the history: %d %s", request.status, request.answered[:200])
             return ""
@@ -58,7 +58,7 @@ class Summaries:
 
 def with_summary(made: Plan, text: str) -> None:
     """Put a summary into the first turn of the user that follows what was cut, so that turns still alternate."""
-    made.cut.summary = "failed"
+    made.cut.has_no_summary = True
     if not text or made.kept is None:
         return
     users = [index for index in made.kept if made.turns[index].kind == "user"]
@@ -71,8 +71,9 @@ def with_summary(made: Plan, text: str) -> None:
     if new is not None:
         turn.value = new
         made.edited.add(at)
-        made.cut.summary = "made"
-        made.cut.after += measure(text).tokens
+        made.cut.has_no_summary = False
+        made.cut.summary = measure(text).tokens
+        made.cut.after += made.cut.summary
 
 
 def _introduced(value: Any, text: str) -> Any:
