@@ -53,6 +53,7 @@ SETTLED_NUSD = "farthing.settled_nusd"  # what the ledger was charged, nano-doll
 HELD_NUSD = "farthing.held_nusd"  # what was reserved before the call, nano-dollars
 POLICIES = "farthing.policies"  # names of the policies that acted
 POLICY_VERSION = "farthing.policy.version"
+TOKENS_PREFIX = "farthing.tokens."
 TOKENS_BEFORE = "farthing.tokens.before"  # estimated input tokens as the client sent them, where a policy cuts
 TOKENS_AFTER = "farthing.tokens.after"  # as they were sent on
 TOKENS_CUT_PREFIX = "farthing.tokens.cut."  # and a kind: retrieval, phrases, whitespace, history

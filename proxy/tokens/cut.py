@@ -54,6 +54,6 @@ def cut_attributes(cut: Cut | None, is_shadow: bool = False) -> list[tuple[str, 
         semconv.TOKENS_NO_SUMMARY: int(cut.has_no_summary),
         semconv.TOKENS_REFUSED: int(cut.is_refused),
     }
-    own, shadow = "farthing.tokens.", semconv.TOKENS_SHADOW_PREFIX
+    own, shadow = semconv.TOKENS_PREFIX, semconv.TOKENS_SHADOW_PREFIX
     pairs = [(name, value) for name, value in given.items() if value]
     return [(name.replace(own, shadow), value) for name, value in pairs] if is_shadow else pairs
