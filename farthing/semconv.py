@@ -70,6 +70,8 @@ HEADER_REQUEST_ID = "x-farthing-request-id"
 HEADER_DEADLINE = "x-farthing-deadline-ms"  # milliseconds that the caller will wait, from when the request is whole
 HEADER_POLICY = "x-farthing-policy"  # response: version and names of the policies that acted
 HEADER_CACHE = "x-farthing-cache"  # response: hit | miss
+HEADER_FOLLOWER = "x-farthing-follower"  # which proxy worker asks for the policy document
+HEADER_REFUSED = "x-farthing-refused"  # why it did not take the newest one
 HEADER_TENANT_KEY = "x-farthing-key"  # ingest key of a tenant, to the collector
 
 CORE_TAGS = {"team": TEAM, "user": USER, "feature": FEATURE, "session": SESSION}
