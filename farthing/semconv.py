@@ -36,6 +36,7 @@ TEAM = "farthing.team"
 USER = "farthing.user"
 FEATURE = "farthing.feature"
 SESSION = "farthing.session"
+KEY = "farthing.key"  # name of the virtual key that the call came with
 TAG_PREFIX = "farthing.tag."  # any further tag: farthing.tag.<name>
 BILLED = "farthing.billed"  # bool; false = another span of the same call carries the money
 UNBILLED_REASON = "farthing.unbilled_reason"  # proxy | nested
