@@ -86,7 +86,7 @@ def _shared(call: Call) -> list[Attribute]:
         (semconv.REQUEST_STREAM, call.is_stream),
         (semconv.REQUEST_MAX_TOKENS, call.max_tokens),
         (semconv.ATTEMPTS, call.attempts if call.attempts > 1 else 0),
-        (semconv.CACHE_HIT, "exact" if call.is_cache_hit else ""),
+        (semconv.CACHE_HIT, call.cache_hit),
     )
     values += [(name, value) for name, value in given if value]
     return values + _decided(call)
