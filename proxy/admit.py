@@ -18,7 +18,7 @@ from farthing.settings import Deployment, Settings
 from farthing.tariff import service_tier
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
-from proxy.cache import Entry, ExactCache, Key
+from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.dispatch import Deployments, Target
 from proxy.formats import Format
@@ -31,27 +31,26 @@ from proxy.spend import MAX_NUSD, Spend
 
 @dataclass(slots=True)
 class Admitted:
-    """A request that may go on: `cached` holds its answer, else one of the candidates is asked."""
+    """A request that may go on: `ticket` may hold its answer, else one of the candidates is asked."""
 
     form: Format
     asked: Asked
     candidates: list[Target]
-    cache_key: Key | None = None  # where an answer is to be kept
-    cached: Entry | None = None
+    ticket: Ticket | None = None  # of the caches, where a policy asks for them
 
 
 class Admission:
     """Lets requests in, or says why not."""
 
     def __init__(
-        self, settings: Settings, hash_key: bytes, deployments: Deployments, feed: PolicyFeed, cache: ExactCache,
+        self, settings: Settings, hash_key: bytes, deployments: Deployments, feed: PolicyFeed, caches: Caches,
         spend: Spend,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._hash_key = hash_key
         self._deployments = deployments
         self._feed = feed
-        self._cache = cache
+        self._caches = caches
         self._spend = spend
         self._book = PriceBook(settings.prices)
         self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
@@ -82,18 +81,24 @@ class Admission:
         """
         decision = call.decision = decide(self._feed.compiled, call.facts, _day(call))
         candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
-        deployment = self.assign(call, asked, candidates[0])
+        self.assign(call, asked, candidates[0])
         call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.fields)
         call.prefix_hashes = prefix_hashes(self._hash_key, call.facts.tenant, asked.turns)
         admitted = Admitted(form, asked, candidates)
-        has_one_answer = form.is_deterministic or call.temperature == 0
-        if decision.cache is not None and (has_one_answer or decision.cache.allow_sampled):
-            served, kind = deployment.model, (asked.stream, asked.wants_usage)
-            admitted.cache_key = (call.facts.tenant, form.path, call.request_hash, served, *kind)
-            admitted.cached = self._cache.get(admitted.cache_key, decision.cache.ttl_s)
-        if admitted.cached is None and decision.budgets:
-            await self._reserve(call, admitted)
+        if decision.cache is not None:
+            admitted.ticket = await self._caches.look(form, call, asked)
+        if decision.budgets and (admitted.ticket is None or admitted.ticket.entry is None):
+            await self._reserve_or_leave(call, admitted)
         return admitted
+
+    async def _reserve_or_leave(self, call: Call, admitted: Admitted) -> None:
+        """Reserve; a call that is refused must not keep those waiting who count on its answer."""
+        try:
+            await self._reserve(call, admitted)
+        except BaseException:
+            if admitted.ticket is not None:
+                self._caches.leave(admitted.ticket)
+            raise
 
     def _candidates(self, model: str, fallbacks: Sequence[str], api: str) -> list[Target]:
         """Return the deployments of a model, then those of the models to fall back to, as far as they are served."""

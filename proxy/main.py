@@ -18,7 +18,7 @@ from farthing.settings import Settings
 from proxy.admit import Admission
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
-from proxy.cache import ExactCache
+from proxy.caches import Caches
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
 from proxy.formats import FORMATS
@@ -50,14 +50,14 @@ class Proxy:
         timeouts = Timeouts(headers=settings.request_timeout_s, between=settings.request_timeout_s)
         self._client = Client(timeouts)
         self._feed = PolicyFeed(self._client, settings.url("policies"), settings.data_dir / "proxy" / "policies.json")
-        self._cache = ExactCache()
+        self._caches = Caches(lambda: self._feed.document)
         self._spend = Spend(self._client, settings.url("policies"))
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
         key = load_key(settings.hash_key, settings.data_dir)
-        admission = Admission(settings, key, self._deployments, self._feed, self._cache, self._spend)
+        admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend)
         worker = Worker(
-            settings, self._client, admission, self._cache, self._spend, self._recorder
+            settings, self._client, admission, self._caches, self._spend, self._recorder
         )
         self.routes = Routes(Keys(settings, lambda: self._feed.document))
         for form in FORMATS:
@@ -103,12 +103,8 @@ class Proxy:
             "policy_age_s": round(time.time() - fetched_at, 3) if fetched_at else None,
             "policy_error": self._feed.last_error,
             "prices_error": self._prices.last_error,
-            "cache": {
-                "entries_bytes": self._cache.size,
-                "hits": self._cache.hits,
-                "misses": self._cache.misses,
-                "evictions": self._cache.evictions,
-            },
+            "caches": self._caches.counts(),
+            "calls_waiting_for_identical": self._caches.flights.waiting,
             "settlements_waiting": self._spend.waiting,
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from farthing.policy.caching import CacheAction
 from farthing.policy.match import is_glob
 from farthing.policy.record import Pattern, Record, as_list
 
@@ -29,14 +30,6 @@ class RouteAction(Record):
         if self.to is None and not self.fallbacks:
             raise ValueError("set `to`, `fallbacks` or both")
         return self
-
-
-class CacheAction(Record):
-    """Answer repeats of an identical request from the exact cache."""
-
-    ttl_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)  # seconds an answer may be reused
-    max_bytes: int = Field(default=67_108_864, gt=0)  # bytes of answers kept for this policy
-    allow_sampled: bool = False  # also reuse answers to requests with temperature above 0
 
 
 class Action(Record):

@@ -25,6 +25,7 @@ class Decision:
     route_to: str | None  # the model to send it to, where that is another than the one asked for
     fallbacks: tuple[str, ...]  # models to try where that one cannot answer, in this order
     cache: CacheAction | None
+    cache_name: str  # of the policy that caches; '' = none
     budgets: tuple[Budget, ...]  # all that must hold the cost, in order of name
     acted: tuple[str, ...]  # policies that act, the route first
     shadowed: tuple[str, ...]  # shadow policies that would act, each judged as if it alone were enforced
@@ -40,6 +41,7 @@ def decide(compiled: CompiledDocument, facts: Facts, today: date) -> Decision:
         route_to=to if to != facts.model else None,
         fallbacks=route.action.route.fallbacks if route and route.action.route else (),
         cache=cache.action.cache if cache else None,
+        cache_name=cache.name if cache else "",
         budgets=compiled.budgets(facts),
         acted=tuple([policy.name for policy in (route, cache) if policy]),
         shadowed=shadow_routes + shadow_caches,
