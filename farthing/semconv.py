@@ -36,6 +36,7 @@ TEAM = "farthing.team"
 USER = "farthing.user"
 FEATURE = "farthing.feature"
 SESSION = "farthing.session"
+KEY = "farthing.key"  # name of the virtual key that the call came with
 TAG_PREFIX = "farthing.tag."  # any further tag: farthing.tag.<name>
 BILLED = "farthing.billed"  # bool; false = another span of the same call carries the money
 UNBILLED_REASON = "farthing.unbilled_reason"  # proxy | nested
@@ -81,6 +82,8 @@ HEADER_DEADLINE = "x-farthing-deadline-ms"  # milliseconds that the caller will 
 HEADER_POLICY = "x-farthing-policy"  # response: version and names of the policies that acted
 HEADER_CACHE = "x-farthing-cache"  # response: hit | coalesced | miss
 HEADER_TOKENS = "x-farthing-tokens"  # response: what a policy cut: before=900;after=300;history=600
+HEADER_FOLLOWER = "x-farthing-follower"  # which proxy worker asks for the policy document
+HEADER_REFUSED = "x-farthing-refused"  # why it did not take the newest one
 HEADER_TENANT_KEY = "x-farthing-key"  # ingest key of a tenant, to the collector
 
 CORE_TAGS = {"team": TEAM, "user": USER, "feature": FEATURE, "session": SESSION}

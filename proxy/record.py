@@ -79,6 +79,7 @@ def _shared(call: Call) -> list[Attribute]:
     given: tuple[Attribute, ...] = (
         (semconv.TEAM, call.facts.team),
         (semconv.FEATURE, call.facts.feature),
+        (semconv.KEY, call.facts.key),
         (semconv.USAGE_SOURCE, call.usage_source),
         (semconv.SERVICE_TIER, call.service_tier),
         (semconv.RESPONSE_FINISH_REASONS, call.finish_reason),
