@@ -13,7 +13,7 @@ class CacheAction(Record):
     embeddings: bool = True  # keep the vector of each input by itself, and send on only the inputs that are new
     coalesce: bool = False  # identical requests in flight share one answer; streams do not wait for one another
     ttl_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)  # seconds an answer may be reused
-    max_bytes: int = Field(default=67_108_864, gt=0)  # kept in memory for this policy by each worker: answers, and again vectors
+    max_bytes: int = Field(default=67_108_864, gt=0)  # of answers in each worker's memory, and again of vectors
     allow_sampled: bool = False  # also reuse answers to requests with temperature above 0
 
     @model_validator(mode="after")
