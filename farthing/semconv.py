@@ -47,6 +47,7 @@ DEPLOYMENT = "farthing.deployment"
 ATTEMPTS = "farthing.attempts"  # requests made of upstreams, where it took more than one
 ROUTED_FROM = "farthing.routed_from"  # the model that the client asked for, where a policy sent it elsewhere
 CACHE_HIT = "farthing.cache.hit"  # exact | coalesced | embedding; absent on a miss
+MICRO_BATCH_CALLS = "farthing.micro_batch.calls"  # calls that were sent to the upstream as one, where there were more
 CACHE_SAVED_INPUT_TOKENS = "farthing.cache.saved.input_tokens"  # of the inputs that an upstream was not asked for
 USAGE_SOURCE = "farthing.usage.source"  # provider | proxy | tokenizer | estimate | missing
 SERVICE_TIER = "farthing.service_tier"  # what the provider served the call as: flex, priority, batch, …

@@ -22,6 +22,7 @@ from proxy.attempts import RETRIED, Attempts
 from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.dispatch import Target
+from proxy.embedding_cache import is_list_of_inputs
 from proxy.formats import Format, Told
 from proxy.formats.chunks import read_answer
 from proxy.http import (
@@ -31,6 +32,7 @@ from proxy.http import (
     refuse,
 )
 from proxy.keys import Caller
+from proxy.micro_batch import Letter, MicroBatches
 from proxy.record import Recorder
 from proxy.request import Asked
 from proxy.server import Request
@@ -62,6 +64,7 @@ class Worker:
     client: Client
     admission: Admission
     caches: Caches
+    batches: MicroBatches
     spend: Spend
     recorder: Recorder
 
@@ -75,6 +78,7 @@ class Exchange:
         self._client = worker.client
         self._admission = worker.admission
         self._caches = worker.caches
+        self._batches = worker.batches
         self._spend = worker.spend
         self._recorder = worker.recorder
 
@@ -237,11 +241,16 @@ class Exchange:
     async def _post(self, call: Call, admitted: Admitted, target: Target) -> Response:
         deployment = target.deployment
         headers = [("content-type", "application/json"), *call.passed_on, *target.headers]
+        body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
+        is_repeatable = not deployment.metered
+        rule = call.decision.micro_batch if call.decision is not None else None
+        if rule is not None and self._form.path == "embeddings" and is_list_of_inputs(admitted.asked.fields["input"]):
+            answer = await self._batches.post(rule, Letter.of(call, target, url, headers, body))
+            call.batch_calls = answer.shared_by
+            return answer
         if deployment.provider == semconv.SELF_HOSTED_PROVIDER:
             headers.append((semconv.HEADER_REQUEST_ID, call.request_id))
             headers.append(("traceparent", f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"))
-        body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
-        is_repeatable = not deployment.metered
         return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable)
 
     async def _relay(self, call: Call, admitted: Admitted, response: Response, request: Request) -> None:

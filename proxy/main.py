@@ -24,6 +24,7 @@ from proxy.exchange import Exchange, Worker
 from proxy.formats import FORMATS
 from proxy.http import JSON
 from proxy.keys import Caller, Keys
+from proxy.micro_batch import MicroBatches
 from proxy.own_prices import PriceFeed
 from proxy.record import Recorder
 from proxy.routes import Routes
@@ -57,8 +58,9 @@ class Proxy:
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
         key = load_key(settings.hash_key, settings.data_dir)
         admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend)
+        self._batches = MicroBatches(self._client)
         worker = Worker(
-            settings, self._client, admission, self._caches, self._spend, self._recorder
+            settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder
         )
         self.routes = Routes(Keys(settings, lambda: self._feed.document))
         for form in FORMATS:
@@ -107,6 +109,13 @@ class Proxy:
             "prices_error": self._prices.last_error,
             "caches": self._caches.counts(),
             "calls_waiting_for_identical": self._caches.flights.waiting,
+            "micro_batches": {
+                "batches": self._batches.batches,
+                "calls": self._batches.calls,
+                "inputs": self._batches.inputs,
+                "refused_batches": self._batches.refused_batches,
+                "waiting": self._batches.waiting,
+            },
             "settlements_waiting": self._spend.waiting,
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,

@@ -88,6 +88,7 @@ def _shared(call: Call) -> list[Attribute]:
         (semconv.REQUEST_MAX_TOKENS, call.max_tokens),
         (semconv.ATTEMPTS, call.attempts if call.attempts > 1 else 0),
         (semconv.CACHE_HIT, call.cache_hit),
+        (semconv.MICRO_BATCH_CALLS, call.batch_calls if call.batch_calls > 1 else 0),
     )
     values += [(name, value) for name, value in given if value]
     return values + _decided(call)

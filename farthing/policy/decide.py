@@ -14,6 +14,7 @@ from farthing.policy.facts import Facts
 from farthing.policy.index import CompiledDocument, Index, Rule
 from farthing.policy.kinds.budget import Budget
 from farthing.policy.kinds.policy import Policy
+from farthing.policy.micro_batch import MicroBatchAction
 
 __all__ = ["Decision", "Facts", "decide"]
 
@@ -32,6 +33,7 @@ class Decision:
     version: int  # of the document
     tokens: Policy | None = None  # what may be sent and answered
     tokens_shadow: Policy | None = None  # what is worked out and recorded beside it, and never done
+    micro_batch: MicroBatchAction | None = None  # how embeddings calls are gathered
 
 
 def decide(compiled: CompiledDocument, facts: Facts, today: date) -> Decision:
@@ -40,6 +42,7 @@ def decide(compiled: CompiledDocument, facts: Facts, today: date) -> Decision:
     cache, shadow_caches = _winner(compiled.caches, facts, today)
     # Most documents have none, and then it costs nothing.
     tokens, shadow_tokens = _winner(compiled.tokens, facts, today) if compiled.token_policies else (None, ())
+    gather, shadow_gathers = _winner(compiled.micro_batches, facts, today) if compiled.micro_batches else (None, ())
     to = route.action.route.to if route and route.action.route else None
     return Decision(
         route_to=to if to != facts.model else None,
@@ -47,11 +50,12 @@ def decide(compiled: CompiledDocument, facts: Facts, today: date) -> Decision:
         cache=cache.action.cache if cache else None,
         cache_name=cache.name if cache else "",
         budgets=compiled.budgets(facts),
-        acted=tuple([policy.name for policy in (route, cache, tokens) if policy]),
-        shadowed=shadow_routes + shadow_caches + shadow_tokens,
+        acted=tuple([policy.name for policy in (route, cache, tokens, gather) if policy]),
+        shadowed=shadow_routes + shadow_caches + shadow_tokens + shadow_gathers,
         version=compiled.version,
         tokens=tokens,
         tokens_shadow=compiled.token_policies[shadow_tokens[0]] if shadow_tokens else None,
+        micro_batch=gather.action.micro_batch if gather else None,
     )
 
 
