@@ -38,7 +38,7 @@ def _covered(ordered: list[Policy]) -> dict[str, str]:
         over = next((one for one in hiders.near(columns) if _hides(one, policy, columns)), None)
         if over is not None:
             found[policy.name] = f"Policy {over.name} goes before it and matches all that it matches"
-        elif policy.mode == "enforce" and not policy.when:
+        elif policy.mode == "enforce" and policy.trial() is None and not policy.when:
             hiders.add(policy)
     return found
 

@@ -79,7 +79,7 @@ class Admission:
         Raises:
             ApiError: the model is unknown, the budget is spent, the price is unknown, or the ledger is away.
         """
-        decision = call.decision = decide(self._feed.compiled, call.facts, _day(call))
+        decision = call.decision = decide(self._feed.compiled, call.facts, _day(call), call.request_id)
         candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
         self.assign(call, asked, candidates[0])
         call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.fields)
