@@ -31,6 +31,7 @@ from proxy.http import (
     refuse,
 )
 from proxy.keys import Caller
+from proxy.metrics import Metrics
 from proxy.record import Recorder
 from proxy.request import Asked
 from proxy.server import Request
@@ -64,6 +65,7 @@ class Worker:
     caches: Caches
     spend: Spend
     recorder: Recorder
+    metrics: Metrics
 
 
 class Exchange:
@@ -77,6 +79,8 @@ class Exchange:
         self._caches = worker.caches
         self._spend = worker.spend
         self._recorder = worker.recorder
+        self._metrics = worker.metrics
+        self.name = form.path.partition("/")[0]  # what keys and metrics call the route
 
     @property
     def form(self) -> Format:
@@ -92,6 +96,8 @@ class Exchange:
         except ApiError as error:
             if call is not None:
                 call.fail("refused", error.code, error.status)
+            else:
+                self._metrics.refused(self.name, error)
             refuse(request, error, self._form.error(error), _response_headers(call) if call else ())
         except ClientGoneError:
             log.debug("a client went away")
@@ -339,6 +345,7 @@ class Exchange:
             call.settled_nusd = call.held_nusd if cost is None else cost
             self._spend.settle(call.request_id, call.settled_nusd)
         self._recorder.put(call)
+        self._metrics.called(self.name, call)
 
 
 def _refuse_too_large(request: Request, limit: int) -> None:
