@@ -50,7 +50,7 @@ def _keys(lines: list[dict[str, Any]]) -> Family:
 
 def _own(plane: ControlPlane) -> Iterator[Family]:
     version = Family("farthing_document_version", "gauge", "Version of the policy document in force.")
-    version.add(plane.version)
+    version.add(plane.document_in_force.version)
     commits = Family("farthing_ledger_commits_total", "counter", "Transactions of the ledger.")
     commits.add(plane.ledger_counts["commits"])
     failures = Family("farthing_ledger_failures_total", "counter", "Transactions of the ledger that failed.")

@@ -33,6 +33,7 @@ from proxy.record import Recorder
 from proxy.routes import Routes
 from proxy.server import Request, Server
 from proxy.spend import Spend
+from proxy.tokens.summary import Summaries
 from proxy.upstream import Client, Timeouts
 
 _DRAIN_S = 5.0  # seconds that settlements and spans get at the end
@@ -72,6 +73,7 @@ class Proxy:
         self.routes.free("GET", "/v1/models/{id}", "models", self._model)
         self.routes.free("GET", "/v1/status", "status", self._status)
         self.routes.free("GET", "/metrics", "metrics", self._page)
+        admission.tokens.summaries = Summaries(self.routes.handle)
         self._recorder.start()
         self._gather.start()
         kept = settings.data_dir / "proxy" / "prices.json"
