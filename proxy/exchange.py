@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 _STREAM_HEADERS = ((b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
-_CACHE_SAID = {"": b"miss", "exact": b"hit", "coalesced": b"coalesced"}
+_CACHE_SAID = {"": b"miss", "exact": b"hit", "coalesced": b"coalesced", "embedding": b"hit"}
 _CACHEABLE_BYTES = 1024 * 1024  # a longer stream is not kept while it passes
 _ERROR_BYTES = 1024 * 1024  # of an upstream's own error
 _ENDED_USAGE = Timeouts(connect=1.0, headers=2.0, between=2.0)
@@ -284,6 +284,8 @@ class Exchange:
         _take(call, told)
         if told is None or told.is_error:
             call.fail("error", "upstream_error", 200)
+        if admitted.ticket is not None:
+            body = self._caches.joined(call, admitted.ticket, body)
         call.first_byte_ns = time.time_ns()
         call.is_begun = call.is_delivered = True
         content_type = response.headers.get(b"content-type", JSON)
@@ -390,7 +392,7 @@ def _take(call: Call, told: Told | None) -> None:
 def _response_headers(call: Call) -> Headers:
     headers = [
         (semconv.HEADER_REQUEST_ID.encode(), call.request_id.encode()),
-        (semconv.HEADER_CACHE.encode(), _CACHE_SAID[call.cache_hit]),
+        (semconv.HEADER_CACHE.encode(), b"partial" if call.saved_input_tokens else _CACHE_SAID[call.cache_hit]),
     ]
     if call.decision is not None:
         names = " ".join((f"v{call.decision.version}", *call.decision.acted))
