@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 
-from farthing.policy import Policy
+from farthing.policy import Action, Policy
 from farthing.policy.index import Globs, columns_of, precedence
 from farthing.policy.match import is_glob
 
@@ -24,7 +24,7 @@ def dead(policies: Iterable[Policy], today: date) -> list[str]:
             found[policy.name] = f"expired on {policy.expires}; remove it"
         else:
             alive.append(policy)
-    for verb in ("route", "cache"):
+    for verb in Action.model_fields:
         found |= _covered([policy for policy in alive if getattr(policy.action, verb)])
     return [f"Policy {name} never acts: {why}" for name, why in sorted(found.items())]
 

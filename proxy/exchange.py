@@ -31,6 +31,7 @@ from proxy.http import (
     refuse,
 )
 from proxy.keys import Caller
+from proxy.metrics import Metrics
 from proxy.record import Recorder
 from proxy.request import Asked
 from proxy.server import Request
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 
 _STREAM_HEADERS = ((b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
-_CACHE_SAID = {"": b"miss", "exact": b"hit", "coalesced": b"coalesced"}
+_CACHE_SAID = {"": b"miss", "exact": b"hit", "coalesced": b"coalesced", "embedding": b"hit"}
 _CACHEABLE_BYTES = 1024 * 1024  # a longer stream is not kept while it passes
 _ERROR_BYTES = 1024 * 1024  # of an upstream's own error
 _ENDED_USAGE = Timeouts(connect=1.0, headers=2.0, between=2.0)
@@ -64,6 +65,7 @@ class Worker:
     caches: Caches
     spend: Spend
     recorder: Recorder
+    metrics: Metrics
 
 
 class Exchange:
@@ -77,6 +79,8 @@ class Exchange:
         self._caches = worker.caches
         self._spend = worker.spend
         self._recorder = worker.recorder
+        self._metrics = worker.metrics
+        self.name = form.path.partition("/")[0]  # what keys and metrics call the route
 
     @property
     def form(self) -> Format:
@@ -92,6 +96,8 @@ class Exchange:
         except ApiError as error:
             if call is not None:
                 call.fail("refused", error.code, error.status)
+            else:
+                self._metrics.refused(self.name, error)
             refuse(request, error, self._form.error(error), _response_headers(call) if call else ())
         except ClientGoneError:
             log.debug("a client went away")
@@ -278,6 +284,8 @@ class Exchange:
         _take(call, told)
         if told is None or told.is_error:
             call.fail("error", "upstream_error", 200)
+        if admitted.ticket is not None:
+            body = self._caches.joined(call, admitted.ticket, body)
         call.first_byte_ns = time.time_ns()
         call.is_begun = call.is_delivered = True
         content_type = response.headers.get(b"content-type", JSON)
@@ -339,6 +347,7 @@ class Exchange:
             call.settled_nusd = call.held_nusd if cost is None else cost
             self._spend.settle(call.request_id, call.settled_nusd)
         self._recorder.put(call)
+        self._metrics.called(self.name, call)
 
 
 def _refuse_too_large(request: Request, limit: int) -> None:
@@ -383,11 +392,13 @@ def _take(call: Call, told: Told | None) -> None:
 def _response_headers(call: Call) -> Headers:
     headers = [
         (semconv.HEADER_REQUEST_ID.encode(), call.request_id.encode()),
-        (semconv.HEADER_CACHE.encode(), _CACHE_SAID[call.cache_hit]),
+        (semconv.HEADER_CACHE.encode(), b"partial" if call.saved_input_tokens else _CACHE_SAID[call.cache_hit]),
     ]
     if call.decision is not None:
         arms = call.decision.arms
         held_out = [str(arm) for arm in arms if not arm.is_treated] if arms else ()
         names = " ".join((f"v{call.decision.version}", *call.decision.acted, *held_out))
         headers.append((semconv.HEADER_POLICY.encode(), names.encode()))
+    if call.cut is not None and call.cut.is_any:
+        headers.append((semconv.HEADER_TOKENS.encode(), call.cut.header.encode()))
     return headers
