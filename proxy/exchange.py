@@ -30,6 +30,7 @@ from proxy.http import (
     passed_on,
     refuse,
 )
+from proxy.limit import Limit
 from proxy.record import Recorder
 from proxy.request import Asked
 from proxy.server import Request
@@ -95,7 +96,7 @@ class Exchange:
 
     async def _serve(self, call: Call, asked: Asked, request: Request) -> None:
         try:
-            async with asyncio.timeout(call.limit_s):
+            with Limit(call.limit_s):
                 admitted = await self._admission.admit(self._form, call, asked)
         except TimeoutError:
             message = f"the call was not admitted within {call.limit_s:g} s"
@@ -143,7 +144,7 @@ class Exchange:
     async def _forward(self, call: Call, admitted: Admitted, request: Request) -> None:
         started = time.time_ns()
         try:
-            async with asyncio.timeout(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
+            with Limit(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
                 await self._exchange(call, admitted, request)
         except TimeoutError:
             error = ApiError(504, "upstream_timeout", f"no whole answer within {call.limit_s:g} s")
