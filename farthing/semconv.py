@@ -36,6 +36,7 @@ TEAM = "farthing.team"
 USER = "farthing.user"
 FEATURE = "farthing.feature"
 SESSION = "farthing.session"
+KEY = "farthing.key"  # name of the virtual key that the call came with
 TAG_PREFIX = "farthing.tag."  # any further tag: farthing.tag.<name>
 BILLED = "farthing.billed"  # bool; false = another span of the same call carries the money
 UNBILLED_REASON = "farthing.unbilled_reason"  # proxy | nested
@@ -45,7 +46,7 @@ PREFIX_HASHES = "farthing.prefix.hashes"  # hashes of the message prefixes, olde
 DEPLOYMENT = "farthing.deployment"
 ATTEMPTS = "farthing.attempts"  # requests made of upstreams, where it took more than one
 ROUTED_FROM = "farthing.routed_from"  # the model that the client asked for, where a policy sent it elsewhere
-CACHE_HIT = "farthing.cache.hit"  # exact; absent on a miss
+CACHE_HIT = "farthing.cache.hit"  # exact | coalesced; absent on a miss
 USAGE_SOURCE = "farthing.usage.source"  # provider | proxy | tokenizer | estimate | missing
 SERVICE_TIER = "farthing.service_tier"  # what the provider served the call as: flex, priority, batch, …
 CACHE_WRITE_1H_TOKENS = "farthing.usage.cache_write_1h.input_tokens"  # of those written, the ones kept for an hour
@@ -69,7 +70,7 @@ HEADER_TAGS = "x-farthing-tags"  # team=search,user=ann,tier=batch; values perce
 HEADER_REQUEST_ID = "x-farthing-request-id"
 HEADER_DEADLINE = "x-farthing-deadline-ms"  # milliseconds that the caller will wait, from when the request is whole
 HEADER_POLICY = "x-farthing-policy"  # response: version and names of the policies that acted
-HEADER_CACHE = "x-farthing-cache"  # response: hit | miss
+HEADER_CACHE = "x-farthing-cache"  # response: hit | coalesced | miss
 HEADER_TENANT_KEY = "x-farthing-key"  # ingest key of a tenant, to the collector
 
 CORE_TAGS = {"team": TEAM, "user": USER, "feature": FEATURE, "session": SESSION}

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,16 +18,17 @@ from sqlalchemy import Engine
 
 from farthing import serving
 from farthing.errors import DocumentError, FarthingError, LedgerError
-from farthing.policy import Document
+from farthing.policy import KINDS, Document
 from farthing.serving import Asgi, Receive, Scope, Send
 from farthing.settings import Settings
-from policies import statement
+from policies import key_api, statement
 from policies.changes import Change, by_key
 from policies.database import open_database
 from policies.feed import Edition, Feed, edition
 from policies.http import HttpError, Reply, Request, first_of, read_request, refusal, send_reply
+from policies.keys import KeyStore
 from policies.ledger import Ledger
-from policies.load import KINDS, load
+from policies.load import load
 from policies.operations import Operation
 from policies.periods import iso
 from policies.store import Applied, Store
@@ -36,6 +38,7 @@ MAX_OPERATIONS = 1000  # of one POST /v1/ledger
 HEALTH_TIMEOUT_S = 5.0
 
 Handler = Callable[["ControlPlane", Request], Awaitable[Reply]]
+Made = TypeVar("Made")
 _operations = msgspec.json.Decoder(list[Operation])
 
 
@@ -45,8 +48,9 @@ class ControlPlane:
     def __init__(self, settings: Settings) -> None:
         self._engine: Engine = open_database(settings.control_db_url)
         self._store = Store(self._engine)
+        self.keys = KeyStore(self._engine)
         try:
-            first = edition(self._store.current())
+            first = self._edition(self._store.current())
             self._ledger = Ledger(self._engine, first.compiled, settings.hold_ttl_s)
             self._ledger.start()
         except FarthingError:
@@ -149,7 +153,7 @@ class ControlPlane:
 
         def write() -> tuple[Edition, Applied]:
             made = act()
-            newest = edition(made[0])
+            newest = self._edition(made[0])
             self._ledger.adopt(newest.compiled)
             return newest, made
 
@@ -157,6 +161,21 @@ class ControlPlane:
         if newest.etag != self._feed.newest.etag:
             self._feed.publish(newest)
         return made
+
+
+    async def change_keys(self, act: Callable[[], Made]) -> Made:
+        """Write a change of the keys, then wake the proxies; the version stays."""
+
+        def write() -> tuple[Edition, Made]:
+            made = act()
+            return self._edition(self._store.current()), made
+
+        newest, made = await self._ledger.exclusively(write)
+        self._feed.publish(newest)
+        return made
+
+    def _edition(self, document: Document) -> Edition:
+        return edition(document.with_keys(self.keys.in_force()))
 
 
 @dataclass(frozen=True)
@@ -179,6 +198,11 @@ ROUTES = tuple(
         ("GET", "/v1/audit", ControlPlane.audit),
         ("GET", "/v1/budgets", ControlPlane.budgets),
         ("GET", "/v1/ledger/settlements", ControlPlane.settlements),
+        ("GET", "/v1/keys", key_api.list_keys),
+        ("POST", "/v1/keys", key_api.create),
+        ("GET", "/v1/keys/events", key_api.events),
+        ("POST", "/v1/keys/[^/]+/rotate", key_api.rotate),
+        ("DELETE", "/v1/keys/[^/]+", key_api.revoke),
     )
 )
 

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from time import time_ns
+
+import msgspec
 
 from farthing.policy.decide import Decision, Facts
 from farthing.prices import Price, Usage
 from farthing.settings import Deployment
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """The state of one call; `outcome` is ok, error, aborted or refused."""
 
     request_id: str
@@ -20,7 +20,7 @@ class Call:
     parent_span_id: bytes  # [8], or empty
     facts: Facts
     operation: str = "chat"  # gen_ai.operation.name
-    started_ns: int = field(default_factory=time_ns)
+    started_ns: int = msgspec.field(default_factory=time_ns)
     ended_ns: int = 0
     asked_model: str = ""
     deployment: Deployment | None = None
@@ -38,7 +38,7 @@ class Call:
     reasoning_tokens: int = 0
     service_tier: str = ""  # what was served, else what was asked for; '' = the standard one
     usage_source: str = ""  # provider | proxy | estimate | missing
-    is_cache_hit: bool = False
+    cache_hit: str = ""  # the level that answered: exact | coalesced; '' = the upstream did
     is_begun: bool = False  # the answer's head has left for the client, so no other answer can be given
     is_complete: bool = False  # the answer says of itself that nothing of it is missing
     is_delivered: bool = False  # all of the answer has left: a client that goes now has not given up
@@ -54,6 +54,10 @@ class Call:
     status: int = 200
     outcome: str = "ok"
     error_type: str = ""
+
+    @property
+    def is_cache_hit(self) -> bool:
+        return bool(self.cache_hit)
 
     def fail(self, outcome: str, error_type: str, status: int) -> None:
         """Say how the call ended other than well; what was said first stands."""

@@ -19,7 +19,7 @@ from farthing.settings import Settings
 from proxy.admit import Admission, Admitted
 from proxy.api_error import ApiError
 from proxy.attempts import RETRIED, Attempts
-from proxy.cache import ExactCache
+from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.dispatch import Target
 from proxy.formats import Format, Told
@@ -30,6 +30,7 @@ from proxy.http import (
     passed_on,
     refuse,
 )
+from proxy.keys import Caller
 from proxy.limit import Limit
 from proxy.record import Recorder
 from proxy.request import Asked
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _STREAM_HEADERS = ((b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
+_CACHE_SAID = {"": b"miss", "exact": b"hit", "coalesced": b"coalesced"}
 _CACHEABLE_BYTES = 1024 * 1024  # a longer stream is not kept while it passes
 _ERROR_BYTES = 1024 * 1024  # of an upstream's own error
 _ENDED_USAGE = Timeouts(connect=1.0, headers=2.0, between=2.0)
@@ -60,7 +62,7 @@ class Worker:
     settings: Settings
     client: Client
     admission: Admission
-    cache: ExactCache
+    caches: Caches
     spend: Spend
     recorder: Recorder
 
@@ -73,15 +75,19 @@ class Exchange:
         self._settings = worker.settings
         self._client = worker.client
         self._admission = worker.admission
-        self._cache = worker.cache
+        self._caches = worker.caches
         self._spend = worker.spend
         self._recorder = worker.recorder
 
-    async def __call__(self, request: Request) -> None:
+    @property
+    def form(self) -> Format:
+        return self._form
+
+    async def __call__(self, request: Request, caller: Caller) -> None:
         call: Call | None = None
         try:
             _refuse_too_large(request, self._settings.max_request_bytes)
-            call, asked = self._admission.identify(self._form, request.headers, request.body)
+            call, asked = self._admission.identify(self._form, caller, request.headers, request.body)
             call.passed_on = passed_on(request.headers)
             await self._serve(call, asked, request)
         except ApiError as error:
@@ -101,19 +107,28 @@ class Exchange:
         except TimeoutError:
             message = f"the call was not admitted within {call.limit_s:g} s"
             raise ApiError(504, "deadline_exceeded", message, retry_after_s=1) from None
-        if admitted.cached is not None:
-            await self._serve_cached(call, admitted, request)
-            return
+        ticket = admitted.ticket
+        if ticket is None:
+            await self._serve_admitted(call, admitted, request)
+        elif ticket.entry is not None:
+            self._serve_cached(call, ticket, request)
+        else:
+            try:
+                await self._serve_admitted(call, admitted, request)
+            finally:
+                self._caches.leave(ticket)
+
+    async def _serve_admitted(self, call: Call, admitted: Admitted, request: Request) -> None:
         if request.is_gone:
             call.fail("aborted", "client_disconnected", 499)
             call.usage, call.usage_source = Usage(), "proxy"
             raise ClientGoneError
         await self._serve_from_upstream(call, admitted, request)
 
-    async def _serve_cached(self, call: Call, admitted: Admitted, request: Request) -> None:
-        entry = admitted.cached
+    def _serve_cached(self, call: Call, ticket: Ticket, request: Request) -> None:
+        entry = ticket.entry
         assert entry is not None
-        call.is_cache_hit, call.usage, call.response_id = True, entry.usage, entry.response_id
+        self._caches.serve(call, ticket)
         call.first_byte_ns = time.time_ns()
         request.answer(200, entry.body, entry.content_type, _response_headers(call))
 
@@ -268,11 +283,13 @@ class Exchange:
         call.is_begun = call.is_delivered = True
         content_type = response.headers.get(b"content-type", JSON)
         request.answer(200, body, content_type, _response_headers(call))
-        self._keep(call, admitted, body, content_type)
+        if admitted.ticket is not None:
+            self._caches.keep(call, admitted.ticket, body, content_type)
 
     async def _relay_events(self, call: Call, admitted: Admitted, response: Response, request: Request) -> None:
         relay = self._form.relay(admitted.asked)
-        tape = Tape(_CACHEABLE_BYTES if admitted.cache_key else 0)
+        ticket = admitted.ticket
+        tape = Tape(_CACHEABLE_BYTES if ticket is not None and ticket.wants_answer else 0)
         call.is_begun = True
         request.begin(200, (*_STREAM_HEADERS, *_response_headers(call)))
         try:
@@ -293,19 +310,8 @@ class Exchange:
         request.end()
         kept = tape.whole()
         call.is_complete = relay.is_done and bool(relay.finish_reason)
-        if kept is not None:
-            self._keep(call, admitted, kept, EVENT_STREAM)
-
-    def _keep(self, call: Call, admitted: Admitted, body: bytes, content_type: bytes) -> None:
-        """Keep a whole, good answer where a cache policy wants it."""
-        if admitted.cache_key is None or call.decision is None or call.decision.cache is None:
-            return
-        if call.deployment is None or call.deployment.model != admitted.candidates[0].deployment.model:
-            return  # a fallback answered, and the policy meant the model that was asked
-        if call.usage is None or call.usage_source != "proxy" or not call.is_complete or call.outcome == "error":
-            return
-        answer_kept = (body, content_type, call.usage, call.response_id)
-        self._cache.put(admitted.cache_key, answer_kept, call.decision.cache.max_bytes)
+        if kept is not None and ticket is not None:
+            self._caches.keep(call, ticket, kept, EVENT_STREAM)
 
     async def _ask_for_usage(self, call: Call) -> None:
         """Ask the engine what a request that did not end well had used; without an answer the estimate stays."""
@@ -378,7 +384,7 @@ def _take(call: Call, told: Told | None) -> None:
 def _response_headers(call: Call) -> Headers:
     headers = [
         (semconv.HEADER_REQUEST_ID.encode(), call.request_id.encode()),
-        (semconv.HEADER_CACHE.encode(), b"hit" if call.is_cache_hit else b"miss"),
+        (semconv.HEADER_CACHE.encode(), _CACHE_SAID[call.cache_hit]),
     ]
     if call.decision is not None:
         names = " ".join((f"v{call.decision.version}", *call.decision.acted))

@@ -78,6 +78,7 @@ def _shared(call: Call) -> list[Attribute]:
     given: tuple[Attribute, ...] = (
         (semconv.TEAM, call.facts.team),
         (semconv.FEATURE, call.facts.feature),
+        (semconv.KEY, call.facts.key),
         (semconv.USAGE_SOURCE, call.usage_source),
         (semconv.SERVICE_TIER, call.service_tier),
         (semconv.RESPONSE_FINISH_REASONS, call.finish_reason),
@@ -85,7 +86,7 @@ def _shared(call: Call) -> list[Attribute]:
         (semconv.REQUEST_STREAM, call.is_stream),
         (semconv.REQUEST_MAX_TOKENS, call.max_tokens),
         (semconv.ATTEMPTS, call.attempts if call.attempts > 1 else 0),
-        (semconv.CACHE_HIT, "exact" if call.is_cache_hit else ""),
+        (semconv.CACHE_HIT, call.cache_hit),
     )
     values += [(name, value) for name, value in given if value]
     return values + _decided(call)

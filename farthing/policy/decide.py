@@ -1,28 +1,31 @@
 """The decision about one request: pure, deterministic, and the same in the proxy, the ledger and a replay.
 
-The higher priority wins, then the more specific match, then the name. At most one route and one cache act; routes do
-not chain, since every match reads the model that the client asked for.
+The higher priority wins, then the more specific match (a `when` makes it more so), then the name. At most one route and
+one cache act; routes do not chain, since every match reads the model that the client asked for.
 """
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date
 
-from farthing.policy.document import Budget, CacheAction, Policy
+import msgspec
+
+from farthing.policy.actions import CacheAction
 from farthing.policy.facts import Facts
 from farthing.policy.index import CompiledDocument, Index, Rule
+from farthing.policy.kinds.budget import Budget
+from farthing.policy.kinds.policy import Policy
 
 __all__ = ["Decision", "Facts", "decide"]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What to do with one request."""
 
     route_to: str | None  # the model to send it to, where that is another than the one asked for
     fallbacks: tuple[str, ...]  # models to try where that one cannot answer, in this order
     cache: CacheAction | None
+    cache_name: str  # of the policy that caches; '' = none
     budgets: tuple[Budget, ...]  # all that must hold the cost, in order of name
     acted: tuple[str, ...]  # policies that act, the route first
     shadowed: tuple[str, ...]  # shadow policies that would act, each judged as if it alone were enforced
@@ -38,6 +41,7 @@ def decide(compiled: CompiledDocument, facts: Facts, today: date) -> Decision:
         route_to=to if to != facts.model else None,
         fallbacks=route.action.route.fallbacks if route and route.action.route else (),
         cache=cache.action.cache if cache else None,
+        cache_name=cache.name if cache else "",
         budgets=compiled.budgets(facts),
         acted=tuple([policy.name for policy in (route, cache) if policy]),
         shadowed=shadow_routes + shadow_caches,
