@@ -5,7 +5,8 @@ A cached answer costs nothing, so it is looked up before anything is reserved: a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime, timezone
+from datetime import date
+from functools import lru_cache
 
 import msgspec
 
@@ -26,6 +27,9 @@ from proxy.identity import facts_of, random_bytes, trace_context
 from proxy.keys import Caller
 from proxy.request import Asked
 from proxy.spend import MAX_NUSD, Spend
+
+_DAY_NS = 86_400 * 10**9
+_EPOCH = date(1970, 1, 1).toordinal()
 
 
 class Admitted(msgspec.Struct):
@@ -211,4 +215,10 @@ def _asked_tier(asked: Asked) -> str:
 
 
 def _day(call: Call) -> date:
-    return datetime.fromtimestamp(call.started_ns // 1_000_000_000, timezone.utc).date()
+    return _date_of(call.started_ns // _DAY_NS)
+
+
+@lru_cache(maxsize=4)
+def _date_of(days: int) -> date:
+    """Return the UTC date, so many days after the epoch."""
+    return date.fromordinal(_EPOCH + days)
