@@ -54,6 +54,16 @@ SETTLED_NUSD = "farthing.settled_nusd"  # what the ledger was charged, nano-doll
 HELD_NUSD = "farthing.held_nusd"  # what was reserved before the call, nano-dollars
 POLICIES = "farthing.policies"  # names of the policies that acted
 POLICY_VERSION = "farthing.policy.version"
+TOKENS_PREFIX = "farthing.tokens."
+TOKENS_BEFORE = "farthing.tokens.before"  # estimated input tokens as the client sent them, where a policy cuts
+TOKENS_AFTER = "farthing.tokens.after"  # as they were sent on
+TOKENS_CUT_PREFIX = "farthing.tokens.cut."  # and a kind: retrieval, phrases, whitespace, history
+TOKENS_TURNS = "farthing.tokens.turns_cut"
+TOKENS_MAX_OUTPUT = "farthing.tokens.max_output"  # the limit that a policy set
+TOKENS_SUMMARY = "farthing.tokens.summary"  # of the summary of what was cut
+TOKENS_NO_SUMMARY = "farthing.tokens.no_summary"  # 1 = the policy wants one, and none was to be had
+TOKENS_REFUSED = "farthing.tokens.refused"  # 1 = longer than the policy allows
+TOKENS_SHADOW_PREFIX = "farthing.tokens.shadow."  # the same names, of what a policy in shadow mode would have done
 OUTCOME = "farthing.outcome"  # ok | error | aborted | refused
 ENGINE_SECONDS = "farthing.engine.seconds"  # seconds of the engine's steps that this request is charged with
 ENGINE_QUEUE_SECONDS = "farthing.engine.queue_seconds"
@@ -71,6 +81,9 @@ HEADER_REQUEST_ID = "x-farthing-request-id"
 HEADER_DEADLINE = "x-farthing-deadline-ms"  # milliseconds that the caller will wait, from when the request is whole
 HEADER_POLICY = "x-farthing-policy"  # response: version and names of the policies that acted
 HEADER_CACHE = "x-farthing-cache"  # response: hit | coalesced | miss
+HEADER_TOKENS = "x-farthing-tokens"  # response: what a policy cut: before=900;after=300;history=600
+HEADER_FOLLOWER = "x-farthing-follower"  # which proxy worker asks for the policy document
+HEADER_REFUSED = "x-farthing-refused"  # why it did not take the newest one
 HEADER_TENANT_KEY = "x-farthing-key"  # ingest key of a tenant, to the collector
 
 CORE_TAGS = {"team": TEAM, "user": USER, "feature": FEATURE, "session": SESSION}

@@ -25,6 +25,8 @@ def _stand(policy: Policy) -> tuple[object, ...]:
 
 
 def _verb(policy: Policy) -> str:
+    if policy.action.tokens:
+        return "limit the tokens of"
     return "route" if policy.action.route else "cache"
 
 

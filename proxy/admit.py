@@ -27,6 +27,7 @@ from proxy.identity import facts_of, random_bytes, trace_context
 from proxy.keys import Caller
 from proxy.request import Asked
 from proxy.spend import MAX_NUSD, Spend
+from proxy.tokens import TokenControl
 
 _DAY_NS = 86_400 * 10**9
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -54,6 +55,7 @@ class Admission:
         self._feed = feed
         self._caches = caches
         self._spend = spend
+        self.tokens = TokenControl()
         self._book = PriceBook(settings.prices)
         self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
 
@@ -70,7 +72,7 @@ class Admission:
         caller.check_model(asked.model)
         facts = facts_of(caller, headers, asked.model, asked.user)
         call = Call(f"req_{random_bytes(12).hex()}", trace_id, random_bytes(8), parent, facts, form.operation)
-        call.asked_model, call.is_stream = asked.model, asked.stream
+        call.asked_model, call.is_stream, call.headers = asked.model, asked.stream, headers
         call.temperature, call.max_tokens = asked.temperature, asked.max_output
         call.limit_s = deadline_s(headers, self._settings.request_timeout_s)
         return call, asked
@@ -83,8 +85,10 @@ class Admission:
         """
         decision = call.decision = decide(self._feed.compiled, call.facts, _day(call))
         candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
+        if decision.tokens is not None or decision.tokens_shadow is not None:
+            asked = await self.tokens.govern(form, call, asked)
         self.assign(call, asked, candidates[0])
-        call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.fields)
+        call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.hashed)
         call.prefix_hashes = prefix_hashes(self._hash_key, call.facts.tenant, asked.turns)
         admitted = Admitted(form, asked, candidates)
         if decision.cache is not None:
@@ -148,7 +152,8 @@ class Admission:
         """Return what to send to `deployment`: the client's own bytes, changed only where something must change."""
         asked = admitted.asked
         has_budget = call.decision is not None and bool(call.decision.budgets)
-        changes = admitted.form.changes(asked, deployment, call.max_tokens if has_budget else 0)
+        is_limited = has_budget or asked.output_limit > 0
+        changes = admitted.form.changes(asked, deployment, call.max_tokens if is_limited else 0)
         name = deployment.upstream_model or deployment.model
         if name != asked.model:
             changes["model"] = name

@@ -1,14 +1,18 @@
 """One call through the proxy, from its first byte to its settlement; every stage fills in what it learned."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import time_ns
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from farthing.policy.decide import Decision, Facts
 from farthing.prices import Price, Usage
 from farthing.settings import Deployment
+
+if TYPE_CHECKING:
+    from proxy.tokens.cut import Cut
 
 
 class Call(msgspec.Struct):
@@ -48,6 +52,9 @@ class Call(msgspec.Struct):
     engine_queue_s: float | None = None
     response_id: str = ""
     finish_reason: str = ""
+    headers: Mapping[bytes, bytes] = {}  # as the client sent them
+    cut: Cut | None = None  # what a policy cut from the request
+    cut_shadow: Cut | None = None  # what a policy in shadow mode would have cut
     passed_on: Sequence[tuple[str, str]] = ()  # the client's headers that its upstream is to see
     limit_s: float = 0.0  # how long the call may take in all
     attempts: int = 0  # upstream requests made

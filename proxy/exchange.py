@@ -389,4 +389,6 @@ def _response_headers(call: Call) -> Headers:
     if call.decision is not None:
         names = " ".join((f"v{call.decision.version}", *call.decision.acted))
         headers.append((semconv.HEADER_POLICY.encode(), names.encode()))
+    if call.cut is not None and call.cut.is_any:
+        headers.append((semconv.HEADER_TOKENS.encode(), call.cut.header.encode()))
     return headers

@@ -29,6 +29,7 @@ from proxy.record import Recorder
 from proxy.routes import Routes
 from proxy.server import Request, Server
 from proxy.spend import Spend
+from proxy.tokens.summary import Summaries
 from proxy.upstream import Client, Timeouts
 
 _DRAIN_S = 5.0  # seconds that settlements and spans get at the end
@@ -65,6 +66,7 @@ class Proxy:
         self.routes.free("GET", "/v1/models", "models", self._models)
         self.routes.free("GET", "/v1/models/{id}", "models", self._model)
         self.routes.free("GET", "/v1/status", "status", self._status)
+        admission.tokens.summaries = Summaries(self.routes.handle)
         self._recorder.start()
         kept = settings.data_dir / "proxy" / "prices.json"
         self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.use_prices)

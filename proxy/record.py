@@ -13,6 +13,7 @@ from functools import lru_cache
 from farthing import otlp, semconv
 from farthing.errors import UpstreamError
 from proxy.call import Call
+from proxy.tokens.cut import cut_attributes
 from proxy.upstream import Client, Timeouts
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,8 @@ def _usage(call: Call) -> list[Attribute]:
         values.append((semconv.USAGE_REASONING_TOKENS, call.reasoning_tokens))
     if call.is_reserved and call.settled_nusd is not None:
         values += [(semconv.HELD_NUSD, call.held_nusd), (semconv.SETTLED_NUSD, call.settled_nusd)]
+    if call.cut is not None or call.cut_shadow is not None:
+        values += cut_attributes(call.cut) + cut_attributes(call.cut_shadow, is_shadow=True)
     if call.first_byte_ns:
         values.append((semconv.RESPONSE_TTFC, (call.first_byte_ns - call.started_ns) / 1e9))
     if call.engine_s is not None:

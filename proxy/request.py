@@ -32,6 +32,12 @@ class Asked(msgspec.Struct, frozen=True):
     max_output: int = 0  # tokens a choice; 0 = no limit is named
     choices: int = 1
     user: str = ""
+    output_limit: int = 0  # tokens a choice that a policy sets where the request names no limit
+
+    @property
+    def hashed(self) -> dict[str, Any]:
+        """What decides the answer: the fields, and the limit that will be among them under the upstream's name."""
+        return {**self.fields, "farthing.max_output": self.output_limit} if self.output_limit else self.fields
 
 
 Shape = TypeVar("Shape", bound=msgspec.Struct)

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from farthing.policy.caching import CacheAction
 from farthing.policy.match import is_glob
 from farthing.policy.record import Pattern, Record, as_list
+from farthing.policy.tokens import TokensAction
 
 
 def _one_name(name: str) -> str:
@@ -37,9 +38,10 @@ class Action(Record):
 
     route: RouteAction | None = None
     cache: CacheAction | None = None
+    tokens: TokensAction | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Action:
-        if (self.route is None) == (self.cache is None):
-            raise ValueError("set exactly one of route and cache")
+        if sum(part is not None for part in (self.route, self.cache, self.tokens)) != 1:
+            raise ValueError("set exactly one of route, cache and tokens")
         return self

@@ -1,7 +1,7 @@
 """The decision about one request: pure, deterministic, and the same in the proxy, the ledger and a replay.
 
-The higher priority wins, then the more specific match (a `when` makes it more so), then the name. At most one route and
-one cache act; routes do not chain, since every match reads the model that the client asked for.
+The higher priority wins, then the more specific match (a `when` makes it more so), then the name. At most one route,
+one cache and one token policy act; routes do not chain, since every match reads the model that the client asked for.
 """
 from __future__ import annotations
 
@@ -30,12 +30,16 @@ class Decision(msgspec.Struct, frozen=True):
     acted: tuple[str, ...]  # policies that act, the route first
     shadowed: tuple[str, ...]  # shadow policies that would act, each judged as if it alone were enforced
     version: int  # of the document
+    tokens: Policy | None = None  # what may be sent and answered
+    tokens_shadow: Policy | None = None  # what is worked out and recorded beside it, and never done
 
 
 def decide(compiled: CompiledDocument, facts: Facts, today: date) -> Decision:
     """Decide about a request; `today` is the UTC date that `expires` is held against."""
     route, shadow_routes = _winner(compiled.routes, facts, today)
     cache, shadow_caches = _winner(compiled.caches, facts, today)
+    # Most documents have none, and then it costs nothing.
+    tokens, shadow_tokens = _winner(compiled.tokens, facts, today) if compiled.token_policies else (None, ())
     to = route.action.route.to if route and route.action.route else None
     return Decision(
         route_to=to if to != facts.model else None,
@@ -43,9 +47,11 @@ def decide(compiled: CompiledDocument, facts: Facts, today: date) -> Decision:
         cache=cache.action.cache if cache else None,
         cache_name=cache.name if cache else "",
         budgets=compiled.budgets(facts),
-        acted=tuple([policy.name for policy in (route, cache) if policy]),
-        shadowed=shadow_routes + shadow_caches,
+        acted=tuple([policy.name for policy in (route, cache, tokens) if policy]),
+        shadowed=shadow_routes + shadow_caches + shadow_tokens,
         version=compiled.version,
+        tokens=tokens,
+        tokens_shadow=compiled.token_policies[shadow_tokens[0]] if shadow_tokens else None,
     )
 
 

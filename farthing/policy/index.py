@@ -171,7 +171,7 @@ def _selectivity(rule: Rule[Item], column: Column, crowd: Counter[tuple[Column, 
 class CompiledDocument:
     """A document ready for deciding; made once per version and swapped in by one assignment."""
 
-    __slots__ = ("_budgets", "caches", "document", "routes", "version")
+    __slots__ = ("_budgets", "caches", "document", "routes", "token_policies", "tokens", "version")
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -179,6 +179,8 @@ class CompiledDocument:
         ranked = [_policy_rule(policy, rank) for rank, policy in enumerate(sorted(document.policies, key=precedence))]
         self.routes = Index([rule for rule in ranked if rule.item.action.route])
         self.caches = Index([rule for rule in ranked if rule.item.action.cache])
+        self.tokens = Index([rule for rule in ranked if rule.item.action.tokens])
+        self.token_policies = {policy.name: policy for policy in document.policies if policy.action.tokens}
         ordered = sorted(document.budgets, key=lambda budget: budget.name)
         self._budgets = Index([Rule(budget, budget.scope, rank) for rank, budget in enumerate(ordered)])
 

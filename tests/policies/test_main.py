@@ -98,7 +98,8 @@ def test_a_proxy_that_hangs_up_leaves_nothing_waiting(client: Any) -> None:
 
 def test_apply_tells_what_changed_and_who_did_it_is_kept(client: Any) -> None:
     first = client.apply(BUDGET, "author=ann&reason=spring%20budget")
-    assert first.json == {"version": 1, "changes": [{"kind": "Budget", "name": "search", "change": "added"}]}
+    changed = [{"kind": "Budget", "name": "search", "change": "added"}]
+    assert first.json == {"version": 1, "changes": changed, "warnings": []}
     assert client.apply(BUDGET).json["changes"][0]["change"] == "unchanged"
     assert client.apply(POLICY, "replace=true").json["changes"] == [
         {"kind": "Budget", "name": "search", "change": "removed"},
@@ -112,7 +113,8 @@ def test_apply_tells_what_changed_and_who_did_it_is_kept(client: Any) -> None:
 
 def test_a_dry_run_changes_nothing(client: Any) -> None:
     dry = client.apply(BUDGET, "dry_run=true")
-    assert dry.json == {"version": 0, "changes": [{"kind": "Budget", "name": "search", "change": "added"}]}
+    changed = [{"kind": "Budget", "name": "search", "change": "added"}]
+    assert dry.json == {"version": 0, "changes": changed, "warnings": []}
     assert client.get("/v1/objects").json == {"version": 0, "objects": []}
 
 
@@ -125,6 +127,7 @@ def test_objects_are_listed_as_written_and_removed_by_name(client: Any) -> None:
     assert removed.json == {
         "version": 2,
         "changes": [{"kind": "Policy", "name": "cache-repeats", "change": "removed"}],
+        "warnings": [],
     }
     assert client.call("DELETE", "/v1/objects/Policy/cache-repeats").status == 404
 
