@@ -46,7 +46,8 @@ PREFIX_HASHES = "farthing.prefix.hashes"  # hashes of the message prefixes, olde
 DEPLOYMENT = "farthing.deployment"
 ATTEMPTS = "farthing.attempts"  # requests made of upstreams, where it took more than one
 ROUTED_FROM = "farthing.routed_from"  # the model that the client asked for, where a policy sent it elsewhere
-CACHE_HIT = "farthing.cache.hit"  # exact | coalesced; absent on a miss
+CACHE_HIT = "farthing.cache.hit"  # exact | coalesced | embedding; absent on a miss
+CACHE_SAVED_INPUT_TOKENS = "farthing.cache.saved.input_tokens"  # of the inputs that an upstream was not asked for
 USAGE_SOURCE = "farthing.usage.source"  # provider | proxy | tokenizer | estimate | missing
 SERVICE_TIER = "farthing.service_tier"  # what the provider served the call as: flex, priority, batch, …
 CACHE_WRITE_1H_TOKENS = "farthing.usage.cache_write_1h.input_tokens"  # of those written, the ones kept for an hour
@@ -80,7 +81,7 @@ HEADER_TAGS = "x-farthing-tags"  # team=search,user=ann,tier=batch; values perce
 HEADER_REQUEST_ID = "x-farthing-request-id"
 HEADER_DEADLINE = "x-farthing-deadline-ms"  # milliseconds that the caller will wait, from when the request is whole
 HEADER_POLICY = "x-farthing-policy"  # response: version and names of the policies that acted
-HEADER_CACHE = "x-farthing-cache"  # response: hit | coalesced | miss
+HEADER_CACHE = "x-farthing-cache"  # response: hit | partial | coalesced | miss
 HEADER_TOKENS = "x-farthing-tokens"  # response: what a policy cut: before=900;after=300;history=600
 HEADER_FOLLOWER = "x-farthing-follower"  # which proxy worker asks for the policy document
 HEADER_REFUSED = "x-farthing-refused"  # why it did not take the newest one

@@ -92,7 +92,10 @@ class Admission:
         call.prefix_hashes = prefix_hashes(self._hash_key, call.facts.tenant, asked.turns)
         admitted = Admitted(form, asked, candidates)
         if decision.cache is not None:
-            admitted.ticket = await self._caches.look(form, call, asked)
+            ticket = admitted.ticket = await self._caches.look(form, call, asked)
+            if ticket is not None and ticket.forward:
+                admitted.asked = form.read(ticket.forward)
+                admitted.candidates = [one for one in candidates if one.deployment.model == ticket.model]
         if decision.budgets and (admitted.ticket is None or admitted.ticket.entry is None):
             await self._reserve_or_leave(call, admitted)
         return admitted

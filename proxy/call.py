@@ -42,7 +42,8 @@ class Call(msgspec.Struct):
     reasoning_tokens: int = 0
     service_tier: str = ""  # what was served, else what was asked for; '' = the standard one
     usage_source: str = ""  # provider | proxy | estimate | missing
-    cache_hit: str = ""  # the level that answered: exact | coalesced; '' = the upstream did
+    cache_hit: str = ""  # the level that answered: exact | coalesced | embedding; '' = the upstream did
+    saved_input_tokens: int = 0  # of inputs that the upstream was not asked for, in a call that it answered in part
     is_begun: bool = False  # the answer's head has left for the client, so no other answer can be given
     is_complete: bool = False  # the answer says of itself that nothing of it is missing
     is_delivered: bool = False  # all of the answer has left: a client that goes now has not given up

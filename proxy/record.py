@@ -123,6 +123,8 @@ def _usage(call: Call) -> list[Attribute]:
             (semconv.AUDIO_OUTPUT_TOKENS, used.output_audio),
         )
         values += [part for part in parts if part[1]]
+    if call.saved_input_tokens:
+        values.append((semconv.CACHE_SAVED_INPUT_TOKENS, call.saved_input_tokens))
     if call.reasoning_tokens:
         values.append((semconv.USAGE_REASONING_TOKENS, call.reasoning_tokens))
     if call.is_reserved and call.settled_nusd is not None:

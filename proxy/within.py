@@ -8,8 +8,8 @@ import asyncio
 from types import TracebackType
 
 
-class Limit:
-    """`with Limit(seconds):` raises TimeoutError out of a block of the running task that takes longer."""
+class Within:
+    """`with Within(seconds):` raises TimeoutError out of a block of the running task that takes longer."""
 
     __slots__ = ("_cancelling", "_handle", "_has_expired", "_seconds", "_task")
 
