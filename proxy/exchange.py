@@ -38,6 +38,7 @@ from proxy.server import Request
 from proxy.spend import Spend
 from proxy.stream import EventRelay, Tape
 from proxy.upstream import Client, NotSentError, Response, Timeouts
+from proxy.within import Within
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class Exchange:
 
     async def _serve(self, call: Call, asked: Asked, request: Request) -> None:
         try:
-            async with asyncio.timeout(call.limit_s):
+            with Within(call.limit_s):
                 admitted = await self._admission.admit(self._form, call, asked)
         except TimeoutError:
             message = f"the call was not admitted within {call.limit_s:g} s"
@@ -164,7 +165,7 @@ class Exchange:
     async def _forward(self, call: Call, admitted: Admitted, request: Request) -> None:
         started = time.time_ns()
         try:
-            async with asyncio.timeout(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
+            with Within(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
                 await self._exchange(call, admitted, request)
         except TimeoutError:
             error = ApiError(504, "upstream_timeout", f"no whole answer within {call.limit_s:g} s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 from datetime import date
 
+from msgspec import structs
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -113,5 +114,5 @@ def test_a_span_tells_the_side_of_each_trial_and_the_policies_in_shadow() -> Non
     told = {entry.key: [value.string_value for value in entry.value.array_value.values] for entry in span.attributes}
     assert told["farthing.policy.arms"] == ["tried:treatment:1"] and told["farthing.policies"] == ["tried"]
     assert "farthing.policies.shadowed" not in told  # another policy goes before it
-    one.decision = one.decision._replace(shadowed=("watched",))
+    one.decision = structs.replace(one.decision, shadowed=("watched",))
     assert b"watched" in encode_span(one)
