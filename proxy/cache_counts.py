@@ -6,7 +6,7 @@ from typing import Literal
 
 from farthing.prices import Price, Usage
 
-Level = Literal["exact", "coalesced"]
+Level = Literal["exact", "coalesced", "embedding"]
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class LevelCounts:
-    """One level of one policy, since this worker runs that policy."""
+    """One level of one policy, since this worker runs that policy; embeddings are counted by input."""
 
     policy: str
     level: Level

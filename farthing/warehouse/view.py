@@ -229,6 +229,7 @@ def _given(source: str) -> str:
     {_text("stream")} IN ('true', 'True') AS stream,
     {_finite("a['gen_ai.request.temperature']", "Float32")} AS temperature,
     a['{semconv.CACHE_HIT}'] AS cache_hit,
+    toUInt32OrZero(a['{semconv.CACHE_SAVED_INPUT_TOKENS}']) AS saved_input_tokens,
     a['{semconv.OUTCOME}'] AS outcome_said, StatusCode = 'Error' AS failed, StatusCode = 'Unset' AS is_open,
     {_text("error_type")} AS error_given,
     if(error_given != '', error_given, `Events.Attributes`[indexOf(`Events.Name`, 'exception')]['exception.type']) AS error_any,
@@ -284,7 +285,8 @@ def normalise_requests(source: str = "otel_traces") -> str:
         scope = '{semconv.PROXY_SCOPE}' AND isNotNull(total_in), 'proxy', 'provider') AS usage_source,
     {_PRICED},
     {price_rule.usd("settled")} AS settled_usd,
-    billed, unbilled_reason, duration_s, ttft_s, engine_s, engine_queue_s, stream, temperature, cache_hit, outcome,
+    billed, unbilled_reason, duration_s, ttft_s, engine_s, engine_queue_s, stream, temperature, cache_hit, saved_input_tokens,
+    outcome,
     error_type, finish_reason, policies, policy_version, request_id, request_hash, prefix_hashes, response_id,
     trace_id, span_id, parent_span_id, received_at
 FROM (

@@ -1,20 +1,28 @@
 """proxy/caches.py in the real proxy: what each level answers, what is recorded of it, and who waits for nobody."""
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
+import struct
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+import openai
+import pytest
 
 from farthing import semconv
 from tests.proxy.rig import (
     COST,
     EVENTS,
     Behaviour,
+    Received,
     Rig,
     answer_of,
     answers,
     asked,
     post,
+    reply,
     resets,
     send_only,
     streams,
@@ -137,3 +145,69 @@ def test_each_policy_keeps_answers_of_its_own_until_it_is_gone(rig: Rig) -> None
               "action: {route: {to: gpt-plain}}\n")  # fmt: skip
     post(rig, other, body)
     assert level(rig, one, "exact") == {} and level(rig, other, "exact")["hits"] == 2
+
+
+def embeds(request: Received) -> bytes:
+    """Answer an embeddings request: a text's vector is its length and its first letter, and it costs its length."""
+    given = request.json
+    inputs = [given["input"]] if isinstance(given["input"], str) else given["input"]
+    vectors = [[float(len(text)), float(ord(text[0]))] for text in inputs]
+    told: list[Any] = vectors
+    if given.get("encoding_format") == "base64":
+        told = [base64.b64encode(struct.pack("<2f", *one)).decode() for one in vectors]
+    data = [{"object": "embedding", "index": n, "embedding": one} for n, one in enumerate(told)]
+    used = sum(map(len, inputs))
+    return json.dumps({"object": "list", "data": data, "model": "x",
+                       "usage": {"prompt_tokens": used, "total_tokens": used}}).encode()  # fmt: skip
+
+
+async def embedding(request: Received, reader: Any, writer: asyncio.StreamWriter) -> None:
+    writer.write(reply(embeds(request), "content-type: application/json"))
+
+
+@pytest.mark.parametrize("encoding", ["base64", "float"])
+def test_only_the_inputs_that_are_new_are_sent_on_and_charged(rig: Rig, encoding: str) -> None:
+    team = rig.budget()
+    rig.cache(team)
+    rig.upstream.next(embedding)
+    options: Any = {"encoding_format": "float"} if encoding == "float" else {}  # the client asks for base64 by itself
+    with rig.client(team) as client:
+        def ask(*texts: str) -> tuple[list[float], int, str]:
+            made = client.embeddings.with_raw_response.create(model="gpt-plain", input=list(texts), **options)
+            found = made.parse()
+            lengths = [one.embedding[0] for one in found.data]
+            return lengths, found.usage.prompt_tokens, made.headers[semconv.HEADER_CACHE]
+
+        assert ask("a", "bb") == ([1.0, 2.0], 3, "miss")
+        assert ask("ccc", "bb", "a", "ccc") == ([3.0, 2.0, 1.0, 3.0], 3, "partial")
+        assert rig.upstream.received[-1].json["input"] == ["ccc"]
+        assert ask("bb", "ccc") == ([2.0, 3.0], 0, "hit")
+    assert len(rig.upstream.received) == 2
+    assert cached_as(rig, team, 3) == ["", "", "embedding"]
+    assert [span.get(semconv.CACHE_SAVED_INPUT_TOKENS) for span in rig.spans(team)] == [None, 6, None]
+    assert [span[semconv.USAGE_INPUT_TOKENS] for span in rig.spans(team)] == [3, 3, 5]
+    assert rig.balance(team)["spent_nusd"] == 6 * 1000
+    found = level(rig, team, "embedding")
+    assert (found["hits"], found["misses"], found["entries"], found["saved_nusd"]) == (5, 3, 3, 11_000)
+
+
+def test_a_part_is_never_answered_by_another_model_than_the_rest(rig: Rig) -> None:
+    team = rig.budget()
+    rig.cache(team)
+    rig.apply(f"apiVersion: farthing/v1\nkind: Policy\nmetadata: {{name: route-{team}}}\nmatch: {{team: {team}}}\n"
+              "action: {route: {fallbacks: [pair]}}\n")  # fmt: skip
+    rig.upstream.next(embedding)
+    with rig.client(team) as client:
+        client.embeddings.create(model="gpt-plain", input=["a"])
+        rig.upstream.next(answers(b"{}", status=503))
+        with pytest.raises(openai.InternalServerError):
+            client.embeddings.create(model="gpt-plain", input=["a", "b"])
+    assert {one.json["model"] for one in rig.upstream.received} == {"gpt-plain"}
+
+
+def test_what_is_no_list_of_inputs_is_the_upstream_s_to_refuse(rig: Rig) -> None:
+    team = rig.budget()
+    rig.cache(team)
+    rig.upstream.next(answers(b'{"error": {"message": "bad input"}}', status=400))
+    with rig.client(team) as client, pytest.raises(openai.BadRequestError, match="bad input"):
+        client.embeddings.create(model="gpt-plain", input=["a", 5])  # type: ignore[list-item]
