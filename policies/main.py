@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,7 +22,7 @@ from farthing.policy import KINDS, Document
 from farthing.semconv import HEADER_FOLLOWER, HEADER_REFUSED
 from farthing.serving import Asgi, Receive, Scope, Send
 from farthing.settings import Settings
-from policies import key_api, lifecycle, statement
+from policies import key_api, lifecycle, metrics, statement
 from policies.changes import Change, by_key
 from policies.check import warnings
 from policies.database import open_database
@@ -74,8 +74,8 @@ class ControlPlane:
     async def health(self, _request: Request) -> Reply:
         """Answer once the ledger has committed: its thread lives, it is the owner, and the disk takes writes."""
         await asyncio.wait_for(self._ledger.run([]), HEALTH_TIMEOUT_S)
-        counts = {"commits": self._ledger.commits, "failures": self._ledger.failures}
-        return Reply({"status": "ok", "version": self.document_in_force.version, "ledger": counts})
+        version = self.document_in_force.version
+        return Reply({"status": "ok", "version": version, "ledger": self.ledger_counts})
 
     async def document(self, request: Request) -> Reply:
         """Send the newest document; a caller that has it already waits for the next."""
@@ -132,8 +132,7 @@ class ControlPlane:
 
     async def budgets(self, _request: Request) -> Reply:
         """List every budget with what it has spent and holds."""
-        lines = await asyncio.to_thread(statement.budgets, self._engine, self.document_in_force, time.time_ns())
-        return Reply({"budgets": lines})
+        return Reply({"budgets": await asyncio.to_thread(self.budget_lines)})
 
     async def ledger(self, request: Request) -> Reply:
         """Perform reservations and settlements; the answer is durable."""
@@ -149,6 +148,14 @@ class ControlPlane:
         """List what holds became."""
         since_ns = request.instant_ns("since")
         return Reply({"settlements": await asyncio.to_thread(statement.settlements, self._engine, since_ns)})
+
+    def budget_lines(self) -> list[dict[str, Any]]:
+        """Return one line for each budget, as the ledger has it."""
+        return statement.budgets(self._engine, self.document_in_force, time.time_ns())
+
+    @property
+    def ledger_counts(self) -> dict[str, int]:
+        return {"commits": self._ledger.commits, "failures": self._ledger.failures}
 
     @property
     def document_in_force(self) -> Document:
@@ -209,6 +216,7 @@ ROUTES = tuple(
         ("GET", "/v1/audit", ControlPlane.audit),
         ("GET", "/v1/budgets", ControlPlane.budgets),
         ("GET", "/v1/ledger/settlements", ControlPlane.settlements),
+        ("GET", "/metrics", metrics.page),
         ("GET", "/v1/keys", key_api.list_keys),
         ("POST", "/v1/keys", key_api.create),
         ("GET", "/v1/keys/events", key_api.events),

@@ -32,6 +32,7 @@ from proxy.http import (
     refuse,
 )
 from proxy.keys import Caller
+from proxy.metrics import Metrics
 from proxy.micro_batch import Letter, MicroBatches
 from proxy.record import Recorder
 from proxy.request import Asked
@@ -39,6 +40,7 @@ from proxy.server import Request
 from proxy.spend import Spend
 from proxy.stream import EventRelay, Tape
 from proxy.upstream import Client, NotSentError, Response, Timeouts
+from proxy.within import Within
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Worker:
     batches: MicroBatches
     spend: Spend
     recorder: Recorder
+    metrics: Metrics
 
 
 class Exchange:
@@ -81,6 +84,8 @@ class Exchange:
         self._batches = worker.batches
         self._spend = worker.spend
         self._recorder = worker.recorder
+        self._metrics = worker.metrics
+        self.name = form.path.partition("/")[0]  # what keys and metrics call the route
 
     @property
     def form(self) -> Format:
@@ -96,6 +101,8 @@ class Exchange:
         except ApiError as error:
             if call is not None:
                 call.fail("refused", error.code, error.status)
+            else:
+                self._metrics.refused(self.name, error)
             refuse(request, error, self._form.error(error), _response_headers(call) if call else ())
         except ClientGoneError:
             log.debug("a client went away")
@@ -105,7 +112,7 @@ class Exchange:
 
     async def _serve(self, call: Call, asked: Asked, request: Request) -> None:
         try:
-            async with asyncio.timeout(call.limit_s):
+            with Within(call.limit_s):
                 admitted = await self._admission.admit(self._form, call, asked)
         except TimeoutError:
             message = f"the call was not admitted within {call.limit_s:g} s"
@@ -162,7 +169,7 @@ class Exchange:
     async def _forward(self, call: Call, admitted: Admitted, request: Request) -> None:
         started = time.time_ns()
         try:
-            async with asyncio.timeout(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
+            with Within(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
                 await self._exchange(call, admitted, request)
         except TimeoutError:
             error = ApiError(504, "upstream_timeout", f"no whole answer within {call.limit_s:g} s")
@@ -350,6 +357,7 @@ class Exchange:
             call.settled_nusd = call.held_nusd if cost is None else cost
             self._spend.settle(call.request_id, call.settled_nusd)
         self._recorder.put(call)
+        self._metrics.called(self.name, call)
 
 
 def _refuse_too_large(request: Request, limit: int) -> None:
@@ -397,7 +405,9 @@ def _response_headers(call: Call) -> Headers:
         (semconv.HEADER_CACHE.encode(), b"partial" if call.saved_input_tokens else _CACHE_SAID[call.cache_hit]),
     ]
     if call.decision is not None:
-        names = " ".join((f"v{call.decision.version}", *call.decision.acted))
+        arms = call.decision.arms
+        held_out = [str(arm) for arm in arms if not arm.is_treated] if arms else ()
+        names = " ".join((f"v{call.decision.version}", *call.decision.acted, *held_out))
         headers.append((semconv.HEADER_POLICY.encode(), names.encode()))
     if call.cut is not None and call.cut.is_any:
         headers.append((semconv.HEADER_TOKENS.encode(), call.cut.header.encode()))

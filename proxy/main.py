@@ -13,8 +13,10 @@ from urllib.parse import unquote
 import msgspec
 
 from farthing.fingerprint import load_key
+from farthing.prometheus import CONTENT_TYPE
 from farthing.serving import bind, stop_signal
 from farthing.settings import Settings
+from proxy import readings
 from proxy.admit import Admission
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
@@ -22,8 +24,10 @@ from proxy.caches import Caches
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
 from proxy.formats import FORMATS
+from proxy.gather import Gather
 from proxy.http import JSON
 from proxy.keys import Caller, Keys
+from proxy.metrics import Metrics
 from proxy.micro_batch import MicroBatches
 from proxy.own_prices import PriceFeed
 from proxy.record import Recorder
@@ -59,17 +63,21 @@ class Proxy:
         key = load_key(settings.hash_key, settings.data_dir)
         admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend)
         self._batches = MicroBatches(self._client)
+        self._metrics = self._read_parts()
+        self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
         worker = Worker(
-            settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder
+            settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder, self._metrics
         )
-        self.routes = Routes(Keys(settings, lambda: self._feed.document))
+        self.routes = Routes(Keys(settings, lambda: self._feed.document), self._metrics.refused)
         for form in FORMATS:
             self.routes.priced(Exchange(worker, form))
         self.routes.free("GET", "/v1/models", "models", self._models)
         self.routes.free("GET", "/v1/models/{id}", "models", self._model)
         self.routes.free("GET", "/v1/status", "status", self._status)
+        self.routes.free("GET", "/metrics", "metrics", self._page)
         admission.tokens.summaries = Summaries(self.routes.handle)
         self._recorder.start()
+        self._gather.start()
         kept = settings.data_dir / "proxy" / "prices.json"
         self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.use_prices)
         await self._prices.start()
@@ -84,7 +92,20 @@ class Proxy:
         await self._feed.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
+        await self._gather.stop()
         self._client.close()
+
+    def _read_parts(self) -> Metrics:
+        metrics = Metrics()
+        readings.read_policies(metrics, self._feed)
+        readings.read_caches(metrics, self._caches)
+        readings.read_deployments(metrics, self._deployments)
+        readings.read_senders(metrics, self._spend, self._recorder)
+        readings.read_process(metrics)
+        return metrics
+
+    async def _page(self, request: Request, caller: Caller) -> None:
+        request.answer(200, self._gather.page(), CONTENT_TYPE.encode())
 
     async def _models(self, request: Request, caller: Caller) -> None:
         models = [self._described(name) for name in self._deployments.models if caller.may_ask(name)]

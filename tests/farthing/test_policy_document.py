@@ -58,7 +58,9 @@ def test_a_cache_entry_lives_for_some_finite_time(ttl_s: float) -> None:
         CacheAction(ttl_s=ttl_s)
 
 
-@pytest.mark.parametrize("spec", [{"exact": False}, {"max_bytes": 0}, {"coalesce": "maybe"}, {"semantics": {}}])
+@pytest.mark.parametrize("spec", [
+    {"exact": False, "embeddings": False}, {"max_bytes": 0}, {"coalesce": "maybe"}, {"semantics": {}}
+])  # fmt: skip
 def test_a_cache_that_would_do_nothing_or_something_unknown_is_refused(spec: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         CacheAction.model_validate(spec)

@@ -239,3 +239,15 @@ def test_a_ledger_that_cannot_write_answers_503_and_the_document_is_still_served
     answer = client.call("POST", "/v1/ledger", json.dumps([reserve("a", 1)]))
     assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (503, "ledger_unavailable", "1")
     assert (client.get("/healthz").status, client.get("/v1/document").status) == (503, 200)
+
+
+def test_the_page_of_metrics_tells_each_budget_as_the_ledger_has_it(client: Any) -> None:
+    client.apply(BUDGET)
+    client.ledger(reserve("r1", 600))
+    client.ledger(reserve("r2", 600), settle("r1", 250))
+    page = client.get("/metrics")
+    assert page.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = page.body.decode().splitlines()
+    for name, value in (("limit", 1e-06), ("spent", 2.5e-07), ("held", 0.0), ("free", 7.5e-07)):
+        assert f'farthing_budget_{name}_usd{{budget="search"}} {value}' in lines
+    assert 'farthing_budget_refused{budget="search"} 1' in lines and "farthing_document_version 1" in lines

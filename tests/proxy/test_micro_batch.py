@@ -79,7 +79,7 @@ def test_calls_of_other_tenants_never_meet(rig: Rig) -> None:
             Letter(tenant, url, (), json.dumps(fields).encode(), fields, Timeouts(), True, time.monotonic() + 20)
             for tenant in ("acme", "acme", "other", "other")
         ]
-        rule = MicroBatchAction(max_inputs=2, window_ms=1000)
+        rule = MicroBatchAction(max_inputs=2, min_inputs=None, window_ms=1000)
         made = await asyncio.gather(*(batches.post(rule, letter) for letter in letters))
         assert [one.shared_by for one in made] == [2] * 4
         client.close()
