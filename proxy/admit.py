@@ -83,7 +83,7 @@ class Admission:
         Raises:
             ApiError: the model is unknown, the budget is spent, the price is unknown, or the ledger is away.
         """
-        decision = call.decision = decide(self._feed.compiled, call.facts, _day(call))
+        decision = call.decision = decide(self._feed.compiled, call.facts, _day(call), call.request_id)
         candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
         if decision.tokens is not None or decision.tokens_shadow is not None:
             asked = await self.tokens.govern(form, call, asked)

@@ -401,7 +401,9 @@ def _response_headers(call: Call) -> Headers:
         (semconv.HEADER_CACHE.encode(), b"partial" if call.saved_input_tokens else _CACHE_SAID[call.cache_hit]),
     ]
     if call.decision is not None:
-        names = " ".join((f"v{call.decision.version}", *call.decision.acted))
+        arms = call.decision.arms
+        held_out = [str(arm) for arm in arms if not arm.is_treated] if arms else ()
+        names = " ".join((f"v{call.decision.version}", *call.decision.acted, *held_out))
         headers.append((semconv.HEADER_POLICY.encode(), names.encode()))
     if call.cut is not None and call.cut.is_any:
         headers.append((semconv.HEADER_TOKENS.encode(), call.cut.header.encode()))

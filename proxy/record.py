@@ -104,6 +104,10 @@ def _decided(call: Call) -> list[Attribute]:
         values.append((semconv.POLICY_VERSION, call.decision.version))
         if call.decision.acted:
             values.append((semconv.POLICIES, call.decision.acted))
+        if call.decision.shadowed:
+            values.append((semconv.POLICIES_SHADOWED, call.decision.shadowed))
+        if call.decision.arms:
+            values.append((semconv.POLICY_ARMS, tuple(map(str, call.decision.arms))))
     if call.temperature is not None:
         values.append(("gen_ai.request.temperature", call.temperature))
     return values
