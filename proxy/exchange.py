@@ -309,13 +309,18 @@ class Exchange:
         tape = Tape(_CACHEABLE_BYTES if ticket is not None and ticket.wants_answer else 0)
         call.is_begun = True
         request.begin(200, (*_STREAM_HEADERS, *_response_headers(call)))
+
+        def take(part: bytes) -> bool:
+            goes_on = True
+            if out := relay.feed(part):
+                call.first_byte_ns = call.first_byte_ns or time.time_ns()
+                tape.add(out)
+                goes_on = request.put(out)
+            call.is_delivered = relay.is_done
+            return goes_on
+
         try:
-            async for part in response.parts():
-                if out := relay.feed(part):
-                    call.first_byte_ns = call.first_byte_ns or time.time_ns()
-                    tape.add(out)
-                    await request.write(out)
-                call.is_delivered = relay.is_done
+            await response.pour(take, request.caught_up)
             if out := relay.finish():
                 tape.add(out)
                 await request.write(out)
