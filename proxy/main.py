@@ -20,6 +20,7 @@ from proxy import readings
 from proxy.admit import Admission
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
+from proxy.cache_tiers import tiers_of
 from proxy.caches import Caches
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
@@ -56,11 +57,11 @@ class Proxy:
         timeouts = Timeouts(headers=settings.request_timeout_s, between=settings.request_timeout_s)
         self._client = Client(timeouts)
         self._feed = PolicyFeed(self._client, settings.url("policies"), settings.data_dir / "proxy" / "policies.json")
-        self._caches = Caches(lambda: self._feed.document)
+        key = load_key(settings.hash_key, settings.data_dir)
+        self._caches = Caches(lambda: self._feed.document, tiers_of(settings, key))
         self._spend = Spend(self._client, settings.url("policies"))
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
-        key = load_key(settings.hash_key, settings.data_dir)
         admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend)
         self._batches = MicroBatches(self._client)
         self._metrics = self._read_parts()
@@ -76,6 +77,7 @@ class Proxy:
         self.routes.free("GET", "/v1/status", "status", self._status)
         self.routes.free("GET", "/metrics", "metrics", self._page)
         admission.tokens.summaries = Summaries(self.routes.handle)
+        self._caches.tiers.start()
         self._recorder.start()
         self._gather.start()
         kept = settings.data_dir / "proxy" / "prices.json"
@@ -93,6 +95,7 @@ class Proxy:
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         await self._gather.stop()
+        await self._caches.tiers.close()
         self._client.close()
 
     def _read_parts(self) -> Metrics:
@@ -129,6 +132,7 @@ class Proxy:
             "policy_error": self._feed.last_error,
             "prices_error": self._prices.last_error,
             "caches": self._caches.counts(),
+            "cache_tiers": self._caches.tiers.counts(),
             "calls_waiting_for_identical": self._caches.flights.waiting,
             "micro_batches": {
                 "batches": self._batches.batches,

@@ -16,6 +16,8 @@ class CacheAction(Record):
     coalesce: bool = False  # identical requests in flight share one answer; streams do not wait for one another
     ttl_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)  # seconds an answer may be reused
     max_bytes: int = Field(default=67_108_864, gt=0)  # of answers in each worker's memory, and again of vectors
+    disk: bool = False  # beside memory also on the disk of each proxy, within `cache_disk_bytes` for all policies
+    shared: bool = False  # and in the Redis or Valkey of `cache_redis_url`
     allow_sampled: bool = False  # also reuse answers to requests with temperature above 0
     prompt_ttl: Literal["5m", "1h"] | None = None  # have Anthropic keep the beginning of prompts, for so long
 
