@@ -8,6 +8,7 @@ from time import time_ns
 from farthing.policy.decide import Decision, Facts
 from farthing.prices import Price, Usage
 from farthing.settings import Deployment
+from proxy.spend import Hold
 
 
 @dataclass(slots=True)
@@ -31,8 +32,7 @@ class Call:
     max_tokens: int = 0
     request_hash: str = ""
     prefix_hashes: tuple[str, ...] = ()
-    held_nusd: int = 0
-    is_reserved: bool = False
+    hold: Hold | None = None  # what is set aside for it
     settled_nusd: int | None = None
     usage: Usage | None = None
     reasoning_tokens: int = 0
@@ -54,6 +54,10 @@ class Call:
     status: int = 200
     outcome: str = "ok"
     error_type: str = ""
+
+    @property
+    def held_nusd(self) -> int:
+        return self.hold.amount_nusd if self.hold is not None and not self.hold.is_unheld else 0
 
     def fail(self, outcome: str, error_type: str, status: int) -> None:
         """Say how the call ended other than well; what was said first stands."""

@@ -48,7 +48,8 @@ class Proxy:
         self._client = Client(timeouts)
         self._feed = PolicyFeed(self._client, settings.url("policies"), settings.data_dir / "proxy" / "policies.json")
         self._cache = ExactCache()
-        self._spend = Spend(self._client, settings.url("policies"))
+        folder = settings.data_dir / "proxy"
+        self._spend = Spend(self._client, settings.url("policies"), folder, settings.lease_s, settings.hold_ttl_s)
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
         key = load_key(settings.hash_key, settings.data_dir)
@@ -65,6 +66,7 @@ class Proxy:
             ("GET", "/healthz"): self._health,
         }
         self._recorder.start()
+        self._spend.start()
         kept = settings.data_dir / "proxy" / "prices.json"
         self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.use_prices)
         await self._prices.start()
@@ -109,6 +111,7 @@ class Proxy:
                 "evictions": self._cache.evictions,
             },
             "settlements_waiting": self._spend.waiting,
+            "leased_nusd": self._spend.leased,
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,
             "spans_dropped": self._recorder.dropped,

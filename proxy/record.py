@@ -122,7 +122,7 @@ def _usage(call: Call) -> list[Attribute]:
         values += [part for part in parts if part[1]]
     if call.reasoning_tokens:
         values.append((semconv.USAGE_REASONING_TOKENS, call.reasoning_tokens))
-    if call.is_reserved and call.settled_nusd is not None:
+    if call.settled_nusd is not None:
         values += [(semconv.HELD_NUSD, call.held_nusd), (semconv.SETTLED_NUSD, call.settled_nusd)]
     if call.first_byte_ns:
         values.append((semconv.RESPONSE_TTFC, (call.first_byte_ns - call.started_ns) / 1e9))

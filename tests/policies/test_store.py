@@ -136,7 +136,7 @@ def test_everything_is_there_after_a_restart(store: Store, engine: Engine) -> No
 def test_a_database_of_a_newer_farthing_is_refused(engine: Engine) -> None:
     with writing(engine) as connection:
         connection.execute(text("INSERT INTO schema_version VALUES (99)"))
-    with pytest.raises(LedgerError, match="schema 99, this Farthing knows 2"):
+    with pytest.raises(LedgerError, match=r"schema 99, this Farthing knows \d+;"):
         open_database(str(engine.url))
 
 
