@@ -30,7 +30,7 @@ class Account:
     def __init__(self, budget: str) -> None:
         self.budget = budget
         self.period = ""  # none yet
-        self.end_ns = _FOREVER_NS
+        self.end_ns = 0  # of the period; nothing is taken from then on
         self.free_nusd = 0  # may be reserved
         self.held_nusd = 0  # is, by calls under way
         self.burned_nusd = 0  # reserved since the last tick, here or at the ledger
@@ -113,7 +113,7 @@ class Leases:
         """Follow the burn, and give back what it does not call for; about four times a window."""
         now = self._clock_ns()
         for account in list(self._accounts.values()):
-            if now >= account.end_ns:
+            if now >= account.end_ns > 0:
                 self._end(account)
                 continue
             self._follow(account, now)
@@ -145,7 +145,7 @@ class Leases:
         """Learn from a call that has to be reserved at the ledger; after several a lease is worth its while."""
         for budget in budgets:
             account = self._accounts.get(budget.name)
-            if account is None or now_ns >= account.end_ns:
+            if account is None or now_ns >= account.end_ns > 0:
                 if account is not None:
                     self._end(account)
                 account = self._accounts[budget.name] = Account(budget.name)

@@ -107,6 +107,19 @@ def test_a_busy_worker_reserves_most_calls_without_asking_and_returns_what_it_do
     asyncio.run(main(plane.limit(10**8)))
 
 
+def test_a_call_that_costs_nothing_is_held_like_any_other(plane: Plane, tmp_path: Path) -> None:
+    async def main(document: Document) -> None:
+        async with workers(plane.url, tmp_path) as (spend,):
+            for n in range(3):
+                held = await spend.reserve(f"free-{n}", FACTS, document.budgets, 0)
+                assert held is not None and held.accounts == ()  # nothing is leased yet
+                spend.settle(held, 0)
+
+    asyncio.run(main(plane.limit(100)))
+    rows = http_json.call("GET", f"{plane.url}/v1/ledger/settlements")["settlements"]
+    assert [row["charged_nusd"] for row in rows] == [0, 0, 0]
+
+
 def test_64_callers_of_two_workers_use_a_budget_to_its_last_request_and_are_refused_nothing_before(
     plane: Plane, tmp_path: Path
 ) -> None:
