@@ -21,10 +21,14 @@ def conflicts(policies: Iterable[Policy]) -> list[str]:
 
 
 def _stand(policy: Policy) -> tuple[object, ...]:
-    return _verb(policy), policy.priority, _identity(policy.match)
+    return _verb(policy), policy.priority, policy.when, _identity(policy.match)
 
 
 def _verb(policy: Policy) -> str:
+    if policy.action.tokens:
+        return "limit the tokens of"
+    if policy.action.micro_batch:
+        return "gather"
     return "route" if policy.action.route else "cache"
 
 

@@ -32,26 +32,15 @@ _RECALL_TIMEOUTS = Timeouts(connect=1.0, headers=_RECALL_WAIT_S + 10.0, between=
 _RETRY_S = 0.5
 
 
-class Hold:
+class Hold(msgspec.Struct):
     """What is set aside for one call: in leases of this worker, at the ledger, or, while that is away, nowhere."""
 
-    __slots__ = ("accounts", "amount_nusd", "facts", "is_unheld", "request_id", "reserved_ns")
-
-    def __init__(
-        self,
-        request_id: str,
-        amount_nusd: int,
-        reserved_ns: int,
-        accounts: tuple[Account, ...] = (),  # none: it is at the ledger
-        facts: Facts | None = None,
-        is_unheld: bool = False,
-    ) -> None:
-        self.request_id = request_id
-        self.amount_nusd = amount_nusd
-        self.reserved_ns = reserved_ns
-        self.accounts = accounts
-        self.facts = facts
-        self.is_unheld = is_unheld
+    request_id: str
+    amount_nusd: int
+    reserved_ns: int
+    accounts: tuple[Account, ...] = ()  # none: it is at the ledger
+    facts: Facts | None = None  # of a call that is not held
+    is_unheld: bool = False
 
 
 class Spend:
@@ -196,7 +185,7 @@ class _Recalled(msgspec.Struct):
 
 
 def _reserve(request_id: str, facts: Facts, amount_nusd: int) -> Operation:
-    return {"op": "reserve", "request_id": request_id, "attempt": 0, "amount_nusd": amount_nusd, "facts": _told(facts)}
+    return {"op": "reserve", "request_id": request_id, "attempt": 0, "amount_nusd": amount_nusd, "facts": facts}
 
 
 def _draw(worker: str, hold: Hold, actual_nusd: int) -> Operation:
@@ -208,15 +197,7 @@ def _draw(worker: str, hold: Hold, actual_nusd: int) -> Operation:
 
 
 def _charge(hold: Hold, actual_nusd: int) -> Operation:
-    assert hold.facts is not None
     return {
         "op": "charge", "request_id": hold.request_id, "attempt": 1, "actual_nusd": actual_nusd,
-        "facts": _told(hold.facts), "at_ns": hold.reserved_ns,
-    }  # fmt: skip
-
-
-def _told(facts: Facts) -> dict[str, Any]:
-    return {
-        "tenant": facts.tenant, "team": facts.team, "user": facts.user, "feature": facts.feature,
-        "session": facts.session, "key": facts.key, "model": facts.model, "tags": facts.tags,
+        "facts": hold.facts, "at_ns": hold.reserved_ns,
     }  # fmt: skip

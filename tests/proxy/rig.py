@@ -167,6 +167,7 @@ def waits(upstream: Upstream, then: Behaviour, first: bytes = b"") -> Behaviour:
             writer.close()
             return
         closing.cancel()
+        await asyncio.wait((closing,))  # the next request of this connection is read by nobody else
         await then(request, reader, writer)
 
     return behave
