@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from farthing.errors import DocumentError
 from farthing.money import nusd_from_usd
 from farthing.policy import Budget, Policy
-from farthing.policy.document import MAX_NUSD
+from farthing.policy.record import MAX_NUSD
 from policies.conflicts import conflicts
 from policies.parse import MAX_NODES, MAX_TEXT_BYTES, Chunk, Path, Tree, chunks, parse
 
@@ -223,7 +223,14 @@ def _allowed(model: type[BaseModel]) -> tuple[str, ...]:
 
 def _model_at(model: type[BaseModel], loc: Path) -> type[BaseModel]:
     for part in loc:
-        annotation = model.model_fields[str(part)].annotation
-        candidates = (annotation, *typing.get_args(annotation))
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        if isinstance(part, str):  # a number is a place in a list of records
+            model = next(_records(model.model_fields[part].annotation))
     return model
+
+
+def _records(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the records that a field may hold, itself or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _records(argument)

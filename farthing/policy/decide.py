@@ -11,9 +11,11 @@ from datetime import date
 
 from farthing.policy.document import Budget, CacheAction, Policy
 from farthing.policy.facts import Facts
+from farthing.policy.flow import ConcurrencyAction, PriorityAction
 from farthing.policy.index import CompiledDocument, Index, Rule
+from farthing.policy.route import RouteAction
 
-__all__ = ["Decision", "Facts", "decide"]
+__all__ = ["Decision", "Facts", "concurrency_of", "decide"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +29,38 @@ class Decision:
     acted: tuple[str, ...]  # policies that act, the route first
     shadowed: tuple[str, ...]  # shadow policies that would act, each judged as if it alone were enforced
     version: int  # of the document
+    route: RouteAction | None = None  # whose strategy or hedge applies; None where `route_to` says all
+    priority: PriorityAction | None = None
 
 
 def decide(compiled: CompiledDocument, facts: Facts, today: date) -> Decision:
     """Decide about a request; `today` is the UTC date that `expires` is held against."""
     route, shadow_routes = _winner(compiled.routes, facts, today)
     cache, shadow_caches = _winner(compiled.caches, facts, today)
-    to = route.action.route.to if route and route.action.route else None
+    action = route.action.route if route else None
+    to = action.to if action else None
+    chooses = action is not None and (action.strategy is not None or action.hedge is not None)
+    ranked, shadow_ranks = _winner(compiled.priorities, facts, today) if compiled.priorities else _NOBODY
     return Decision(
         route_to=to if to != facts.model else None,
-        fallbacks=route.action.route.fallbacks if route and route.action.route else (),
+        fallbacks=action.fallbacks if action else (),
         cache=cache.action.cache if cache else None,
         budgets=compiled.budgets(facts),
-        acted=tuple([policy.name for policy in (route, cache) if policy]),
-        shadowed=shadow_routes + shadow_caches,
+        acted=tuple([policy.name for policy in (route, cache, ranked) if policy]),
+        shadowed=shadow_routes + shadow_caches + shadow_ranks,
         version=compiled.version,
+        route=action if chooses else None,
+        priority=ranked.action.priority if ranked else None,
     )
+
+
+def concurrency_of(compiled: CompiledDocument, model: str, today: date) -> ConcurrencyAction | None:
+    """Return what governs the windows of a model's deployments; None = they have none."""
+    found, _ = _winner(compiled.concurrency, Facts("", model=model), today)
+    return found.action.concurrency if found else None
+
+
+_NOBODY: tuple[Policy | None, tuple[str, ...]] = (None, ())
 
 
 def _winner(index: Index[Policy], facts: Facts, today: date) -> tuple[Policy | None, tuple[str, ...]]:

@@ -12,23 +12,20 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, cast
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
 from farthing.errors import DocumentError
+from farthing.policy.flow import ConcurrencyAction, PriorityAction
+from farthing.policy.record import Nusd, Pattern, Record, as_list
+from farthing.policy.route import RouteAction
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
-MAX_NUSD = 10**18  # a billion USD; sums of such amounts stay within 64 bits
-GLOB_CHARACTERS = "*?"  # the only ones with a meaning, so that a model called `opus[1m]` is an exact name
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
 
 
 def _as_lists(value: object) -> object:
     if not isinstance(value, dict):
         return value
-    return {name: _as_list(entry) for name, entry in cast("dict[object, object]", value).items()}
+    return {name: as_list(entry) for name, entry in cast("dict[object, object]", value).items()}
 
 
 def _known_zone(name: str) -> str:
@@ -50,28 +47,9 @@ def zone(name: str) -> tzinfo:
         raise ValueError(f"{name!r} is not a time zone; write an IANA name, such as Europe/London or UTC") from None
 
 
-def is_glob(pattern: str) -> bool:
-    """Tell whether `pattern` stands for more than one name."""
-    return any(character in pattern for character in GLOB_CHARACTERS)
-
-
-def _one_name(name: str) -> str:
-    if is_glob(name):
-        raise ValueError(f"{name!r} is a pattern; a route leads to one exact model name")
-    return name
-
-
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-Pattern = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Patterns = Annotated[tuple[Pattern, ...], BeforeValidator(_as_list), Field(max_length=1000)]
-SomePatterns = Annotated[tuple[Pattern, ...], BeforeValidator(_as_list), Field(min_length=1, max_length=1000)]
-Nusd = Annotated[int, Field(ge=0, le=MAX_NUSD)]
-
-
-class Record(BaseModel):
-    """One frozen part of a document; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Patterns = Annotated[tuple[Pattern, ...], BeforeValidator(as_list), Field(max_length=1000)]
+SomePatterns = Annotated[tuple[Pattern, ...], BeforeValidator(as_list), Field(min_length=1, max_length=1000)]
 
 
 class Match(Record):
@@ -86,23 +64,7 @@ class Match(Record):
     model: Patterns = ()  # the model asked for, before any routing
     feature: Patterns = ()
     key: Patterns = ()
-    tags: Annotated[dict[Pattern, SomePatterns], BeforeValidator(_as_lists)] = {}
-
-
-ModelName = Annotated[Pattern, BeforeValidator(_one_name)]
-
-
-class RouteAction(Record):
-    """Send the request to another model, or name models to fall back to, or both."""
-
-    to: Annotated[ModelName | None, Field(default=None)]  # absent: the model that was asked for
-    fallbacks: Annotated[tuple[ModelName, ...], BeforeValidator(_as_list), Field(max_length=10)] = ()  # in this order
-
-    @model_validator(mode="after")
-    def _does_something(self) -> RouteAction:
-        if self.to is None and not self.fallbacks:
-            raise ValueError("set `to`, `fallbacks` or both")
-        return self
+    tags: Annotated[dict[Pattern, SomePatterns], BeforeValidator(_as_lists)] = Field(default_factory=dict)
 
 
 class CacheAction(Record):
@@ -118,12 +80,20 @@ class Action(Record):
 
     route: RouteAction | None = None
     cache: CacheAction | None = None
+    concurrency: ConcurrencyAction | None = None
+    priority: PriorityAction | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Action:
-        if (self.route is None) == (self.cache is None):
-            raise ValueError("set exactly one of route and cache")
+        names = list(type(self).model_fields)
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise ValueError(f"set exactly one of {', '.join(names[:-1])} and {names[-1]}")
         return self
+
+    @property
+    def verb(self) -> str:
+        """What it does: route, cache and so on."""
+        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
 
 
 class Policy(Record):
@@ -136,6 +106,13 @@ class Policy(Record):
     mode: Literal["shadow", "enforce"] = "enforce"
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)  # the higher one wins
     expires: date | None = None  # last day, UTC, on which it acts
+
+    @model_validator(mode="after")
+    def _matches_what_it_can(self) -> Policy:
+        """A deployment's window is shared by all who ask for it, so that only the model can choose it."""
+        if self.action.concurrency is not None and self.match.model_fields_set - {"model"}:
+            raise ValueError("a policy of concurrency matches by `model` alone: a deployment's window is everybody's")
+        return self
 
 
 class Window(Record):

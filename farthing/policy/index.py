@@ -14,8 +14,9 @@ from datetime import date
 from operator import attrgetter
 from typing import Generic, TypeVar
 
-from farthing.policy.document import Budget, Document, Match, Policy, is_glob
+from farthing.policy.document import Budget, Document, Match, Policy
 from farthing.policy.facts import Facts
+from farthing.policy.match import is_glob
 
 FIELDS = ("tenant", "team", "user", "model", "feature", "key")
 MAX_REMEMBERED = 4096  # values of one column whose rules are remembered
@@ -165,7 +166,7 @@ def _selectivity(rule: Rule[Item], column: Column, crowd: Counter[tuple[Column, 
 class CompiledDocument:
     """A document ready for deciding; made once per version and swapped in by one assignment."""
 
-    __slots__ = ("_budgets", "caches", "document", "routes", "version")
+    __slots__ = ("_budgets", "caches", "concurrency", "document", "priorities", "routes", "version")
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -173,6 +174,9 @@ class CompiledDocument:
         ranked = [_policy_rule(policy, rank) for rank, policy in enumerate(sorted(document.policies, key=_precedence))]
         self.routes = Index([rule for rule in ranked if rule.item.action.route])
         self.caches = Index([rule for rule in ranked if rule.item.action.cache])
+        self.concurrency = Index([rule for rule in ranked if rule.item.action.concurrency])
+        priorities = [rule for rule in ranked if rule.item.action.priority]
+        self.priorities = Index(priorities) if priorities else None  # None: nothing to look for, request by request
         ordered = sorted(document.budgets, key=lambda budget: budget.name)
         self._budgets = Index([Rule(budget, budget.scope, rank) for rank, budget in enumerate(ordered)])
 
