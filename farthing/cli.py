@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import typer
 
-from farthing import cli_prices, parts
+from farthing import cli_policy, cli_prices, parts
 from farthing.cli_backup import add_commands
 from farthing.errors import FarthingError, SettingsError
 from farthing.money import format_usd
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_prices.app, name="prices")
+app.add_typer(cli_policy.app, name="policy")
 app.command()(cli_prices.reprice)
 
 _set: dict[str, str] = {}  # FARTHING_… variables that the command line gives

@@ -130,6 +130,9 @@ class Settings:
     # Whether a sender needs one of `ingest_keys`. Unset: only where `host` is not a loopback address, and there the
     # collector does not start without keys; `false` says that the network around it is trusted, such as a container's.
     require_ingest_key: bool | None = None
+    # Whether a call to the proxy needs a key: one that `farthing key create` made, or one of `proxy_keys`. Unset: where
+    # `host` is not a loopback address, or there are `proxy_keys`; `false` says that the network around it is trusted.
+    require_proxy_key: bool | None = None
     max_body_bytes: int = 20 * 1024 * 1024  # an OTLP body, compressed and decompressed
     body_timeout_s: float = 30.0  # seconds in which an OTLP body is to come whole; then 503, and the connection closes
     max_request_spans: int = 200_000  # spans in one OTLP body
@@ -169,7 +172,7 @@ class Settings:
     prices: tuple[PriceOverride, ...] = field(default=DEFAULT_PRICES)
     ingest_keys: tuple[IngestKey, ...] = ()
     redactions: tuple[Redaction, ...] = ()  # beside the built-in ones; each costs about 1 µs of CPU a span
-    proxy_keys: tuple[ProxyKey, ...] = ()  # none = the proxy takes any key; only for a loopback address
+    proxy_keys: tuple[ProxyKey, ...] = ()  # written by hand; `farthing key create` makes others while it runs
 
     @property
     def warehouse_dsn(self) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from farthing import serving
 from farthing.errors import DocumentError, FarthingError, LedgerError
-from farthing.policy import Document
+from farthing.policy import KINDS, Document
 from farthing.serving import Asgi, Receive, Scope, Send
 from farthing.settings import Settings
 from policies import statement
@@ -26,7 +26,7 @@ from policies.database import open_database
 from policies.feed import Edition, Feed, edition
 from policies.http import HttpError, Reply, Request, first_of, read_request, refusal, send_reply
 from policies.ledger import Ledger
-from policies.load import KINDS, load
+from policies.load import load
 from policies.operations import Operation
 from policies.periods import iso
 from policies.store import Applied, Store

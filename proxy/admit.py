@@ -23,7 +23,8 @@ from proxy.call import Call
 from proxy.dispatch import Deployments, Target
 from proxy.formats import Format
 from proxy.http import deadline_s
-from proxy.identity import Keys, random_bytes, trace_context
+from proxy.identity import facts_of, random_bytes, trace_context
+from proxy.keys import Caller
 from proxy.request import Asked
 from proxy.spend import MAX_NUSD, Spend
 
@@ -52,19 +53,21 @@ class Admission:
         self._feed = feed
         self._cache = cache
         self._spend = spend
-        self._keys = Keys(settings)
         self._book = PriceBook(settings.prices)
         self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
 
-    def identify(self, form: Format, headers: Mapping[bytes, bytes], body: bytes) -> tuple[Call, Asked]:
-        """Read who asks for what.
+    def identify(
+        self, form: Format, caller: Caller, headers: Mapping[bytes, bytes], body: bytes
+    ) -> tuple[Call, Asked]:
+        """Read what a caller asks for.
 
         Raises:
-            ApiError: 400 for a body that is not such a request, 401 for a wrong key.
+            ApiError: 400 for a body that is not such a request, 403 for a model that the key may not ask for.
         """
         asked = form.read(body)
         trace_id, parent = trace_context(headers.get(b"traceparent", b"").decode("latin-1"))
-        facts = self._keys.facts(headers, asked.model, asked.user)
+        caller.check_model(asked.model)
+        facts = facts_of(caller, headers, asked.model, asked.user)
         call = Call(f"req_{random_bytes(12).hex()}", trace_id, random_bytes(8), parent, facts, form.operation)
         call.asked_model, call.is_stream = asked.model, asked.stream
         call.temperature, call.max_tokens = asked.temperature, asked.max_output

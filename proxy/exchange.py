@@ -30,6 +30,7 @@ from proxy.http import (
     passed_on,
     refuse,
 )
+from proxy.keys import Caller
 from proxy.record import Recorder
 from proxy.request import Asked
 from proxy.server import Request
@@ -76,11 +77,15 @@ class Exchange:
         self._spend = worker.spend
         self._recorder = worker.recorder
 
-    async def __call__(self, request: Request) -> None:
+    @property
+    def form(self) -> Format:
+        return self._form
+
+    async def __call__(self, request: Request, caller: Caller) -> None:
         call: Call | None = None
         try:
             _refuse_too_large(request, self._settings.max_request_bytes)
-            call, asked = self._admission.identify(self._form, request.headers, request.body)
+            call, asked = self._admission.identify(self._form, caller, request.headers, request.body)
             call.passed_on = passed_on(request.headers)
             await self._serve(call, asked, request)
         except ApiError as error:

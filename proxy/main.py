@@ -8,6 +8,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from urllib.parse import unquote
 
 import msgspec
 
@@ -21,10 +22,12 @@ from proxy.cache import ExactCache
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
 from proxy.formats import FORMATS
-from proxy.http import JSON, refuse
+from proxy.http import JSON
+from proxy.keys import Caller, Keys
 from proxy.own_prices import PriceFeed
 from proxy.record import Recorder
-from proxy.server import Handler, Request, Server
+from proxy.routes import Routes
+from proxy.server import Request, Server
 from proxy.spend import Spend
 from proxy.upstream import Client, Timeouts
 
@@ -56,20 +59,18 @@ class Proxy:
         worker = Worker(
             settings, self._client, admission, self._cache, self._spend, self._recorder
         )
-        priced = {("POST", f"/v1/{form.path}"): Exchange(worker, form) for form in FORMATS}
-        # The others have no client, so they cannot cost anything.
-        self._routes: dict[tuple[str, str], Handler] = {
-            **priced,
-            ("GET", "/v1/models"): self._models,
-            ("GET", "/v1/status"): self._status,
-            ("GET", "/healthz"): self._health,
-        }
+        self.routes = Routes(Keys(settings, lambda: self._feed.document))
+        for form in FORMATS:
+            self.routes.priced(Exchange(worker, form))
+        self.routes.free("GET", "/v1/models", "models", self._models)
+        self.routes.free("GET", "/v1/models/{id}", "models", self._model)
+        self.routes.free("GET", "/v1/status", "status", self._status)
         self._recorder.start()
         kept = settings.data_dir / "proxy" / "prices.json"
         self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.use_prices)
         await self._prices.start()
         await self._feed.start()
-        self._server = Server(self._handle, settings.max_request_bytes)
+        self._server = Server(self.routes.handle, settings.max_request_bytes)
         await self._server.start(sock)
 
     async def close(self) -> None:
@@ -81,20 +82,20 @@ class Proxy:
         await self._recorder.stop(_DRAIN_S)
         self._client.close()
 
-    async def _handle(self, request: Request) -> None:
-        await self._routes.get((request.method, request.path), self._unknown)(request)
-
-    async def _models(self, request: Request) -> None:
-        models = [
-            {"id": name, "object": "model", "created": int(self._started_at), "owned_by": "farthing"}
-            for name in self._deployments.models
-        ]
+    async def _models(self, request: Request, caller: Caller) -> None:
+        models = [self._described(name) for name in self._deployments.models if caller.may_ask(name)]
         request.answer(200, msgspec.json.encode({"object": "list", "data": models}), JSON)
 
-    async def _health(self, request: Request) -> None:
-        request.answer(200, b'{"status":"ok"}', JSON)
+    async def _model(self, request: Request, caller: Caller) -> None:
+        name = unquote(request.path.removeprefix("/v1/models/"))
+        if name not in self._deployments.models or not caller.may_ask(name):
+            raise ApiError(404, "model_not_found", f"there is no model {name!r} for you; see GET /v1/models")
+        request.answer(200, msgspec.json.encode(self._described(name)), JSON)
 
-    async def _status(self, request: Request) -> None:
+    def _described(self, name: str) -> dict[str, object]:
+        return {"id": name, "object": "model", "created": int(self._started_at), "owned_by": "farthing"}
+
+    async def _status(self, request: Request, caller: Caller) -> None:
         fetched_at = self._feed.fetched_at
         status = {
             "policy_version": self._feed.document.version,
@@ -115,12 +116,6 @@ class Proxy:
             "in_flight": sum(target.health.in_flight for target in self._deployments.targets),
         }
         request.answer(200, msgspec.json.encode(status), JSON)
-
-    async def _unknown(self, request: Request) -> None:
-        known = ", ".join(f"{method} {path}" for method, path in self._routes)
-        message = f"there is no route {request.method} {request.path}; known: {known}"
-        error = ApiError(404, "unknown_url", message)
-        refuse(request, error, error.body())
 
 
 async def serve(settings: Settings, sock: socket.socket, stop: asyncio.Event) -> None:

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
-from farthing.policy.document import Budget, CacheAction, Policy
+from farthing.policy.actions import CacheAction
 from farthing.policy.facts import Facts
 from farthing.policy.flow import ConcurrencyAction, PriorityAction
 from farthing.policy.index import CompiledDocument, Index, Rule
+from farthing.policy.kinds.budget import Budget
+from farthing.policy.kinds.policy import Policy
 from farthing.policy.route import RouteAction
 
 __all__ = ["Decision", "Facts", "concurrency_of", "decide"]

@@ -7,146 +7,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import date, timezone, tzinfo
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Annotated, Any, Literal, cast
-from zoneinfo import ZoneInfo
+from typing import Any
 
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from farthing.errors import DocumentError
-from farthing.policy.flow import ConcurrencyAction, PriorityAction
-from farthing.policy.record import Nusd, Pattern, Record, as_list
-from farthing.policy.route import RouteAction
-
-NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
-
-
-def _as_lists(value: object) -> object:
-    if not isinstance(value, dict):
-        return value
-    return {name: as_list(entry) for name, entry in cast("dict[object, object]", value).items()}
-
-
-def _known_zone(name: str) -> str:
-    zone(name)
-    return name
-
-
-def zone(name: str) -> tzinfo:
-    """Return the time zone of an IANA name; UTC needs no zone database.
-
-    Raises:
-        ValueError: there is no such zone.
-    """
-    if name == "UTC":
-        return timezone.utc
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise ValueError(f"{name!r} is not a time zone; write an IANA name, such as Europe/London or UTC") from None
-
-
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-Patterns = Annotated[tuple[Pattern, ...], BeforeValidator(as_list), Field(max_length=1000)]
-SomePatterns = Annotated[tuple[Pattern, ...], BeforeValidator(as_list), Field(min_length=1, max_length=1000)]
-
-
-class Match(Record):
-    """Which requests are meant: all fields must fit; a field fits if one of its names or patterns does.
-
-    An empty field fits everything. A fact that a request lacks fits no pattern, not even `*`.
-    """
-
-    tenant: Patterns = ()
-    team: Patterns = ()
-    user: Patterns = ()
-    model: Patterns = ()  # the model asked for, before any routing
-    feature: Patterns = ()
-    key: Patterns = ()
-    tags: Annotated[dict[Pattern, SomePatterns], BeforeValidator(_as_lists)] = Field(default_factory=dict)
-
-
-class CacheAction(Record):
-    """Answer repeats of an identical request from the exact cache."""
-
-    ttl_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)  # seconds an answer may be reused
-    max_bytes: int = Field(default=67_108_864, gt=0)  # bytes of answers kept for this policy
-    allow_sampled: bool = False  # also reuse answers to requests with temperature above 0
-
-
-class Action(Record):
-    """What a policy does: exactly one of these."""
-
-    route: RouteAction | None = None
-    cache: CacheAction | None = None
-    concurrency: ConcurrencyAction | None = None
-    priority: PriorityAction | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Action:
-        names = list(type(self).model_fields)
-        if sum(getattr(self, name) is not None for name in names) != 1:
-            raise ValueError(f"set exactly one of {', '.join(names[:-1])} and {names[-1]}")
-        return self
-
-    @property
-    def verb(self) -> str:
-        """What it does: route, cache and so on."""
-        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
-
-
-class Policy(Record):
-    """Which requests are treated differently, and how."""
-
-    name: Name
-    owner: str = ""
-    match: Match = Match()
-    action: Action
-    mode: Literal["shadow", "enforce"] = "enforce"
-    priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)  # the higher one wins
-    expires: date | None = None  # last day, UTC, on which it acts
-
-    @model_validator(mode="after")
-    def _matches_what_it_can(self) -> Policy:
-        """A deployment's window is shared by all who ask for it, so that only the model can choose it."""
-        if self.action.concurrency is not None and self.match.model_fields_set - {"model"}:
-            raise ValueError("a policy of concurrency matches by `model` alone: a deployment's window is everybody's")
-        return self
-
-
-class Window(Record):
-    """The calendar period after which a budget starts anew."""
-
-    calendar: Literal["day", "week", "month", "total"] = "month"
-    tz: Annotated[str, BeforeValidator(_known_zone)] = "UTC"  # IANA zone whose midnight begins a period
-
-
-class Budget(Record):
-    """How much the requests of a scope may cost in one window."""
-
-    name: Name
-    scope: Match = Match()  # empty: everything that this control plane governs
-    limit_nusd: Nusd  # nano-dollars a window
-    window: Window = Window()
-    hard: bool = True  # false: counted and shown, never refuses
-    on_ledger_away: Literal["refuse", "allow"] = "refuse"
-    owner: str = ""
+from farthing.policy.key import Key
+from farthing.policy.kinds import KINDS
+from farthing.policy.kinds.budget import Budget
+from farthing.policy.kinds.policy import Policy
+from farthing.policy.record import Named, Record
 
 
 class Document(Record):
-    """All policies and budgets of one version, ordered by name."""
+    """All objects of one version, one field for each kind, ordered by name."""
 
     version: int = Field(ge=0)
     policies: tuple[Policy, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    keys: tuple[Key, ...] = ()  # handed out, not written: they change without a new version
+
+    @classmethod
+    def of(cls, version: int, items: Iterable[Named]) -> Document:
+        """Return the document that holds `items`, whatever their kinds."""
+        ordered = sorted(items, key=lambda item: item.name)
+        fields: dict[str, Any] = {
+            kind.PLURAL: tuple(item for item in ordered if isinstance(item, kind)) for kind in KINDS.values()
+        }
+        return cls(version=version, **fields)
+
+    def items(self) -> Iterator[Named]:
+        """Return every object, kind by kind."""
+        for kind in KINDS.values():
+            yield from getattr(self, kind.PLURAL)
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Document:
-        for kind, names in (("policy", [p.name for p in self.policies]), ("budget", [b.name for b in self.budgets])):
+        for kind in KINDS.values():
+            names = [item.name for item in getattr(self, kind.PLURAL)]
             twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
             if twice:
-                raise ValueError(f"{kind} {twice[0]!r} is there more than once")
+                raise ValueError(f"{kind.KIND} {twice[0]!r} is there more than once")
         return self
 
     @cached_property
@@ -155,11 +58,15 @@ class Document(Record):
         return hashlib.sha256(_canonical(self.content())).hexdigest()
 
     def content(self) -> dict[str, Any]:
-        """Return policies and budgets as JSON-ready values, each ordered by name."""
-        return {
-            "policies": [p.model_dump(mode="json") for p in sorted(self.policies, key=lambda p: p.name)],
-            "budgets": [b.model_dump(mode="json") for b in sorted(self.budgets, key=lambda b: b.name)],
-        }
+        """Return the objects as JSON-ready values, each kind ordered by name; a kind without any is left out."""
+        content: dict[str, Any] = {}
+        for kind in KINDS.values():
+            items: Iterable[Named] = getattr(self, kind.PLURAL)
+            if items:
+                ordered = sorted(items, key=lambda item: item.name)
+                content[kind.PLURAL] = [item.model_dump(mode="json") for item in ordered]
+        keys = [key.model_dump(mode="json") for key in sorted(self.keys, key=lambda key: key.name)]
+        return content | ({"keys": keys} if keys else {})
 
     def to_json(self) -> bytes:
         """Return the document as canonical JSON, UTF-8."""

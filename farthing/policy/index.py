@@ -14,9 +14,11 @@ from datetime import date
 from operator import attrgetter
 from typing import Generic, TypeVar
 
-from farthing.policy.document import Budget, Document, Match, Policy
+from farthing.policy.document import Document
 from farthing.policy.facts import Facts
-from farthing.policy.match import is_glob
+from farthing.policy.kinds.budget import Budget
+from farthing.policy.kinds.policy import Policy
+from farthing.policy.match import Match, is_glob
 
 FIELDS = ("tenant", "team", "user", "model", "feature", "key")
 MAX_REMEMBERED = 4096  # values of one column whose rules are remembered

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from farthing.policy.match import is_glob
-from farthing.policy.record import Nusd, Pattern, Record
+from farthing.policy.record import Nusd, Pattern, Record, as_list
 
 Strategy = Literal[
     "fixed", "weighted", "least_in_flight", "latency", "cost", "score", "tier", "requirement", "cascade",
@@ -28,12 +28,8 @@ def _one_name(name: str) -> str:
     return name
 
 
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
 ModelName = Annotated[Pattern, BeforeValidator(_one_name)]
-ModelNames = Annotated[tuple[ModelName, ...], BeforeValidator(_listed), Field(max_length=10)]
+ModelNames = Annotated[tuple[ModelName, ...], BeforeValidator(as_list), Field(max_length=10)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 
@@ -56,7 +52,7 @@ class TierRule(Record):
     """A model for some tasks, up to some scores; the first tier that fits serves, the last one takes the rest."""
 
     model: ModelName
-    tasks: Annotated[tuple[Task, ...], BeforeValidator(_listed), Field(max_length=9)] = ()  # none: all
+    tasks: Annotated[tuple[Task, ...], BeforeValidator(as_list), Field(max_length=9)] = ()  # none: all
     max_complexity: Share | None = None
     max_creativity: Share | None = None
     max_reasoning: Share | None = None
