@@ -18,14 +18,16 @@ from farthing.settings import Deployment, Settings
 from farthing.tariff import service_tier
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
+from proxy.budget_watch import BudgetWatch
 from proxy.cache import Entry, ExactCache, Key
 from proxy.call import Call
 from proxy.dispatch import Deployments, Target
 from proxy.formats import Format
-from proxy.http import deadline_s
+from proxy.http import asked_priority, deadline_s
 from proxy.identity import facts_of, random_bytes, trace_context
 from proxy.keys import Caller
 from proxy.request import Asked
+from proxy.router import Router
 from proxy.spend import MAX_NUSD, Spend
 
 
@@ -45,7 +47,7 @@ class Admission:
 
     def __init__(
         self, settings: Settings, hash_key: bytes, deployments: Deployments, feed: PolicyFeed, cache: ExactCache,
-        spend: Spend,
+        spend: Spend, watch: BudgetWatch,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._hash_key = hash_key
@@ -53,6 +55,7 @@ class Admission:
         self._feed = feed
         self._cache = cache
         self._spend = spend
+        self._router = Router(deployments, self._asked_price, watch)
         self._book = PriceBook(settings.prices)
         self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
 
@@ -72,6 +75,7 @@ class Admission:
         call.asked_model, call.is_stream = asked.model, asked.stream
         call.temperature, call.max_tokens = asked.temperature, asked.max_output
         call.limit_s = deadline_s(headers, self._settings.request_timeout_s)
+        call.asked_priority = asked_priority(headers)
         return call, asked
 
     async def admit(self, form: Format, call: Call, asked: Asked) -> Admitted:
@@ -81,10 +85,14 @@ class Admission:
             ApiError: the model is unknown, the budget is spent, the price is unknown, or the ledger is away.
         """
         decision = call.decision = decide(self._feed.compiled, call.facts, _day(call))
-        candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
-        deployment = self.assign(call, asked, candidates[0])
         call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.fields)
         call.prefix_hashes = prefix_hashes(self._hash_key, call.facts.tenant, asked.turns)
+        if decision.route is not None and decision.route.strategy is not None:
+            call.chosen = self._router.choose(call, asked, decision, form.api)
+            candidates = call.chosen.targets
+        else:
+            candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
+        deployment = self.assign(call, asked, candidates[0])
         admitted = Admitted(form, asked, candidates)
         has_one_answer = form.is_deterministic or call.temperature == 0
         if decision.cache is not None and (has_one_answer or decision.cache.allow_sampled):
@@ -158,6 +166,11 @@ class Admission:
     def price(self, call: Call, deployment: Deployment) -> Price | None:
         """Return what a deployment charges on the day of the call, whatever its answers call themselves."""
         return self._prices_of(call, deployment).get(service_tier(call.service_tier))
+
+    def _asked_price(self, call: Call, asked: Asked, deployment: Deployment) -> Price | None:
+        """Return the price of what is asked for, before any deployment has the call."""
+        found = _billable(asked, self._prices_of(call, deployment))
+        return found[0] if found else None
 
     def use_prices(self, added: Iterable[Price]) -> None:
         """Take the prices that people added, all of them, beside the settings' and the public ones."""

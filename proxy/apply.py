@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from farthing.errors import DocumentError, UpstreamError
@@ -33,6 +34,7 @@ class PolicyFeed:
         self._etag = ""
         self._task: asyncio.Task[None] | None = None
         self.compiled = CompiledDocument(EMPTY)
+        self.on_change: list[Callable[[CompiledDocument], None]] = []  # told what holds, before a request meets it
         self.fetched_at = 0.0  # epoch seconds of the last answer of the control plane; 0 = none yet
         self.last_error = ""
 
@@ -71,14 +73,22 @@ class PolicyFeed:
         if response.status == 200:
             self._swap(Document.from_json(body))
             self._etag = response.headers.get(b"etag", b"").decode("latin-1")
+        else:
+            self._tell(self.compiled)  # a policy may have expired meanwhile
         self.fetched_at = time.time()
         self.last_error = ""
         if response.status == 200:
             self._keep(body)
 
     def _swap(self, document: Document) -> None:
-        self.compiled = CompiledDocument(document)
+        compiled = CompiledDocument(document)
+        self._tell(compiled)
+        self.compiled = compiled
         log.info("policies: version %d", document.version)
+
+    def _tell(self, compiled: CompiledDocument) -> None:
+        for tell in self.on_change:
+            tell(compiled)
 
     def _keep(self, body: bytes) -> None:
         self._kept.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from farthing.policy.flow import ConcurrencyAction
 from farthing.policy.index import CompiledDocument
 from farthing.settings import Deployment, Settings, secret
 from proxy.api_error import ApiError
+from proxy.call import Call
 from proxy.counters import Counters
 from proxy.health import Health
 from proxy.queue import Queue
@@ -40,6 +41,24 @@ class Target:
     @property
     def name(self) -> str:
         return self.deployment.name
+
+    def failed(self, now: float) -> None:
+        """It could not be reached, broke off or took too long."""
+        self.health.failed(now)
+        self.overloaded(now)
+
+    def overloaded(self, now: float) -> None:
+        """It has too much to do: its window, where it has one, gets smaller."""
+        if self.window is not None and self.window.overloaded(now) and self.queue is not None:
+            self.queue.counters.shrunk += 1
+
+    def answered(self, now: float, latency_s: float, call: Call) -> None:
+        """It answered, the head after so long: its window learns."""
+        if self.window is None or self.queue is None:
+            return
+        tokens = call.usage.output_total if call.usage is not None else 0
+        if (call.is_stream or tokens) and self.window.answered(now, latency_s, call.is_stream, tokens):
+            self.queue.counters.shrunk += 1
 
 
 _USUAL_QUEUE = ConcurrencyAction()  # what a limit of the settings alone goes by, beside its number

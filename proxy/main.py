@@ -8,6 +8,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from urllib.parse import unquote
 
 import msgspec
@@ -18,6 +19,7 @@ from farthing.settings import Settings
 from proxy.admit import Admission
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
+from proxy.budget_watch import BudgetWatch
 from proxy.cache import ExactCache
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
@@ -55,7 +57,9 @@ class Proxy:
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
         key = load_key(settings.hash_key, settings.data_dir)
-        admission = Admission(settings, key, self._deployments, self._feed, self._cache, self._spend)
+        self._watch = BudgetWatch(self._client, settings.url("policies"))
+        self._feed.on_change += [self._deployments.follow, self._watch.follow]
+        admission = Admission(settings, key, self._deployments, self._feed, self._cache, self._spend, self._watch)
         worker = Worker(
             settings, self._client, admission, self._cache, self._spend, self._recorder
         )
@@ -78,6 +82,7 @@ class Proxy:
         await self._server.stop(_LAST_ANSWERS_S)
         await self._prices.stop()
         await self._feed.stop()
+        await self._watch.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         self._client.close()
@@ -113,6 +118,7 @@ class Proxy:
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,
             "spans_dropped": self._recorder.dropped,
+            "routing": asdict(self._deployments.counters),
             "in_flight": sum(target.health.in_flight for target in self._deployments.targets),
         }
         request.answer(200, msgspec.json.encode(status), JSON)

@@ -42,7 +42,7 @@ class Queue:
 
     def __init__(self, model: str, counters: Counters, clock: Callable[[], float] = monotonic) -> None:
         self._model = model
-        self._counters = counters
+        self.counters = counters
         self._clock = clock
         self._tickets: list[_Ticket] = []
         self._numbers = 0
@@ -73,7 +73,7 @@ class Queue:
         ahead = bisect_left(self._tickets, ticket)
         wait_s = self._expected_s(windows, ahead)
         if wait_s > left_s or wait_s > bounds.max_wait_s:
-            self._counters.queue_full += 1
+            self.counters.queue_full += 1
             raise self._full(wait_s)
         self._line_up(ticket, bounds.queue, wait_s)
         return await self._wait(ticket, bounds.max_wait_s)
@@ -109,15 +109,15 @@ class Queue:
         if len(self._tickets) >= most:
             last = self._tickets[-1] if self._tickets else ticket
             if last <= ticket:
-                self._counters.queue_full += 1
+                self.counters.queue_full += 1
                 raise self._full(wait_s)
             self._tickets.pop()
-            self._counters.pushed_out += 1
+            self.counters.pushed_out += 1
             if not last.place.done():
                 message = f"more important requests wait for {self._model!r}; try again later"
                 last.place.set_exception(ShedError(429, "pushed_out", message, retry_after_s=_told(wait_s)))
         insort(self._tickets, ticket)
-        self._counters.queued += 1
+        self.counters.queued += 1
 
     async def _wait(self, ticket: _Ticket, most_s: float) -> tuple[Target, Window]:
         try:
@@ -125,7 +125,7 @@ class Queue:
                 return await ticket.place
         except TimeoutError:
             self._give_up(ticket)
-            self._counters.waited_out += 1
+            self.counters.waited_out += 1
             message = f"no place came free at {self._model!r} within {most_s:g} s; try again later"
             raise ShedError(503, "overloaded", message, retry_after_s=_told(most_s)) from None
         except asyncio.CancelledError:
@@ -146,7 +146,7 @@ class Queue:
     def _refuse_hopeless(self, windows: Sequence[tuple[Target, Window]], left_s: float, is_stream: bool) -> None:
         quickest = min(window.quickest_s[is_stream] for _, window in windows)
         if left_s < quickest:
-            self._counters.hopeless += 1
+            self.counters.hopeless += 1
             message = f"{left_s:.3f} s are left of the deadline and the quickest answers of {self._model!r} take "
             raise ApiError(504, "deadline_unmeetable", f"{message}{quickest:.3f} s; allow more time", retry_after_s=1)
 

@@ -2,8 +2,8 @@
 
     window = window · clamp(quick · tolerance / recent, ½, 1) + √window, smoothed; at most a third less on an overload
 
-after Netflix's Gradient2, with a slowly rising low quantile as the quick latency in place of its long average, which
-drifts upwards with a lasting overload. It grows only while it is in use: an idle window says nothing.
+after Netflix's Gradient2, with a quick latency that falls at once and rises over half an hour in place of its long
+average, which a lasting overload drags upwards. It grows only while it is in use: an idle window says nothing.
 """
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from math import sqrt
 
 _RECENT = 0.2  # weight of the newest latency
-_QUICKER, _SLOWER = 0.2, 0.004  # steps of the low quantile: towards a quicker answer, towards a slower one (p ~ 2 %)
+_QUICKER = 0.2  # step of the quick latency towards a quicker answer
+_FORGETS_S = 1800.0  # time in which it follows slower ones
 _SMOOTH = 0.2
 _BACK_OFF = 0.7  # of the window, once for each answer's time
 _TOKENS = 16  # beside those of an answer: what a short one takes anyway
@@ -31,16 +32,17 @@ class Bounds:
 class Window:
     """The places of one deployment; `take` and `release` come in pairs."""
 
-    __slots__ = ("_backed_off_at", "_quick", "_recent", "bounds", "held_s", "limit", "quickest_s", "taken")
+    __slots__ = ("_backed_off_at", "_quick", "_recent", "_seen_at", "bounds", "held_s", "limit", "quickest_s", "taken")
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self.limit = float(bounds.most)  # optimistic: a window that is too wide shows in the first answers
         self.taken = 0
         self.held_s = 0.0  # moving average of how long a place is held; 0 = not seen yet
-        self.quickest_s = [0.0, 0.0]  # a low quantile of the time to a head: of whole answers, of streams; 0 = not seen
+        self.quickest_s = [0.0, 0.0]  # the quick time to a head: of whole answers, of streams; 0 = not seen
         self._quick = [0.0, 0.0]  # the same in comparable units
         self._recent = [0.0, 0.0]
+        self._seen_at = [0.0, 0.0]
         self._backed_off_at = float("-inf")
 
     def follow(self, bounds: Bounds) -> None:
@@ -65,15 +67,17 @@ class Window:
         self.taken -= 1
         self.held_s += (held_s - self.held_s) * (_RECENT if self.held_s else 1.0)
 
-    def answered(self, latency_s: float, is_stream: bool, tokens: int) -> bool:
+    def answered(self, now: float, latency_s: float, is_stream: bool, tokens: int) -> bool:
         """Learn from an answer whose head took `latency_s`; `tokens` are its output's. True = the window shrank.
 
         A whole answer's head comes when all of it is made, so its latency is compared by the token.
         """
         kind = int(is_stream)
-        self.quickest_s[kind] = _quantile(self.quickest_s[kind], latency_s)
+        rise = min(1.0, (now - self._seen_at[kind]) / _FORGETS_S)
+        self._seen_at[kind] = now
+        self.quickest_s[kind] = _quick(self.quickest_s[kind], latency_s, rise)
         sample = latency_s if is_stream else latency_s / (tokens + _TOKENS)
-        quick = self._quick[kind] = _quantile(self._quick[kind], sample)
+        quick = self._quick[kind] = _quick(self._quick[kind], sample, rise)
         recent = self._recent[kind]
         recent = self._recent[kind] = recent + (sample - recent) * _RECENT if recent else sample
         gradient = max(0.5, min(1.0, quick * self.bounds.tolerance / recent)) if recent > 0 else 1.0
@@ -96,10 +100,6 @@ class Window:
         return min(float(self.bounds.most), max(float(self.bounds.least), limit))
 
 
-def _quantile(known: float, sample: float) -> float:
-    """Move a low quantile by a sample: quickly towards a lower one, slowly towards a higher one."""
-    if known <= 0:
-        return sample
-    if sample < known:
-        return known + (sample - known) * _QUICKER
-    return known + (min(sample, 4 * known) - known) * _SLOWER
+def _quick(known: float, sample: float, rise: float) -> float:
+    """Move the quick latency by a sample: at once towards a quicker one, slowly towards a slower one."""
+    return known + (sample - known) * (_QUICKER if sample < known else rise) if known > 0 else sample

@@ -26,6 +26,6 @@ class Policy(Named):
     @model_validator(mode="after")
     def _matches_what_it_can(self) -> Policy:
         """A deployment's window is shared by all who ask for it, so that only the model can choose it."""
-        if self.action.concurrency is not None and self.match.model_fields_set - {"model"}:
+        if self.action.concurrency is not None and self.match != Match(model=self.match.model):
             raise ValueError("a policy of concurrency matches by `model` alone: a deployment's window is everybody's")
         return self
