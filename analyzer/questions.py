@@ -27,6 +27,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "cost_drivers": (*_WINDOW, "limit"),
     "duplicate_requests": (*_WINDOW, "limit"),
     "unpriced_models": (*_WINDOW, "limit"),
+    "tokens_cut": (*_WINDOW, "limit"),
     "coverage": _WINDOW,
     "settled": _WINDOW,
     "findings": ("limit",),

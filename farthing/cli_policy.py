@@ -1,17 +1,22 @@
-"""`farthing policy …`: what may be written in a policy file, and what became of it."""
+"""`farthing policy …`: what may be written in a policy file, what is in force, and what became of it."""
 from __future__ import annotations
 
 import json
 import sys
+from getpass import getuser
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
-app = typer.Typer(help="Write, check and follow policy documents.", no_args_is_help=True)
+from farthing import parts
+from farthing.http_json import call
 
+app = typer.Typer(help="Write, check, apply and follow policy documents.", no_args_is_help=True)
 
-@app.callback()
-def _group() -> None:
-    """Keep the commands below one name, however many there are."""
+_Files = Annotated[list[Path], typer.Argument(help="YAML files.", exists=True, dir_okay=False)]
+_Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
 
 
 @app.command()
@@ -20,6 +25,104 @@ def schema() -> None:
     from farthing.policy.envelope import json_schema
 
     _say(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def validate(files: _Files) -> None:
+    """Check policy files together, without a running platform: every problem with its line, and what never acts."""
+    checked = parts.load("policies", "check").check([(str(path), path.read_text("utf-8")) for path in files])
+    _warn(checked.warnings)
+    counted = ", ".join(f"{number} {kind}" for kind, number in checked.counts.items())
+    _say(f"good: {counted}")
+
+
+@app.command()
+def apply(
+    context: typer.Context,
+    files: _Files,
+    reason: _Reason = "",
+    replace: Annotated[bool, typer.Option("--replace", help="Remove what the files do not name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and say what would change.")] = False,
+) -> None:
+    """Put policies and budgets in force, all of them or none; the proxies have them milliseconds later."""
+    text = "\n---\n".join(path.read_text("utf-8") for path in files)
+    asked = {"reason": reason, "replace": str(replace).lower(), "dry_run": str(dry_run).lower()}
+    applied = _control(context, "POST", "/v1/apply", {"author": getuser(), **asked}, text)
+    _warn(applied["warnings"])
+    _tell_changes(applied)
+    _say(f"version {applied['version']}" + (", nothing was changed" if dry_run else ""))
+
+
+@app.command()
+def status(context: typer.Context) -> None:
+    """Show the version in force, its policies, and which version each proxy runs."""
+    told = _control(context, "GET", "/v1/status")
+    by = f", {told['since'][:19]} by {told['author'] or 'somebody'}" if told["since"] else ""
+    _say(f"version {told['version']}{by}{': ' + told['reason'] if told['reason'] else ''}")
+    for one in told["policies"]:
+        ends = f"  until {one['expires']}" if one["expires"] else ""
+        _say(f"  {one['mode']:<8} {one['name']:<40} priority {one['priority']}{ends}")
+    _warn(told["warnings"])
+    for one in told["proxies"]:
+        took = "" if one["took_s"] is None else f", took it after {one['took_s'] * 1000:.1f} ms"
+        why = f": {one['refused']}" if one["refused"] else ""
+        _say(f"proxy {one['name']:<32} {one['state']:<8} version {one['version']}{took}{why}")
+    if not told["proxies"]:
+        _say("no proxy has asked for the document yet")
+
+
+@app.command()
+def history(
+    context: typer.Context, limit: Annotated[int, typer.Option(help="How many of the newest.", min=1)] = 20
+) -> None:
+    """Show who changed what, when and why, the newest first."""
+    for entry in _control(context, "GET", "/v1/audit")["audit"][:limit]:
+        why = f": {entry['reason']}" if entry["reason"] else ""
+        _say(f"version {entry['version']:<5} {entry['at'][:19]} {entry['act']} by {entry['author'] or 'somebody'}{why}")
+        for change in entry["changes"]:
+            _say(f"  {change['change']:<10} {change['kind']} {change['name']}")
+
+
+@app.command()
+def diff(
+    context: typer.Context,
+    since: Annotated[int | None, typer.Argument(metavar="FROM", help="Default: the version before TO.")] = None,
+    to: Annotated[int | None, typer.Argument(help="Default: the version in force.")] = None,
+) -> None:
+    """Show what changed between two versions, as it was written."""
+    asked = {name: str(value) for name, value in (("from", since), ("to", to)) if value is not None}
+    told = _control(context, "GET", "/v1/diff", asked)
+    _say(told["diff"].rstrip("\n") or f"nothing changed between version {told['from']} and {told['to']}")
+
+
+@app.command()
+def revert(
+    context: typer.Context,
+    version: Annotated[int, typer.Argument(help="The version to go back to.")],
+    reason: _Reason = "",
+) -> None:
+    """Put an earlier version back in force, as a new version."""
+    asked = {"version": str(version), "author": getuser(), "reason": reason}
+    done = _control(context, "POST", "/v1/revert", asked)
+    _tell_changes(done)
+    _say(f"version {done['version']}")
+
+
+def _control(
+    context: typer.Context, method: str, path: str, asked: dict[str, str] | None = None, body: object = None
+) -> Any:
+    query = urlencode(asked or {})
+    return call(method, f"{context.obj().url('policies')}{path}{'?' if query else ''}{query}", body)
+
+
+def _tell_changes(told: dict[str, Any]) -> None:
+    for change in told["changes"]:
+        _say(f"{change['change']:<10} {change['kind']} {change['name']}")
+
+
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        _say(f"warning: {warning}")
 
 
 def _say(line: str) -> None:

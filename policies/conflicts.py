@@ -21,14 +21,14 @@ def conflicts(policies: Iterable[Policy]) -> list[str]:
 
 
 def _stand(policy: Policy) -> tuple[object, ...]:
-    return policy.action.verb, policy.priority, _identity(policy.match)
+    return policy.action.verb, policy.priority, policy.when, _identity(policy.match)
 
 
 def _what(policy: Policy) -> str:
     return _ACTS.get(policy.action.verb, f"set the {policy.action.verb} of")
 
 
-_ACTS = {"route": "route", "cache": "cache"}
+_ACTS = {"route": "route", "cache": "cache", "tokens": "limit the tokens of", "micro_batch": "gather"}
 
 
 def _identity(match: Match) -> tuple[object, ...]:

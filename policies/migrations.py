@@ -87,7 +87,33 @@ LEDGER: tuple[Statement, ...] = (
     "CREATE INDEX holds_settled ON holds (settled_ns)",
 )
 
-MIGRATIONS = (DOCUMENTS, LEDGER)
+KEYS: tuple[Statement, ...] = (
+    """CREATE TABLE api_keys (
+        name TEXT NOT NULL PRIMARY KEY,
+        digest TEXT NOT NULL UNIQUE,
+        shown TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        team TEXT NOT NULL,
+        user_name TEXT NOT NULL,
+        models TEXT NOT NULL,
+        routes TEXT NOT NULL,
+        created_ns BIGINT NOT NULL,
+        expires_ns BIGINT,
+        old_digest TEXT,
+        old_until_ns BIGINT,
+        revoked_ns BIGINT
+    )""",
+    """CREATE TABLE key_events (
+        entry BIGINT NOT NULL PRIMARY KEY,
+        at_ns BIGINT NOT NULL,
+        key TEXT NOT NULL REFERENCES api_keys (name),
+        act TEXT NOT NULL CHECK (act IN ('create', 'rotate', 'revoke')),
+        author TEXT NOT NULL,
+        reason TEXT NOT NULL
+    )""",
+)
+
+MIGRATIONS = (DOCUMENTS, LEDGER, KEYS)
 
 
 def migrate(connection: Connection) -> int:

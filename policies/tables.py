@@ -42,6 +42,33 @@ ledger_owner = Table(
     Column("epoch", BigInteger),  # raised by each owner that takes over; an older owner can no longer commit
     Column("commits", BigInteger),
 )
+api_keys = Table(
+    "api_keys",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("digest", Text),  # hex; the key itself is shown once and kept nowhere
+    Column("shown", Text),  # fth_…abcd
+    Column("tenant", Text),
+    Column("team", Text),
+    Column("user_name", Text),
+    Column("models", Text),  # JSON list
+    Column("routes", Text),  # JSON list
+    Column("created_ns", BigInteger),
+    Column("expires_ns", BigInteger),  # NULL: never
+    Column("old_digest", Text),  # before the last rotation
+    Column("old_until_ns", BigInteger),
+    Column("revoked_ns", BigInteger),
+)
+key_events = Table(
+    "key_events",
+    METADATA,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("key", Text),
+    Column("act", Text),  # create | rotate | revoke
+    Column("author", Text),
+    Column("reason", Text),
+)
 balances = Table(
     "balances",
     METADATA,

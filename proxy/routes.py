@@ -51,7 +51,7 @@ class Route:
 class Routes:
     """All routes of one worker."""
 
-    def __init__(self, keys: Keys, refused: Callable[[str, ApiError], None] = lambda name, error: None) -> None:
+    def __init__(self, keys: Keys, refused: Callable[[str, ApiError], None]) -> None:
         self._keys = keys
         self._refused = refused  # told of what is refused before there is a call
         self._exact: dict[tuple[str, str], Route] = {}
@@ -60,8 +60,7 @@ class Routes:
     def priced(self, exchange: Exchange) -> None:
         """Register the route of a format, which is admitted call by call."""
         form = exchange.form
-        name = form.path.partition("/")[0]
-        self._add(Route("POST", f"/v1/{form.path}", name, form, exchange))
+        self._add(Route("POST", f"/v1/{form.path}", exchange.name, form, exchange))
 
     def free(self, method: str, path: str, name: str, handle: Free, shape: Shape | None = None) -> None:
         """Register a route that costs nothing; `{id}` in its path stands for one segment."""

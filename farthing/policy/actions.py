@@ -1,19 +1,14 @@
 """What a policy may do with a request: a fixed vocabulary, one record for each verb."""
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
+from farthing.policy.caching import CacheAction
 from farthing.policy.flow import ConcurrencyAction, PriorityAction
+from farthing.policy.micro_batch import MicroBatchAction
 from farthing.policy.record import Record
 from farthing.policy.route import RouteAction
-
-
-class CacheAction(Record):
-    """Answer repeats of an identical request from the exact cache."""
-
-    ttl_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)  # seconds an answer may be reused
-    max_bytes: int = Field(default=67_108_864, gt=0)  # bytes of answers kept for this policy
-    allow_sampled: bool = False  # also reuse answers to requests with temperature above 0
+from farthing.policy.tokens import TokensAction
 
 
 class Action(Record):
@@ -21,6 +16,8 @@ class Action(Record):
 
     route: RouteAction | None = None
     cache: CacheAction | None = None
+    tokens: TokensAction | None = None
+    micro_batch: MicroBatchAction | None = None
     concurrency: ConcurrencyAction | None = None
     priority: PriorityAction | None = None
 

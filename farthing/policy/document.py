@@ -38,6 +38,12 @@ class Document(Record):
         }
         return cls(version=version, **fields)
 
+    def with_keys(self, keys: Iterable[Key]) -> Document:
+        """Return the document with these keys in place of its own."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in Document.model_fields}
+        fields["keys"] = tuple(keys)
+        return Document(**fields)  # a copy would keep the old checksum
+
     def items(self) -> Iterator[Named]:
         """Return every object, kind by kind."""
         for kind in KINDS.values():

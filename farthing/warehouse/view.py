@@ -203,12 +203,13 @@ _OTHERS = "'claude_code.llm_request'"
 
 def _given(source: str) -> str:
     """Return the SELECT of what each span says, under one name in any dialect."""
-    prefix = semconv.TAG_PREFIX
+    prefix, cut = semconv.TAG_PREFIX, semconv.TOKENS_PREFIX
     return f"""SELECT
     SpanAttributes AS a,
     Timestamp AS started_at, Tenant AS tenant,
     {_text("team")} AS team, {_text("user")} AS user, {_text("feature")} AS feature, {_text("session")} AS session,
     mapApply((k, v) -> (substring(k, {len(prefix) + 1}), v), mapFilter((k, v) -> startsWith(k, '{prefix}'), a)) AS tags,
+    mapApply((k, v) -> (substring(k, {len(cut) + 1}), toUInt32OrZero(v)), mapFilter((k, v) -> startsWith(k, '{cut}'), a)) AS tokens_cut,
     ServiceName AS service, ScopeName AS scope, {dialects.kind()} AS kind,
     {operation()} AS operation_given, {provider()} AS provider,
     {_text("request_model")} AS request_model_given, {_text("response_model")} AS response_model_given,
@@ -228,6 +229,7 @@ def _given(source: str) -> str:
     {_text("stream")} IN ('true', 'True') AS stream,
     {_finite("a['gen_ai.request.temperature']", "Float32")} AS temperature,
     a['{semconv.CACHE_HIT}'] AS cache_hit,
+    toUInt32OrZero(a['{semconv.CACHE_SAVED_INPUT_TOKENS}']) AS saved_input_tokens,
     a['{semconv.OUTCOME}'] AS outcome_said, StatusCode = 'Error' AS failed, StatusCode = 'Unset' AS is_open,
     {_text("error_type")} AS error_given,
     if(error_given != '', error_given, `Events.Attributes`[indexOf(`Events.Name`, 'exception')]['exception.type']) AS error_any,
@@ -278,12 +280,13 @@ def normalise_requests(source: str = "otel_traces") -> str:
     started_at, tenant, team, user, feature, session, tags, service, scope, operation, provider,
     priced_model AS model, request_model, response_model, routed_from, deployment, service_tier,
     input_tokens, input_uncached, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, input_audio_tokens,
-    cache_audio_tokens, output_tokens, output_audio_tokens, reasoning AS reasoning_tokens,
+    cache_audio_tokens, output_tokens, output_audio_tokens, tokens_cut, reasoning AS reasoning_tokens,
     multiIf(source_given != '', source_given, is_unknown, 'missing',
         scope = '{semconv.PROXY_SCOPE}' AND isNotNull(total_in), 'proxy', 'provider') AS usage_source,
     {_PRICED},
     {price_rule.usd("settled")} AS settled_usd,
-    billed, unbilled_reason, duration_s, ttft_s, engine_s, engine_queue_s, stream, temperature, cache_hit, outcome,
+    billed, unbilled_reason, duration_s, ttft_s, engine_s, engine_queue_s, stream, temperature, cache_hit, saved_input_tokens,
+    outcome,
     error_type, finish_reason, policies, policy_version, request_id, request_hash, prefix_hashes, response_id,
     trace_id, span_id, parent_span_id, received_at
 FROM (

@@ -168,7 +168,7 @@ def waits(upstream: Upstream, then: Behaviour, first: bytes = b"") -> Behaviour:
             writer.close()
             return
         closing.cancel()
-        await asyncio.gather(closing, return_exceptions=True)  # until it has ended nothing else may read
+        await asyncio.wait((closing,))  # the next request of this connection is read by nobody else
         await then(request, reader, writer)
 
     return behave
