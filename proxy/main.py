@@ -8,6 +8,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from urllib.parse import unquote
 
 import msgspec
@@ -20,6 +21,7 @@ from proxy import readings
 from proxy.admit import Admission
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
+from proxy.budget_watch import BudgetWatch
 from proxy.caches import Caches
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
@@ -62,7 +64,9 @@ class Proxy:
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
         key = load_key(settings.hash_key, settings.data_dir)
-        admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend)
+        self._watch = BudgetWatch(self._client, settings.url("policies"))
+        self._feed.on_change += [self._deployments.follow, self._watch.follow]
+        admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch)
         self._batches = MicroBatches(self._client)
         self._metrics = self._read_parts()
         self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
@@ -92,6 +96,7 @@ class Proxy:
         await self._server.stop(_LAST_ANSWERS_S)
         await self._prices.stop()
         await self._feed.stop()
+        await self._watch.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         await self._gather.stop()
@@ -144,6 +149,7 @@ class Proxy:
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,
             "spans_dropped": self._recorder.dropped,
+            "routing": asdict(self._deployments.counters),
             "in_flight": sum(target.health.in_flight for target in self._deployments.targets),
         }
         request.answer(200, msgspec.json.encode(status), JSON)
