@@ -27,11 +27,13 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "cost_drivers": (*_WINDOW, "limit"),
     "duplicate_requests": (*_WINDOW, "limit"),
     "unpriced_models": (*_WINDOW, "limit"),
+    "tokens_cut": (*_WINDOW, "limit"),
     "coverage": _WINDOW,
     "settled": _WINDOW,
     "findings": ("limit",),
     "dimensions": (),
     "call": ("request_id",),
+    "decided_call": ("request_id",),
 }
 
 MAX_LIMIT = 10_000  # rows

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hmac import compare_digest
-from ipaddress import ip_address
 from typing import TypeVar
 
 from collector.answers import SIGNALS, TRACES, Outcome, Signal
@@ -23,6 +22,7 @@ from collector.signals import SignalReader, why
 from farthing.errors import IngestError, SettingsError, SpoolFullError, StalledError
 from farthing.fingerprint import load_key
 from farthing.semconv import HEADER_TENANT_KEY
+from farthing.serving import is_loopback
 from farthing.settings import Settings
 
 MAX_IN_FLIGHT = 256 * 1024 * 1024  # bytes of bodies being received at once; more get 503
@@ -186,17 +186,10 @@ def _needs_key(settings: Settings) -> bool:
     """
     needs_key = settings.require_ingest_key
     if needs_key is None:
-        needs_key = not _is_loopback(settings.host)
+        needs_key = not is_loopback(settings.host)
     if needs_key and not settings.ingest_keys:
         raise SettingsError(
             f"the collector would listen on {settings.host} and has no keys: add [[ingest_keys]] to farthing.toml, "
             "or set require_ingest_key = false where only trusted senders reach that address"
         )
     return needs_key
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

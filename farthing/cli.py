@@ -4,14 +4,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from getpass import getuser
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 import typer
 
-from farthing import cli_prices, parts
+from farthing import cli_keys, cli_policy, cli_prices, parts
 from farthing.cli_backup import add_commands
 from farthing.errors import FarthingError, SettingsError
 from farthing.money import format_usd
@@ -25,8 +23,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(cli_keys.app, name="key")
 app.add_typer(cli_prices.app, name="prices")
+app.add_typer(cli_policy.app, name="policy")
 app.command()(cli_prices.reprice)
+app.command()(cli_policy.apply)
 
 _set: dict[str, str] = {}  # FARTHING_… variables that the command line gives
 
@@ -162,26 +163,6 @@ def replay(
 
     booked = replay_file(file, _settings().url("collector"), (provider, model, team), keep_dates=as_recorded)
     _say(json.dumps(booked))
-
-
-@app.command()
-def apply(
-    files: Annotated[
-        list[Path], typer.Argument(help="YAML files with policies and budgets.", exists=True, dir_okay=False)
-    ],
-    reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
-    replace: Annotated[bool, typer.Option("--replace", help="Remove what the files do not name.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and say what would change.")] = False,
-) -> None:
-    """Put policies and budgets in force, all of them or none; the proxies have them milliseconds later."""
-    from farthing.http_json import call
-
-    text = "\n---\n".join(path.read_text("utf-8") for path in files)
-    asked = {"author": getuser(), "reason": reason, "replace": str(replace).lower(), "dry_run": str(dry_run).lower()}
-    applied = call("POST", f"{_settings().url('policies')}/v1/apply?{urlencode(asked)}", text)
-    for change in applied["changes"]:
-        _say(f"{change['change']:<10} {change['kind']} {change['name']}")
-    _say(f"version {applied['version']}" + (", nothing was changed" if dry_run else ""))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 FarthingError
 ├── SettingsError        a setting is unknown or cannot be read; stops the start
 ├── DocumentError        a policy document is refused, as a whole
+├── KeyRefusedError      a virtual key cannot be made, rotated or revoked as asked
 ├── PriceError           a price override cannot be read
 ├── WarehouseError       the store cannot be opened, is in use, or refused a statement
 │   └── SchemaError      the store's schema is not one that this version may change; waiting does not help
@@ -30,6 +31,14 @@ class SettingsError(FarthingError):
 
 class DocumentError(FarthingError):
     """A policy document is refused, as a whole."""
+
+
+class KeyRefusedError(FarthingError):
+    """A virtual key cannot be made, rotated or revoked as asked."""
+
+    def __init__(self, message: str, is_missing: bool = False) -> None:
+        super().__init__(message)
+        self.is_missing = is_missing  # there is no key of that name
 
 
 class PriceError(FarthingError):

@@ -23,8 +23,8 @@ _MODULES = {part: f"{part}.main" for part in PARTS} | {"engine": "proxy.engine.m
 _PLATFORM = Path(__file__).parent / "_platform"
 
 
-def load(part: str) -> ModuleType:
-    """Return the module `<part>.main`.
+def load(part: str, module: str = "") -> ModuleType:
+    """Return the module `<part>.main`, or another `module` of the part.
 
     Raises:
         ServeError: a package that the part needs is not installed; the message says how to get it.
@@ -32,7 +32,7 @@ def load(part: str) -> ModuleType:
     if _PLATFORM.is_dir() and str(_PLATFORM) not in sys.path:
         sys.path.insert(0, str(_PLATFORM))
     try:
-        return import_module(_MODULES[part])
+        return import_module(f"{part}.{module}" if module else _MODULES[part])
     except ModuleNotFoundError as error:
         raise ServeError(
             f"{part}: the package {error.name!r} is not installed; run: pip install 'farthing[{part}]'"

@@ -36,6 +36,7 @@ TEAM = "farthing.team"
 USER = "farthing.user"
 FEATURE = "farthing.feature"
 SESSION = "farthing.session"
+KEY = "farthing.key"  # name of the virtual key that the call came with
 TAG_PREFIX = "farthing.tag."  # any further tag: farthing.tag.<name>
 BILLED = "farthing.billed"  # bool; false = another span of the same call carries the money
 UNBILLED_REASON = "farthing.unbilled_reason"  # proxy | nested
@@ -43,16 +44,39 @@ REQUEST_ID = "farthing.request.id"
 REQUEST_HASH = "farthing.request.hash"  # keyed hash of the canonical request, hex
 PREFIX_HASHES = "farthing.prefix.hashes"  # hashes of the message prefixes, oldest first
 DEPLOYMENT = "farthing.deployment"
+DEPLOYMENT_NAME = "farthing.deployment.name"
+ROUTE_STRATEGY = "farthing.route.strategy"  # of the policy that chose the deployment
+ROUTE_REASON = "farthing.route.reason"  # why that one
+ROUTE_CANDIDATES = "farthing.route.candidates"  # the figures that each had when it was chosen
+TASK = "farthing.task"  # what kind of task the prompt was judged to be, where a policy routes by it
+TASK_CONFIDENCE = "farthing.task.confidence"
+TASK_COMPLEXITY = "farthing.task.complexity"  # 0 to 1
+PRIORITY = "farthing.priority"  # 0 to 9, of a request that had to wait for a place
+WAITED_SECONDS = "farthing.waited.seconds"  # seconds that it waited for a place at its deployment
 ATTEMPTS = "farthing.attempts"  # requests made of upstreams, where it took more than one
 ROUTED_FROM = "farthing.routed_from"  # the model that the client asked for, where a policy sent it elsewhere
-CACHE_HIT = "farthing.cache.hit"  # exact; absent on a miss
+CACHE_HIT = "farthing.cache.hit"  # exact | coalesced | embedding; absent on a miss
+MICRO_BATCH_CALLS = "farthing.micro_batch.calls"  # calls that were sent to the upstream as one, where there were more
+CACHE_SAVED_INPUT_TOKENS = "farthing.cache.saved.input_tokens"  # of the inputs that an upstream was not asked for
 USAGE_SOURCE = "farthing.usage.source"  # provider | proxy | tokenizer | estimate | missing
 SERVICE_TIER = "farthing.service_tier"  # what the provider served the call as: flex, priority, batch, …
 CACHE_WRITE_1H_TOKENS = "farthing.usage.cache_write_1h.input_tokens"  # of those written, the ones kept for an hour
 SETTLED_NUSD = "farthing.settled_nusd"  # what the ledger was charged, nano-dollars
 HELD_NUSD = "farthing.held_nusd"  # what was reserved before the call, nano-dollars
 POLICIES = "farthing.policies"  # names of the policies that acted
+POLICIES_SHADOWED = "farthing.policies.shadowed"  # names of the shadow policies that would have acted
+POLICY_ARMS = "farthing.policy.arms"  # of the policies on trial: <policy>:treatment|control:<propensity>
 POLICY_VERSION = "farthing.policy.version"
+TOKENS_PREFIX = "farthing.tokens."
+TOKENS_BEFORE = "farthing.tokens.before"  # estimated input tokens as the client sent them, where a policy cuts
+TOKENS_AFTER = "farthing.tokens.after"  # as they were sent on
+TOKENS_CUT_PREFIX = "farthing.tokens.cut."  # and a kind: retrieval, phrases, whitespace, history
+TOKENS_TURNS = "farthing.tokens.turns_cut"
+TOKENS_MAX_OUTPUT = "farthing.tokens.max_output"  # the limit that a policy set
+TOKENS_SUMMARY = "farthing.tokens.summary"  # of the summary of what was cut
+TOKENS_NO_SUMMARY = "farthing.tokens.no_summary"  # 1 = the policy wants one, and none was to be had
+TOKENS_REFUSED = "farthing.tokens.refused"  # 1 = longer than the policy allows
+TOKENS_SHADOW_PREFIX = "farthing.tokens.shadow."  # the same names, of what a policy in shadow mode would have done
 OUTCOME = "farthing.outcome"  # ok | error | aborted | refused
 ENGINE_SECONDS = "farthing.engine.seconds"  # seconds of the engine's steps that this request is charged with
 ENGINE_QUEUE_SECONDS = "farthing.engine.queue_seconds"
@@ -68,8 +92,12 @@ ELSEWHERE_PROVIDER = "self-hosted"  # of calls in a public provider's name to an
 HEADER_TAGS = "x-farthing-tags"  # team=search,user=ann,tier=batch; values percent-encoded
 HEADER_REQUEST_ID = "x-farthing-request-id"
 HEADER_DEADLINE = "x-farthing-deadline-ms"  # milliseconds that the caller will wait, from when the request is whole
-HEADER_POLICY = "x-farthing-policy"  # response: version and names of the policies that acted
-HEADER_CACHE = "x-farthing-cache"  # response: hit | miss
+HEADER_PRIORITY = "x-farthing-priority"  # 0 to 9, the higher goes first, as far as the policy allows
+HEADER_POLICY = "x-farthing-policy"  # response: version, the policies that acted, <policy>:control:<propensity>
+HEADER_CACHE = "x-farthing-cache"  # response: hit | partial | coalesced | miss
+HEADER_TOKENS = "x-farthing-tokens"  # response: what a policy cut: before=900;after=300;history=600
+HEADER_FOLLOWER = "x-farthing-follower"  # which proxy worker asks for the policy document
+HEADER_REFUSED = "x-farthing-refused"  # why it did not take the newest one
 HEADER_TENANT_KEY = "x-farthing-key"  # ingest key of a tenant, to the collector
 
 CORE_TAGS = {"team": TEAM, "user": USER, "feature": FEATURE, "session": SESSION}

@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from farthing.errors import ServeError
@@ -58,6 +59,14 @@ def bind(name: str, host: str, port: int, reuse_port: bool = False) -> socket.so
             f"stop the program that uses it, or set {setting} to a free port"
         ) from None
     return sock
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def stop_signal() -> asyncio.Event:

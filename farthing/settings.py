@@ -36,6 +36,12 @@ class Deployment:
     first_byte_timeout_s: float = 0.0  # from the request to the answer's head; 0 = request_timeout_s
     between_timeout_s: float = 0.0  # between two parts of an answer; 0 = request_timeout_s
     metered: bool = False  # a third party bills started work: drain an answer that the client no longer waits for
+    name: str = ""  # what policies and rows call it; default: the model, and its number among those of the model
+    weight: float = 1.0  # its share among those of its model, for strategies that weigh
+    region: str = ""  # where it runs, for policies that require one
+    quality: float = 1.0  # share of good answers, 0 to 1, as you measured it
+    max_in_flight: int = 0  # requests at once, over all workers of a proxy, the others wait; 0 = no limit
+    warm_connections: int = 0  # opened at the start of each worker and kept open
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,9 @@ class Settings:
     # Whether a sender needs one of `ingest_keys`. Unset: only where `host` is not a loopback address, and there the
     # collector does not start without keys; `false` says that the network around it is trusted, such as a container's.
     require_ingest_key: bool | None = None
+    # Whether a call to the proxy needs a key: one that `farthing key create` made, or one of `proxy_keys`. Unset: where
+    # `host` is not a loopback address, or there are `proxy_keys`; `false` says that the network around it is trusted.
+    require_proxy_key: bool | None = None
     max_body_bytes: int = 20 * 1024 * 1024  # an OTLP body, compressed and decompressed
     body_timeout_s: float = 30.0  # seconds in which an OTLP body is to come whole; then 503, and the connection closes
     max_request_spans: int = 200_000  # spans in one OTLP body
@@ -152,6 +161,9 @@ class Settings:
     max_attempts: int = 3  # of one call, over all deployments that may serve it; only what is not charged is repeated
     breaker_failures: int = 5  # failures in a row after which a deployment is left alone for a while; 0 = never
     hold_ttl_s: float = 600.0  # seconds after which an unsettled hold is charged in full
+    # Seconds of its recent burn that a proxy worker holds of a budget in advance, and gives back when it was not used
+    # for so long; 0 = every call is reserved at the ledger.
+    lease_s: float = 2.0
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
     report_dir: Path = Path()  # default: <data_dir>/reports
     engine_slots: int = 8  # requests that share one decode step
@@ -163,7 +175,7 @@ class Settings:
     prices: tuple[PriceOverride, ...] = field(default=DEFAULT_PRICES)
     ingest_keys: tuple[IngestKey, ...] = ()
     redactions: tuple[Redaction, ...] = ()  # beside the built-in ones; each costs about 1 µs of CPU a span
-    proxy_keys: tuple[ProxyKey, ...] = ()  # none = the proxy takes any key; only for a loopback address
+    proxy_keys: tuple[ProxyKey, ...] = ()  # written by hand; `farthing key create` makes others while it runs
 
     @property
     def warehouse_dsn(self) -> str:

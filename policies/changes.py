@@ -5,26 +5,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from farthing.errors import DocumentError
-from farthing.policy import Budget, Document, Policy
+from farthing.policy import Document, Named
 from policies.conflicts import conflicts
 from policies.load import Key, Objects
-
-Item = Policy | Budget
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What happened to one object."""
 
-    kind: str  # Policy | Budget
+    kind: str  # of KINDS
     name: str
     change: str  # added | changed | removed | unchanged
 
 
-def by_key(document: Document) -> dict[Key, Item]:
+def by_key(document: Document) -> dict[Key, Named]:
     """Return the objects of a document by (kind, name)."""
-    found: dict[Key, Item] = {("Policy", policy.name): policy for policy in document.policies}
-    return found | {("Budget", budget.name): budget for budget in document.budgets}
+    return _by_key(document.items())
 
 
 def applied(document: Document, objects: Objects, replace: bool) -> tuple[Document, tuple[Change, ...]]:
@@ -34,8 +31,7 @@ def applied(document: Document, objects: Objects, replace: bool) -> tuple[Docume
         DocumentError: policies of the result conflict.
     """
     old = by_key(document)
-    new: dict[Key, Item] = {("Policy", item.name): item for item in objects.policies}
-    new |= {("Budget", item.name): item for item in objects.budgets}
+    new = _by_key(objects.items)
     return _changed(document, old, new if replace else old | new, mentioned=new)
 
 
@@ -46,7 +42,7 @@ def removed(document: Document, key: Key) -> tuple[Document, tuple[Change, ...]]
 
 
 def _changed(
-    document: Document, old: Mapping[Key, Item], new: Mapping[Key, Item], mentioned: Mapping[Key, Item]
+    document: Document, old: Mapping[Key, Named], new: Mapping[Key, Named], mentioned: Mapping[Key, Named]
 ) -> tuple[Document, tuple[Change, ...]]:
     changes = [Change(*key, _kind_of_change(key, old, new)) for key in sorted(old.keys() | new.keys())]
     kept = tuple(c for c in changes if c.change != "unchanged" or (c.kind, c.name) in mentioned)
@@ -55,7 +51,7 @@ def _changed(
     return _document(document.version + 1, new.values()), kept
 
 
-def _kind_of_change(key: Key, old: Mapping[Key, Item], new: Mapping[Key, Item]) -> str:
+def _kind_of_change(key: Key, old: Mapping[Key, Named], new: Mapping[Key, Named]) -> str:
     if key not in old:
         return "added"
     if key not in new:
@@ -63,9 +59,12 @@ def _kind_of_change(key: Key, old: Mapping[Key, Item], new: Mapping[Key, Item]) 
     return "unchanged" if old[key] == new[key] else "changed"
 
 
-def _document(version: int, items: Iterable[Item]) -> Document:
-    ordered = sorted(items, key=lambda item: item.name)
-    policies = tuple(item for item in ordered if isinstance(item, Policy))
-    if problems := conflicts(policies):
+def _by_key(items: Iterable[Named]) -> dict[Key, Named]:
+    return {(item.KIND, item.name): item for item in items}
+
+
+def _document(version: int, items: Iterable[Named]) -> Document:
+    document = Document.of(version, items)
+    if problems := conflicts(document.policies):
         raise DocumentError("\n".join(problems))
-    return Document(version=version, policies=policies, budgets=tuple(i for i in ordered if isinstance(i, Budget)))
+    return document

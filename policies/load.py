@@ -1,31 +1,23 @@
-"""Policy files (YAML) into policies and budgets; the whole text is refused when one thing in it is wrong.
+"""Policy files (YAML) into objects of any kind; the whole text is refused when one thing in it is wrong.
 
 A refusal lists every problem, one a line: where it stands, the value, and what is allowed there.
 """
 from __future__ import annotations
 
 import difflib
-import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from farthing.errors import DocumentError
-from farthing.money import nusd_from_usd
-from farthing.policy import Budget, Policy
-from farthing.policy.document import MAX_NUSD
+from farthing.policy import KINDS, Budget, Named, Policy
+from farthing.policy.envelope import API_VERSION, ENVELOPE, METADATA
 from policies.conflicts import conflicts
 from policies.parse import MAX_NODES, MAX_TEXT_BYTES, Chunk, Path, Tree, chunks, parse
 
-API_VERSION = "farthing/v1"
-KINDS: dict[str, type[Policy] | type[Budget]] = {"Policy": Policy, "Budget": Budget}
-ENVELOPE = ("apiVersion", "kind", "metadata")
-METADATA = ("name", "owner")
-AMOUNT = re.compile(r"(\d+(?:\.\d+)?) USD\Z", re.ASCII)
-AMOUNT_ALLOWED = "allowed: an amount and its currency, such as 5000 USD or 0.02 USD, up to 1000000000 USD"
 MAX_PROBLEMS = 50  # listed; the rest is counted
 MAX_SHOWN = 80  # characters of a value that a message quotes
 
@@ -36,10 +28,17 @@ Key = tuple[str, str]  # kind and name
 class Objects:
     """What one text holds."""
 
-    policies: tuple[Policy, ...]
-    budgets: tuple[Budget, ...]
+    items: tuple[Named, ...]
     sources: Mapping[Key, str]  # (kind, name) -> its YAML document, verbatim
     text: str  # the whole text, verbatim
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        return tuple(item for item in self.items if isinstance(item, Policy))
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        return tuple(item for item in self.items if isinstance(item, Budget))
 
 
 def load(text: str, origin: str = "policies") -> Objects:
@@ -72,10 +71,8 @@ def _entries(text: str, origin: str) -> list[_Entry]:
 
 
 def _objects(entries: list[_Entry], text: str) -> Objects:
-    made = [entry.made for entry in entries]
     return Objects(
-        policies=tuple(item for item in made if isinstance(item, Policy)),
-        budgets=tuple(item for item in made if isinstance(item, Budget)),
+        items=tuple(entry.made for entry in entries if entry.made is not None),
         sources={(entry.kind, entry.name): entry.chunk.text for entry in entries},
         text=text,
     )
@@ -101,7 +98,7 @@ class _Entry:
         self.chunk = chunk
         self.origin = origin
         self.kind = self.name = ""
-        self.made: Policy | Budget | None = None
+        self.made: Named | None = None
         self.problems: list[str] = []
         self.tree: Tree = parse(chunk, room)
         self._read(self.tree.value)
@@ -149,30 +146,17 @@ class _Entry:
         if not self.kind:
             return
         spec = {key: value for key, value in body.items() if key not in ENVELOPE}
-        for key in _MADE_FROM_ELSEWHERE[self.kind] & spec.keys():
-            self._add((key,), spec.pop(key), _unknown(key, _allowed(KINDS[self.kind])))
+        for key in METADATA:
+            if key in spec:
+                self._add((key,), spec.pop(key), _unknown(key, _allowed(KINDS[self.kind])))
         metadata = body.get("metadata")
         if isinstance(metadata, dict):
             spec |= {key: metadata[key] for key in METADATA if key in metadata}
-        if self.kind == "Budget":
-            spec["limit_nusd"] = self._limit(spec.pop("limit", _NOTHING))
         self._make(spec)
-
-    def _limit(self, value: object) -> int:
-        found = AMOUNT.match(value) if isinstance(value, str) else None
-        try:
-            amount = nusd_from_usd(found[1]) if found else -1
-        except ValueError as error:
-            self._add(("limit",), value, str(error))
-            return 0
-        if not 0 <= amount <= MAX_NUSD:
-            self._add(("limit",), value, AMOUNT_ALLOWED)
-            return 0
-        return amount
 
     def _make(self, spec: dict[str, Any]) -> None:
         try:
-            self.made = KINDS[self.kind].model_validate(spec)
+            self.made = KINDS[self.kind].from_written(spec)
         except ValidationError as error:
             for found in error.errors()[: MAX_PROBLEMS + 1]:
                 self._explain(found["loc"], found["type"], found["input"], found["msg"])
@@ -192,7 +176,6 @@ class _Entry:
 
 
 _NOTHING = object()  # the key is not there
-_MADE_FROM_ELSEWHERE = {"Policy": {"name", "owner"}, "Budget": {"name", "owner", "limit_nusd"}}
 
 
 def _shown(value: object) -> str:
@@ -214,16 +197,23 @@ def _suggestion(value: object, allowed: tuple[str, ...]) -> str:
 
 
 def _allowed(model: type[BaseModel]) -> tuple[str, ...]:
-    names = list(model.model_fields)
-    if model not in KINDS.values():
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    if not issubclass(model, Named):
         return tuple(names)
-    kept = ["limit" if name == "limit_nusd" else name for name in names if name not in METADATA]
-    return (*ENVELOPE, *kept)
+    return (*ENVELOPE, *(name for name in names if name not in METADATA))
 
 
 def _model_at(model: type[BaseModel], loc: Path) -> type[BaseModel]:
+    """Return the record that a path of written names leads to; numbers of lists lead nowhere else."""
     for part in loc:
-        annotation = model.model_fields[str(part)].annotation
-        candidates = (annotation, *typing.get_args(annotation))
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        field = next((one for name, one in model.model_fields.items() if part in (name, one.alias)), None)
+        if field is not None:
+            model = next(_records(field.annotation))
     return model
+
+
+def _records(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in typing.get_args(annotation):
+        yield from _records(part)

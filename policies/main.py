@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,18 +18,23 @@ from sqlalchemy import Engine
 
 from farthing import serving
 from farthing.errors import DocumentError, FarthingError, LedgerError
-from farthing.policy import Document
+from farthing.policy import KINDS, Document
+from farthing.semconv import HEADER_FOLLOWER, HEADER_REFUSED
 from farthing.serving import Asgi, Receive, Scope, Send
 from farthing.settings import Settings
-from policies import statement
+from policies import key_api, lifecycle, metrics, statement
 from policies.changes import Change, by_key
+from policies.check import warnings
 from policies.database import open_database
 from policies.feed import Edition, Feed, edition
+from policies.followers import Followers
 from policies.http import HttpError, Reply, Request, first_of, read_request, refusal, send_reply
+from policies.keys import KeyStore
 from policies.ledger import Ledger
-from policies.load import KINDS, load
+from policies.load import load
 from policies.operations import Operation
 from policies.periods import iso
+from policies.recalls import Recalls
 from policies.store import Applied, Store
 
 MAX_WAIT_S = 60.0  # longest long poll
@@ -36,6 +42,7 @@ MAX_OPERATIONS = 1000  # of one POST /v1/ledger
 HEALTH_TIMEOUT_S = 5.0
 
 Handler = Callable[["ControlPlane", Request], Awaitable[Reply]]
+Made = TypeVar("Made")
 _operations = msgspec.json.Decoder(list[Operation])
 
 
@@ -43,16 +50,20 @@ class ControlPlane:
     """The store, the ledger and the feed of one process, and what each route does with them."""
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self._engine: Engine = open_database(settings.control_db_url)
-        self._store = Store(self._engine)
+        self.store = Store(self._engine)
+        self.keys = KeyStore(self._engine)
         try:
-            first = edition(self._store.current())
+            first = self._edition(self.store.current())
             self._ledger = Ledger(self._engine, first.compiled, settings.hold_ttl_s)
             self._ledger.start()
         except FarthingError:
             self._engine.dispose()
             raise
         self._feed = Feed(first)
+        self._recalls = Recalls()
+        self.followers = Followers()
 
     def close(self) -> None:
         """Answer what the ledger has queued, then let go of the database."""
@@ -62,17 +73,20 @@ class ControlPlane:
     def release_polls(self) -> None:
         """Let every long poll answer that nothing is new."""
         self._feed.publish(self._feed.newest)
+        self._recalls.release()
 
     async def health(self, _request: Request) -> Reply:
         """Answer once the ledger has committed: its thread lives, it is the owner, and the disk takes writes."""
         await asyncio.wait_for(self._ledger.run([]), HEALTH_TIMEOUT_S)
-        counts = {"commits": self._ledger.commits, "failures": self._ledger.failures}
-        return Reply({"status": "ok", "version": self._document.version, "ledger": counts})
+        version = self.document_in_force.version
+        return Reply({"status": "ok", "version": version, "ledger": self.ledger_counts})
 
     async def document(self, request: Request) -> Reply:
         """Send the newest document; a caller that has it already waits for the next."""
         wait_s = min(request.number("wait"), MAX_WAIT_S)
         known = request.headers.get("if-none-match", "").removeprefix("W/")
+        if name := request.headers.get(HEADER_FOLLOWER, ""):
+            self.followers.heard(name, known, request.headers.get(HEADER_REFUSED, ""))
         event = self._feed.replaced()
         if known == self._feed.newest.etag and wait_s > 0:
             await first_of(event, request, wait_s)
@@ -83,26 +97,26 @@ class ControlPlane:
         """Put the objects of a YAML text in force, or tell what that would change."""
         replace, dry_run = request.flag("replace"), request.flag("dry_run")
         author, reason = request.text("author"), request.text("reason")
-        given = await asyncio.to_thread(load, _text(await request.body()), "body")
+        given = await asyncio.to_thread(load, await request.utf8(), "body")
         if dry_run:
-            document, changes = await asyncio.to_thread(self._store.plan, given, replace)
-            return _applied(self._document.version, changes)
-        document, changes = await self._change(lambda: self._store.put(given, author, reason, replace))
-        return _applied(document.version, changes)
+            document, changes = await asyncio.to_thread(self.store.plan, given, replace)
+            return _applied(self.document_in_force.version, changes, document)
+        document, changes = await self.change(lambda: self.store.put(given, author, reason, replace))
+        return _applied(document.version, changes, document)
 
     async def remove(self, request: Request) -> Reply:
         """Take one object out of force."""
         kind, name = _object_path(request)
         author, reason = request.text("author"), request.text("reason")
-        if (kind, name) not in by_key(self._document):
+        if (kind, name) not in by_key(self.document_in_force):
             raise HttpError(404, "no_such_object", f"there is no {kind} {name!r}; GET /v1/objects lists what there is")
-        document, changes = await self._change(lambda: self._store.remove(kind, name, author, reason))
-        return _applied(document.version, changes)
+        document, changes = await self.change(lambda: self.store.remove(kind, name, author, reason))
+        return _applied(document.version, changes, document)
 
     async def objects(self, _request: Request) -> Reply:
         """List what is in force, with the YAML of each as it was written."""
-        document = self._document
-        sources = await asyncio.to_thread(self._store.sources)
+        document = self.document_in_force
+        sources = await asyncio.to_thread(self.store.sources)
         listed = [
             {"kind": kind, "name": name, "version": sources[kind, name][0], "source": sources[kind, name][1]}
             | {"spec": item.model_dump(mode="json", exclude_defaults=True)}
@@ -112,18 +126,17 @@ class ControlPlane:
 
     async def versions(self, _request: Request) -> Reply:
         """List the newest versions."""
-        rows = await asyncio.to_thread(self._store.history)
+        rows = await asyncio.to_thread(self.store.history)
         return Reply({"versions": [row | {"created_at": iso(row.pop("created_ns"))} for row in rows]})
 
     async def audit(self, _request: Request) -> Reply:
         """List who changed what, and why."""
-        rows = await asyncio.to_thread(self._store.audit)
+        rows = await asyncio.to_thread(self.store.audit)
         return Reply({"audit": [row | {"at": iso(row.pop("at_ns"))} for row in rows]})
 
     async def budgets(self, _request: Request) -> Reply:
         """List every budget with what it has spent and holds."""
-        lines = await asyncio.to_thread(statement.budgets, self._engine, self._document, time.time_ns())
-        return Reply({"budgets": lines})
+        return Reply({"budgets": await asyncio.to_thread(self.budget_lines)})
 
     async def ledger(self, request: Request) -> Reply:
         """Perform reservations and settlements; the answer is durable."""
@@ -133,30 +146,65 @@ class ControlPlane:
             raise HttpError(400, "bad_operation", f"the body is not a list of operations: {error}") from None
         if len(operations) > MAX_OPERATIONS:
             raise HttpError(413, "too_many_operations", f"{len(operations)} operations; send at most {MAX_OPERATIONS}")
-        return Reply(await self._ledger.run(operations) if operations else [])
+        results = await self._ledger.run(operations) if operations else []
+        self._recalls.note(results)
+        return Reply(results)
+
+    async def recalls(self, request: Request) -> Reply:
+        """Tell a worker when other workers need what it holds in advance."""
+        wait_s = min(request.number("wait"), MAX_WAIT_S)
+        recall = self._recalls.of(request.text("worker"))
+        if wait_s > 0 and not recall.budgets:
+            await first_of(recall.is_there, request, wait_s)
+        return Reply({"recalled": recall.taken()})
 
     async def settlements(self, request: Request) -> Reply:
-        """List what holds became."""
-        since_ns = request.instant_ns("since")
-        return Reply({"settlements": await asyncio.to_thread(statement.settlements, self._engine, since_ns)})
+        """List what holds became, a page at a time."""
+        since_ns, after = request.instant_ns("since"), statement.cursor(request.text("after"))
+        rows, following = await asyncio.to_thread(statement.settlements, self._engine, since_ns, after)
+        return Reply({"settlements": rows, "next": following})
+
+    def budget_lines(self) -> list[dict[str, Any]]:
+        """Return one line for each budget, as the ledger has it."""
+        return statement.budgets(self._engine, self.document_in_force, time.time_ns())
 
     @property
-    def _document(self) -> Document:
+    def ledger_counts(self) -> dict[str, int]:
+        return {"commits": self._ledger.commits, "failures": self._ledger.failures}
+
+    @property
+    def document_in_force(self) -> Document:
+        """The newest document."""
         return self._feed.newest.compiled.document
 
-    async def _change(self, act: Callable[[], Applied]) -> Applied:
+    async def change(self, act: Callable[[], Applied]) -> Applied:
         """Write a change, let the ledger follow it, then wake the proxies."""
 
         def write() -> tuple[Edition, Applied]:
             made = act()
-            newest = edition(made[0])
+            newest = self._edition(made[0])
             self._ledger.adopt(newest.compiled)
             return newest, made
 
         newest, made = await self._ledger.exclusively(write)
         if newest.etag != self._feed.newest.etag:
+            self.followers.published(made[0].version)
             self._feed.publish(newest)
         return made
+
+    async def change_keys(self, act: Callable[[], Made]) -> Made:
+        """Write a change of the keys, then wake the proxies; the version stays."""
+
+        def write() -> tuple[Edition, Made]:
+            made = act()
+            return self._edition(self.store.current()), made
+
+        newest, made = await self._ledger.exclusively(write)
+        self._feed.publish(newest)
+        return made
+
+    def _edition(self, document: Document) -> Edition:
+        return edition(document.with_keys(self.keys.in_force()))
 
 
 @dataclass(frozen=True)
@@ -176,9 +224,22 @@ ROUTES = tuple(
         ("GET", "/v1/objects", ControlPlane.objects),
         ("DELETE", "/v1/objects/[^/]+/[^/]+", ControlPlane.remove),
         ("GET", "/v1/versions", ControlPlane.versions),
+        ("GET", "/v1/status", lifecycle.status),
+        ("GET", "/v1/diff", lifecycle.diff),
+        ("POST", "/v1/revert", lifecycle.revert),
+        ("GET", "/v1/schema", lifecycle.schema),
+        ("POST", "/v1/plan", lifecycle.plan),
+        ("GET", "/v1/explain", lifecycle.explain),
         ("GET", "/v1/audit", ControlPlane.audit),
         ("GET", "/v1/budgets", ControlPlane.budgets),
         ("GET", "/v1/ledger/settlements", ControlPlane.settlements),
+        ("GET", "/v1/ledger/recalls", ControlPlane.recalls),
+        ("GET", "/metrics", metrics.page),
+        ("GET", "/v1/keys", key_api.list_keys),
+        ("POST", "/v1/keys", key_api.create),
+        ("GET", "/v1/keys/events", key_api.events),
+        ("POST", "/v1/keys/[^/]+/rotate", key_api.rotate),
+        ("DELETE", "/v1/keys/[^/]+", key_api.revoke),
     )
 )
 
@@ -260,17 +321,10 @@ def _refuse_other_sites(request: Request) -> None:
         raise HttpError(403, "cross_site", f"a page of {origin!r} may not change anything here")
 
 
-def _text(body: bytes) -> str:
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"body: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-
-
 def _object_path(request: Request) -> tuple[str, str]:
     kind, name = request.path.split("/")[3:5]
     return kind.capitalize() if kind.capitalize() in KINDS else kind, name
 
 
-def _applied(version: int, changes: tuple[Change, ...]) -> Reply:
-    return Reply({"version": version, "changes": changes})
+def _applied(version: int, changes: tuple[Change, ...], document: Document) -> Reply:
+    return Reply({"version": version, "changes": changes, "warnings": warnings(document)})

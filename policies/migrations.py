@@ -87,7 +87,52 @@ LEDGER: tuple[Statement, ...] = (
     "CREATE INDEX holds_settled ON holds (settled_ns)",
 )
 
-MIGRATIONS = (DOCUMENTS, LEDGER)
+KEYS: tuple[Statement, ...] = (
+    """CREATE TABLE api_keys (
+        name TEXT NOT NULL PRIMARY KEY,
+        digest TEXT NOT NULL UNIQUE,
+        shown TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        team TEXT NOT NULL,
+        user_name TEXT NOT NULL,
+        models TEXT NOT NULL,
+        routes TEXT NOT NULL,
+        created_ns BIGINT NOT NULL,
+        expires_ns BIGINT,
+        old_digest TEXT,
+        old_until_ns BIGINT,
+        revoked_ns BIGINT
+    )""",
+    """CREATE TABLE key_events (
+        entry BIGINT NOT NULL PRIMARY KEY,
+        at_ns BIGINT NOT NULL,
+        key TEXT NOT NULL REFERENCES api_keys (name),
+        act TEXT NOT NULL CHECK (act IN ('create', 'rotate', 'revoke')),
+        author TEXT NOT NULL,
+        reason TEXT NOT NULL
+    )""",
+)
+
+LEASES: tuple[Statement, ...] = (
+    # a part of held_nusd, so that the CHECK on what is spent and held covers it
+    "ALTER TABLE balances ADD COLUMN leased_nusd BIGINT NOT NULL DEFAULT 0 CHECK (leased_nusd >= 0)",
+    """CREATE TABLE leases (
+        worker TEXT NOT NULL,
+        budget TEXT NOT NULL,
+        period TEXT NOT NULL,
+        leased_nusd BIGINT NOT NULL CHECK (leased_nusd >= 0),
+        charged_nusd BIGINT NOT NULL CHECK (charged_nusd >= 0),
+        state TEXT NOT NULL CHECK (state IN ('open', 'expired', 'closed')),
+        number BIGINT NOT NULL,
+        granted_nusd BIGINT NOT NULL,
+        renewed_ns BIGINT NOT NULL,
+        PRIMARY KEY (worker, budget, period),
+        FOREIGN KEY (budget, period) REFERENCES balances (budget, period)
+    )""",
+    "CREATE INDEX leases_open ON leases (state) WHERE state <> 'closed'",
+)
+
+MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES)
 
 
 def migrate(connection: Connection) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 
 from farthing.policy import Window
-from farthing.policy.document import zone
+from farthing.policy.kinds.budget import zone
 
 NS_PER_S = 1_000_000_000
 

@@ -19,6 +19,7 @@ from farthing.errors import DocumentError, LedgerError
 from farthing.policy import EMPTY, Document
 from policies.changes import Change, applied, by_key, removed
 from policies.database import writing
+from policies.difference import difference, one_difference
 from policies.load import Key, Objects, load
 from policies.tables import audit, documents, objects
 
@@ -73,6 +74,47 @@ class Store:
             self._keep(connection, document, _Entry("remove", author, reason, "", changes), {})
         return document, changes
 
+    def revert(self, version: int, author: str, reason: str) -> Applied:
+        """Put an earlier version back in force, as a new version.
+
+        Raises:
+            DocumentError: there is no such version.
+        """
+        with self._writing() as connection:
+            before, then = _newest(connection), _at(connection, version)
+            items = tuple(then.items())
+            texts = _sources_at(connection, version)
+            sources = {(item.KIND, item.name): texts.get((item.KIND, item.name), "") for item in items}
+            whole = "---\n".join(text.removeprefix("---\n") for text in sources.values())
+            document, changes = applied(before, Objects(items, sources, whole), replace=True)
+            if document is not before:
+                set_now = {(c.kind, c.name) for c in changes if c.change in ("added", "changed")}
+                entry = _Entry("revert", author, reason or f"back to version {version}", whole, changes)
+                self._keep(connection, document, entry, {key: sources[key] for key in set_now})
+        return document, changes
+
+    def between(self, old: int, new: int) -> tuple[tuple[Change, ...], str]:
+        """Return what changed between two versions, as changes and as a unified diff of what was written.
+
+        Raises:
+            DocumentError: there is no such version.
+        """
+        with self._reading() as connection:
+            documents = [_at(connection, version) for version in (old, new)]
+            texts = [_in_force(_sources_at(connection, one.version), one) for one in documents]
+        after = Objects(tuple(documents[1].items()), {}, "")
+        changes = applied(documents[0], after, replace=True)[1]
+        return tuple(c for c in changes if c.change != "unchanged"), difference(*texts)
+
+    def at(self, version: int) -> Document:
+        """Return an earlier document.
+
+        Raises:
+            DocumentError: there is no such version.
+        """
+        with self._reading() as connection:
+            return _at(connection, version)
+
     def sources(self) -> dict[Key, tuple[int, str]]:
         """Return for each object ever set the version that set it last, and its YAML text."""
         with self._reading() as connection:
@@ -117,17 +159,24 @@ class Store:
         texts = [{"version": document.version, "kind": k, "name": n, "source": t} for (k, n), t in sources.items()]
         if texts:
             connection.execute(insert(objects), texts)
+        before = _sources_at(connection, document.version - 1)
         number = connection.execute(select(func.coalesce(func.max(audit.c.entry), 0))).scalar_one() + 1
-        connection.execute(insert(audit).values(entry=number, **_audit_row(document, entry, now)))
+        connection.execute(insert(audit).values(entry=number, **_audit_row(document, entry, now, before, sources)))
 
 
 @dataclass(frozen=True)
 class _Entry:
-    act: str  # apply | remove
+    act: str  # apply | remove | revert
     author: str
     reason: str
     source: str
     changes: tuple[Change, ...]
+
+
+def _told(change: Change, before: Mapping[Key, str], sources: Mapping[Key, str]) -> dict[str, str]:
+    key = (change.kind, change.name)
+    old = before.get(key) if change.change != "added" else None
+    return asdict(change) | {"diff": one_difference(key, old, sources.get(key))}
 
 
 def _newest(connection: Connection) -> Document:
@@ -148,8 +197,30 @@ def _document_row(document: Document, entry: _Entry, now: int) -> dict[str, Any]
     }
 
 
-def _audit_row(document: Document, entry: _Entry, now: int) -> dict[str, Any]:
-    changes = json.dumps([asdict(change) for change in entry.changes])
+def _at(connection: Connection, version: int) -> Document:
+    if version == 0:
+        return EMPTY
+    canonical = connection.execute(select(documents.c.canonical).where(documents.c.version == version)).scalar()
+    if canonical is None:
+        newest = _newest(connection).version
+        raise DocumentError(f"there is no version {version}; allowed: 0 to {newest}, see `farthing policy history`")
+    return Document.from_json(canonical.encode())
+
+
+def _sources_at(connection: Connection, version: int) -> dict[Key, str]:
+    """Return the newest text of each object up to a version, of removed ones too."""
+    rows = connection.execute(select(objects).where(objects.c.version <= version).order_by(objects.c.version)).all()
+    return {(row.kind, row.name): row.source for row in rows}
+
+
+def _in_force(texts: Mapping[Key, str], document: Document) -> dict[Key, str]:
+    return {key: text for key, text in texts.items() if key in by_key(document)}
+
+
+def _audit_row(
+    document: Document, entry: _Entry, now: int, before: Mapping[Key, str], sources: Mapping[Key, str]
+) -> dict[str, Any]:
+    changes = json.dumps([_told(change, before, sources) for change in entry.changes if change.change != "unchanged"])
     return {
         "version": document.version,
         "at_ns": now,

@@ -42,6 +42,33 @@ ledger_owner = Table(
     Column("epoch", BigInteger),  # raised by each owner that takes over; an older owner can no longer commit
     Column("commits", BigInteger),
 )
+api_keys = Table(
+    "api_keys",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("digest", Text),  # hex; the key itself is shown once and kept nowhere
+    Column("shown", Text),  # fth_…abcd
+    Column("tenant", Text),
+    Column("team", Text),
+    Column("user_name", Text),
+    Column("models", Text),  # JSON list
+    Column("routes", Text),  # JSON list
+    Column("created_ns", BigInteger),
+    Column("expires_ns", BigInteger),  # NULL: never
+    Column("old_digest", Text),  # before the last rotation
+    Column("old_until_ns", BigInteger),
+    Column("revoked_ns", BigInteger),
+)
+key_events = Table(
+    "key_events",
+    METADATA,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("key", Text),
+    Column("act", Text),  # create | rotate | revoke
+    Column("author", Text),
+    Column("reason", Text),
+)
 balances = Table(
     "balances",
     METADATA,
@@ -52,9 +79,10 @@ balances = Table(
     Column("configured_nusd", BigInteger),  # the limit that the document names
     Column("limit_nusd", BigInteger),  # the limit in force: never below what is spent and held; NULL: a soft budget
     Column("spent_nusd", BigInteger),
-    Column("held_nusd", BigInteger),
+    Column("held_nusd", BigInteger),  # set aside: for holds and for leases
     Column("overrun_nusd", BigInteger),  # real cost past the limit, which could no longer be charged
     Column("refused", BigInteger),  # reservations
+    Column("leased_nusd", BigInteger),  # of what is set aside: for leases
 )
 holds = Table(
     "holds",
@@ -69,4 +97,17 @@ holds = Table(
     Column("state", Text),  # open | settled | expired | corrected (settled after it had expired)
     Column("reserved_ns", BigInteger),
     Column("settled_ns", BigInteger),
+)
+leases = Table(
+    "leases",
+    METADATA,
+    Column("worker", Text, primary_key=True),
+    Column("budget", Text, primary_key=True),
+    Column("period", Text, primary_key=True),
+    Column("leased_nusd", BigInteger),
+    Column("charged_nusd", BigInteger),  # of an expired lease: what of its charge nothing has accounted for yet
+    Column("state", Text),  # open | expired | closed
+    Column("number", BigInteger),  # of the last change
+    Column("granted_nusd", BigInteger),  # by the last change
+    Column("renewed_ns", BigInteger),
 )

@@ -5,8 +5,8 @@ A cached answer costs nothing, so it is looked up before anything is reserved: a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import date
+from functools import lru_cache
 
 import msgspec
 
@@ -18,57 +18,67 @@ from farthing.settings import Deployment, Settings
 from farthing.tariff import service_tier
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
-from proxy.cache import Entry, ExactCache, Key
+from proxy.budget_watch import BudgetWatch
+from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.dispatch import Deployments, Target
 from proxy.formats import Format
-from proxy.http import deadline_s
-from proxy.identity import Keys, random_bytes, trace_context
+from proxy.http import asked_priority, deadline_s
+from proxy.identity import facts_of, random_bytes, trace_context
+from proxy.keys import Caller
 from proxy.request import Asked
+from proxy.router import Router
 from proxy.spend import MAX_NUSD, Spend
+from proxy.tokens import TokenControl
+
+_DAY_NS = 86_400 * 10**9
+_EPOCH = date(1970, 1, 1).toordinal()
 
 
-@dataclass(slots=True)
-class Admitted:
-    """A request that may go on: `cached` holds its answer, else one of the candidates is asked."""
+class Admitted(msgspec.Struct):
+    """A request that may go on: `ticket` may hold its answer, else one of the candidates is asked."""
 
     form: Format
     asked: Asked
     candidates: list[Target]
-    cache_key: Key | None = None  # where an answer is to be kept
-    cached: Entry | None = None
+    ticket: Ticket | None = None  # of the caches, where a policy asks for them
 
 
 class Admission:
     """Lets requests in, or says why not."""
 
     def __init__(
-        self, settings: Settings, hash_key: bytes, deployments: Deployments, feed: PolicyFeed, cache: ExactCache,
-        spend: Spend,
+        self, settings: Settings, hash_key: bytes, deployments: Deployments, feed: PolicyFeed, caches: Caches,
+        spend: Spend, watch: BudgetWatch,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._hash_key = hash_key
         self._deployments = deployments
         self._feed = feed
-        self._cache = cache
+        self._caches = caches
         self._spend = spend
-        self._keys = Keys(settings)
+        self._router = Router(deployments, self._asked_price, watch)
+        self.tokens = TokenControl()
         self._book = PriceBook(settings.prices)
         self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
 
-    def identify(self, form: Format, headers: Mapping[bytes, bytes], body: bytes) -> tuple[Call, Asked]:
-        """Read who asks for what.
+    def identify(
+        self, form: Format, caller: Caller, headers: Mapping[bytes, bytes], body: bytes
+    ) -> tuple[Call, Asked]:
+        """Read what a caller asks for.
 
         Raises:
-            ApiError: 400 for a body that is not such a request, 401 for a wrong key.
+            ApiError: 400 for a body that is not such a request, 403 for a model that the key may not ask for.
         """
         asked = form.read(body)
         trace_id, parent = trace_context(headers.get(b"traceparent", b"").decode("latin-1"))
-        facts = self._keys.facts(headers, asked.model, asked.user)
+        caller.check_model(asked.model)
+        facts = facts_of(caller, headers, asked.model, asked.user)
         call = Call(f"req_{random_bytes(12).hex()}", trace_id, random_bytes(8), parent, facts, form.operation)
-        call.asked_model, call.is_stream = asked.model, asked.stream
+        call.asked_model, call.is_stream, call.headers = asked.model, asked.stream, headers
         call.temperature, call.max_tokens = asked.temperature, asked.max_output
         call.limit_s = deadline_s(headers, self._settings.request_timeout_s)
+        call.asked_priority = asked_priority(headers)
         return call, asked
 
     async def admit(self, form: Format, call: Call, asked: Asked) -> Admitted:
@@ -77,20 +87,35 @@ class Admission:
         Raises:
             ApiError: the model is unknown, the budget is spent, the price is unknown, or the ledger is away.
         """
-        decision = call.decision = decide(self._feed.compiled, call.facts, _day(call))
-        candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
-        deployment = self.assign(call, asked, candidates[0])
-        call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.fields)
+        decision = call.decision = decide(self._feed.compiled, call.facts, _day(call), call.request_id)
+        if decision.tokens is not None or decision.tokens_shadow is not None:
+            asked = await self.tokens.govern(form, call, asked)
+        call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.hashed)
         call.prefix_hashes = prefix_hashes(self._hash_key, call.facts.tenant, asked.turns)
+        if decision.route is not None and decision.route.strategy is not None:
+            call.chosen = self._router.choose(call, asked, decision, form.api)
+            candidates = call.chosen.targets
+        else:
+            candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
+        self.assign(call, asked, candidates[0])
         admitted = Admitted(form, asked, candidates)
-        has_one_answer = form.is_deterministic or call.temperature == 0
-        if decision.cache is not None and (has_one_answer or decision.cache.allow_sampled):
-            served, kind = deployment.model, (asked.stream, asked.wants_usage)
-            admitted.cache_key = (call.facts.tenant, form.path, call.request_hash, served, *kind)
-            admitted.cached = self._cache.get(admitted.cache_key, decision.cache.ttl_s)
-        if admitted.cached is None and decision.budgets:
-            await self._reserve(call, admitted)
+        if decision.cache is not None:
+            ticket = admitted.ticket = await self._caches.look(form, call, asked)
+            if ticket is not None and ticket.forward:
+                admitted.asked = form.read(ticket.forward)
+                admitted.candidates = [one for one in candidates if one.deployment.model == ticket.model]
+        if decision.budgets and (admitted.ticket is None or admitted.ticket.entry is None):
+            await self._reserve_or_leave(call, admitted)
         return admitted
+
+    async def _reserve_or_leave(self, call: Call, admitted: Admitted) -> None:
+        """Reserve; a call that is refused must not keep those waiting who count on its answer."""
+        try:
+            await self._reserve(call, admitted)
+        except BaseException:
+            if admitted.ticket is not None:
+                self._caches.leave(admitted.ticket)
+            raise
 
     def _candidates(self, model: str, fallbacks: Sequence[str], api: str) -> list[Target]:
         """Return the deployments of a model, then those of the models to fall back to, as far as they are served."""
@@ -101,7 +126,7 @@ class Admission:
         assert call.decision is not None
         amount = self._bound(call, admitted)
         try:
-            call.is_reserved = await self._spend.reserve(call.request_id, call.facts, amount)
+            call.hold = await self._spend.reserve(call.request_id, call.facts, call.decision.budgets, amount)
         except OverBudgetError as error:
             raise ApiError(
                 429, "budget_exceeded", f"{error}. Ask for less (max_tokens), wait for the budget's next period, "
@@ -113,7 +138,7 @@ class Admission:
                     503, "ledger_unavailable", f"a hard budget applies and its ledger is away ({error}); try again",
                     retry_after_s=1,
                 ) from None  # fmt: skip
-        call.held_nusd = amount if call.is_reserved else 0
+            call.hold = await self._spend.let_through(call.request_id, call.facts, amount)
 
     def _bound(self, call: Call, admitted: Admitted) -> int:
         """Return an upper bound of the bill, nano-dollars, over all deployments that may serve the call.
@@ -138,7 +163,8 @@ class Admission:
         """Return what to send to `deployment`: the client's own bytes, changed only where something must change."""
         asked = admitted.asked
         has_budget = call.decision is not None and bool(call.decision.budgets)
-        changes = admitted.form.changes(asked, deployment, call.max_tokens if has_budget else 0)
+        is_limited = has_budget or asked.output_limit > 0
+        changes = admitted.form.changes(asked, deployment, call.max_tokens if is_limited else 0)
         name = deployment.upstream_model or deployment.model
         if name != asked.model:
             changes["model"] = name
@@ -155,6 +181,11 @@ class Admission:
     def price(self, call: Call, deployment: Deployment) -> Price | None:
         """Return what a deployment charges on the day of the call, whatever its answers call themselves."""
         return self._prices_of(call, deployment).get(service_tier(call.service_tier))
+
+    def _asked_price(self, call: Call, asked: Asked, deployment: Deployment) -> Price | None:
+        """Return the price of what is asked for, before any deployment has the call."""
+        found = _billable(asked, self._prices_of(call, deployment))
+        return found[0] if found else None
 
     def use_prices(self, added: Iterable[Price]) -> None:
         """Take the prices that people added, all of them, beside the settings' and the public ones."""
@@ -205,4 +236,10 @@ def _asked_tier(asked: Asked) -> str:
 
 
 def _day(call: Call) -> date:
-    return datetime.fromtimestamp(call.started_ns // 1_000_000_000, timezone.utc).date()
+    return _date_of(call.started_ns // _DAY_NS)
+
+
+@lru_cache(maxsize=4)
+def _date_of(days: int) -> date:
+    """Return the UTC date, so many days after the epoch."""
+    return date.fromordinal(_EPOCH + days)

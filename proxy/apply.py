@@ -8,9 +8,12 @@ import asyncio
 import hashlib
 import logging
 import os
+import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from farthing import semconv
 from farthing.errors import DocumentError, UpstreamError
 from farthing.policy.document import EMPTY, Document
 from farthing.policy.index import CompiledDocument
@@ -20,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _WAIT_S = 30
 _RETRY_S = 1.0
+_REFUSED = 200  # characters of a reason that a header carries
 _TIMEOUTS = Timeouts(connect=2.0, headers=_WAIT_S + 10.0, between=10.0)
 
 
@@ -31,8 +35,11 @@ class PolicyFeed:
         self._url = f"{policies_url}/v1/document?wait="
         self._kept = kept  # the last good document, with its checksum
         self._etag = ""
+        self._name = f"{socket.gethostname()}/{os.getpid()}"
+        self._refused = ""  # why the newest document is not the one in use
         self._task: asyncio.Task[None] | None = None
         self.compiled = CompiledDocument(EMPTY)
+        self.on_change: list[Callable[[CompiledDocument], None]] = []  # told what holds, before a request meets it
         self.fetched_at = 0.0  # epoch seconds of the last answer of the control plane; 0 = none yet
         self.last_error = ""
 
@@ -63,22 +70,43 @@ class PolicyFeed:
                 await asyncio.sleep(_RETRY_S)
 
     async def _fetch(self, wait_s: int) -> None:
-        headers = (("if-none-match", self._etag),) if self._etag else ()
+        headers = [(semconv.HEADER_FOLLOWER, self._name)]
+        if self._etag:
+            headers.append(("if-none-match", self._etag))
+        if self._refused:
+            headers.append((semconv.HEADER_REFUSED, self._refused))
         response = await self._client.request("GET", f"{self._url}{wait_s}", b"", headers, _TIMEOUTS)
         body = await response.read()
         if response.status not in (200, 304):
             raise UpstreamError(f"the control plane answered {response.status}: {body[:200]!r}")
         if response.status == 200:
-            self._swap(Document.from_json(body))
+            self._take(body)
             self._etag = response.headers.get(b"etag", b"").decode("latin-1")
+        else:
+            self._tell(self.compiled)  # a policy may have expired meanwhile
         self.fetched_at = time.time()
         self.last_error = ""
         if response.status == 200:
             self._keep(body)
 
+    def _take(self, body: bytes) -> None:
+        """Swap to the document of an answer; one that is refused is refused whole, and the control plane told why."""
+        try:
+            self._swap(Document.from_json(body))
+            self._refused = ""
+        except DocumentError as error:
+            self._refused = " ".join(str(error).split()).encode("ascii", "replace").decode()[:_REFUSED]
+            raise
+
     def _swap(self, document: Document) -> None:
-        self.compiled = CompiledDocument(document)
+        compiled = CompiledDocument(document)
+        self._tell(compiled)
+        self.compiled = compiled
         log.info("policies: version %d", document.version)
+
+    def _tell(self, compiled: CompiledDocument) -> None:
+        for tell in self.on_change:
+            tell(compiled)
 
     def _keep(self, body: bytes) -> None:
         self._kept.parent.mkdir(parents=True, exist_ok=True)

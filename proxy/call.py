@@ -1,17 +1,23 @@
 """One call through the proxy, from its first byte to its settlement; every stage fills in what it learned."""
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from time import time_ns
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from farthing.policy.decide import Decision, Facts
 from farthing.prices import Price, Usage
 from farthing.settings import Deployment
+from proxy.spend import Hold
+
+if TYPE_CHECKING:
+    from proxy.router import Chosen
+    from proxy.tokens.cut import Cut
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """The state of one call; `outcome` is ok, error, aborted or refused."""
 
     request_id: str
@@ -20,7 +26,7 @@ class Call:
     parent_span_id: bytes  # [8], or empty
     facts: Facts
     operation: str = "chat"  # gen_ai.operation.name
-    started_ns: int = field(default_factory=time_ns)
+    started_ns: int = msgspec.field(default_factory=time_ns)
     ended_ns: int = 0
     asked_model: str = ""
     deployment: Deployment | None = None
@@ -31,14 +37,15 @@ class Call:
     max_tokens: int = 0
     request_hash: str = ""
     prefix_hashes: tuple[str, ...] = ()
-    held_nusd: int = 0
-    is_reserved: bool = False
+    hold: Hold | None = None  # what is set aside for it
     settled_nusd: int | None = None
     usage: Usage | None = None
     reasoning_tokens: int = 0
     service_tier: str = ""  # what was served, else what was asked for; '' = the standard one
     usage_source: str = ""  # provider | proxy | estimate | missing
-    is_cache_hit: bool = False
+    cache_hit: str = ""  # the level that answered: exact | coalesced | embedding; '' = the upstream did
+    batch_calls: int = 1  # calls that were sent to the upstream as one
+    saved_input_tokens: int = 0  # of inputs that the upstream was not asked for, in a call that it answered in part
     is_begun: bool = False  # the answer's head has left for the client, so no other answer can be given
     is_complete: bool = False  # the answer says of itself that nothing of it is missing
     is_delivered: bool = False  # all of the answer has left: a client that goes now has not given up
@@ -48,12 +55,28 @@ class Call:
     engine_queue_s: float | None = None
     response_id: str = ""
     finish_reason: str = ""
+    headers: Mapping[bytes, bytes] = {}  # as the client sent them
+    cut: Cut | None = None  # what a policy cut from the request
+    cut_shadow: Cut | None = None  # what a policy in shadow mode would have cut
     passed_on: Sequence[tuple[str, str]] = ()  # the client's headers that its upstream is to see
     limit_s: float = 0.0  # how long the call may take in all
+    asked_priority: int | None = None  # what its header asks for
+    priority: int | None = None  # what it waited with, where it had to wait
+    waited_s: float = 0.0  # for a place at its deployment
+    is_waiting: bool = False  # for a place: no upstream has heard of it
+    chosen: Chosen | None = None  # what a routing strategy decided, where one did
     attempts: int = 0  # upstream requests made
     status: int = 200
     outcome: str = "ok"
     error_type: str = ""
+
+    @property
+    def held_nusd(self) -> int:
+        return self.hold.amount_nusd if self.hold is not None and not self.hold.is_unheld else 0
+
+    @property
+    def is_cache_hit(self) -> bool:
+        return bool(self.cache_hit)
 
     def fail(self, outcome: str, error_type: str, status: int) -> None:
         """Say how the call ended other than well; what was said first stands."""

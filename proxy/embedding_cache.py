@@ -63,6 +63,11 @@ class Plan:
     forward: bytes  # the body to send on; empty where nothing is missing
 
     @property
+    def is_whole(self) -> bool:
+        """Tell whether the upstream is asked for all that the client asked for, so that its answer needs no joining."""
+        return len(self.missing) == len(self.keys)
+
+    @property
     def hits(self) -> int:
         """Inputs that need no upstream; one that is there twice in the request counts as found once it was asked."""
         return len(self.keys) - len(self.missing)
@@ -125,7 +130,8 @@ class EmbeddingCache:
         made: dict[bytes, Item] = {}
         for (key, embedding), length in zip(fresh.items(), plan.lengths, strict=True):
             made[key] = Item(embedding, usage.prompt_tokens * length / whole, model, self._clock())
-            self._put(key, made[key])
+            if usage.prompt_tokens:  # else nobody could say what a hit saves
+                self._put(key, made[key])
         return made
 
     def _get(self, key: bytes) -> Item | None:
@@ -150,6 +156,11 @@ class EmbeddingCache:
 
     def _drop(self, key: bytes) -> None:
         self.bytes -= len(self._items.pop(key).embedding) + ENTRY_BYTES
+
+
+def is_list_of_inputs(value: Any) -> bool:
+    """Tell whether each input can be told from the others; what is not is the upstream's to refuse."""
+    return all(isinstance(one, str | list) and one for one in as_inputs(value))
 
 
 def as_inputs(value: Any) -> list[Any]:

@@ -18,10 +18,11 @@ from farthing.serving import Headers
 from farthing.settings import Settings
 from proxy.admit import Admission, Admitted
 from proxy.api_error import ApiError
-from proxy.attempts import RETRIED, Attempts
-from proxy.cache import ExactCache
+from proxy.attempts import OVERLOADED, RETRIED, Attempts
+from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.dispatch import Target
+from proxy.embedding_cache import is_list_of_inputs
 from proxy.formats import Format, Told
 from proxy.formats.chunks import read_answer
 from proxy.http import (
@@ -30,17 +31,24 @@ from proxy.http import (
     passed_on,
     refuse,
 )
+from proxy.keys import Caller
+from proxy.metrics import Metrics
+from proxy.micro_batch import Letter, MicroBatches
+from proxy.place import enter
+from proxy.queue import ShedError
 from proxy.record import Recorder
 from proxy.request import Asked
 from proxy.server import Request
 from proxy.spend import Spend
 from proxy.stream import EventRelay, Tape
 from proxy.upstream import Client, NotSentError, Response, Timeouts
+from proxy.within import Within
 
 log = logging.getLogger(__name__)
 
 _STREAM_HEADERS = ((b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
+_CACHE_SAID = {"": b"miss", "exact": b"hit", "coalesced": b"coalesced", "embedding": b"hit"}
 _CACHEABLE_BYTES = 1024 * 1024  # a longer stream is not kept while it passes
 _ERROR_BYTES = 1024 * 1024  # of an upstream's own error
 _ENDED_USAGE = Timeouts(connect=1.0, headers=2.0, between=2.0)
@@ -59,9 +67,11 @@ class Worker:
     settings: Settings
     client: Client
     admission: Admission
-    cache: ExactCache
+    caches: Caches
+    batches: MicroBatches
     spend: Spend
     recorder: Recorder
+    metrics: Metrics
 
 
 class Exchange:
@@ -72,20 +82,29 @@ class Exchange:
         self._settings = worker.settings
         self._client = worker.client
         self._admission = worker.admission
-        self._cache = worker.cache
+        self._caches = worker.caches
+        self._batches = worker.batches
         self._spend = worker.spend
         self._recorder = worker.recorder
+        self._metrics = worker.metrics
+        self.name = form.path.partition("/")[0]  # what keys and metrics call the route
 
-    async def __call__(self, request: Request) -> None:
+    @property
+    def form(self) -> Format:
+        return self._form
+
+    async def __call__(self, request: Request, caller: Caller) -> None:
         call: Call | None = None
         try:
             _refuse_too_large(request, self._settings.max_request_bytes)
-            call, asked = self._admission.identify(self._form, request.headers, request.body)
+            call, asked = self._admission.identify(self._form, caller, request.headers, request.body)
             call.passed_on = passed_on(request.headers)
             await self._serve(call, asked, request)
         except ApiError as error:
             if call is not None:
                 call.fail("refused", error.code, error.status)
+            else:
+                self._metrics.refused(self.name, error)
             refuse(request, error, self._form.error(error), _response_headers(call) if call else ())
         except ClientGoneError:
             log.debug("a client went away")
@@ -95,24 +114,33 @@ class Exchange:
 
     async def _serve(self, call: Call, asked: Asked, request: Request) -> None:
         try:
-            async with asyncio.timeout(call.limit_s):
+            with Within(call.limit_s):
                 admitted = await self._admission.admit(self._form, call, asked)
         except TimeoutError:
             message = f"the call was not admitted within {call.limit_s:g} s"
             raise ApiError(504, "deadline_exceeded", message, retry_after_s=1) from None
-        if admitted.cached is not None:
-            await self._serve_cached(call, admitted, request)
-            return
+        ticket = admitted.ticket
+        if ticket is None:
+            await self._serve_admitted(call, admitted, request)
+        elif ticket.entry is not None:
+            self._serve_cached(call, ticket, request)
+        else:
+            try:
+                await self._serve_admitted(call, admitted, request)
+            finally:
+                self._caches.leave(ticket)
+
+    async def _serve_admitted(self, call: Call, admitted: Admitted, request: Request) -> None:
         if request.is_gone:
             call.fail("aborted", "client_disconnected", 499)
             call.usage, call.usage_source = Usage(), "proxy"
             raise ClientGoneError
         await self._serve_from_upstream(call, admitted, request)
 
-    async def _serve_cached(self, call: Call, admitted: Admitted, request: Request) -> None:
-        entry = admitted.cached
+    def _serve_cached(self, call: Call, ticket: Ticket, request: Request) -> None:
+        entry = ticket.entry
         assert entry is not None
-        call.is_cache_hit, call.usage, call.response_id = True, entry.usage, entry.response_id
+        self._caches.serve(call, ticket)
         call.first_byte_ns = time.time_ns()
         request.answer(200, entry.body, entry.content_type, _response_headers(call))
 
@@ -124,7 +152,7 @@ class Exchange:
         def gone() -> None:
             if not call.is_delivered:
                 call.fail("aborted", "client_disconnected", 499)
-                if call.deployment is None or not call.deployment.metered:
+                if call.deployment is None or not call.deployment.metered or call.is_waiting:
                     task.cancel()
 
         request.on_gone = gone
@@ -143,7 +171,7 @@ class Exchange:
     async def _forward(self, call: Call, admitted: Admitted, request: Request) -> None:
         started = time.time_ns()
         try:
-            async with asyncio.timeout(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
+            with Within(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
                 await self._exchange(call, admitted, request)
         except TimeoutError:
             error = ApiError(504, "upstream_timeout", f"no whole answer within {call.limit_s:g} s")
@@ -185,6 +213,26 @@ class Exchange:
     async def _attempt(
         self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Request
     ) -> Target | None:
+        """Ask one deployment, once it has a place; return whom to ask next, None where that is all."""
+        if target.window is None:
+            return await self._ask(call, admitted, attempts, target, request)
+        try:
+            target, window = await enter(call, attempts.like(target))
+        except ShedError:
+            other = attempts.elsewhere(target)
+            if other is None:
+                raise
+            return other
+        entered_at = time.monotonic()
+        try:
+            return await self._ask(call, admitted, attempts, target, request)
+        finally:
+            if window is not None and target.queue is not None:
+                target.queue.leave(window, time.monotonic() - entered_at)
+
+    async def _ask(
+        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Request
+    ) -> Target | None:
         """Ask one deployment; return whom to ask next, None where the call has its answer or none is to be had."""
         self._admission.assign(call, admitted.asked, target)
         attempts.begin(target)
@@ -197,19 +245,23 @@ class Exchange:
             latency_s = time.monotonic() - started
             try:
                 wait_asked = attempts.note(target, response)
+                if target.window is not None and response.status in OVERLOADED:
+                    target.overloaded(time.monotonic())
                 following = attempts.after(wait_asked) if response.status in RETRIED else None
                 if following is None:
                     await self._relay(call, admitted, response, request)
                     if response.status < 500:
                         target.health.succeeded(latency_s)
+                    if target.window is not None and response.status == 200:
+                        target.answered(time.monotonic(), latency_s, call)
                     return None
             finally:
                 response.close()
         except NotSentError as error:
-            target.health.failed(time.monotonic())
+            target.failed(time.monotonic())
             attempts.failure, following = error, attempts.after()
         except UpstreamError:
-            target.health.failed(time.monotonic())
+            target.failed(time.monotonic())
             raise
         finally:
             target.health.ended()
@@ -222,11 +274,16 @@ class Exchange:
     async def _post(self, call: Call, admitted: Admitted, target: Target) -> Response:
         deployment = target.deployment
         headers = [("content-type", "application/json"), *call.passed_on, *target.headers]
+        body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
+        is_repeatable = not deployment.metered
+        rule = call.decision.micro_batch if call.decision is not None else None
+        if rule is not None and self._form.path == "embeddings" and is_list_of_inputs(admitted.asked.fields["input"]):
+            answer = await self._batches.post(rule, Letter.of(call, target, url, headers, body))
+            call.batch_calls = answer.shared_by
+            return answer
         if deployment.provider == semconv.SELF_HOSTED_PROVIDER:
             headers.append((semconv.HEADER_REQUEST_ID, call.request_id))
             headers.append(("traceparent", f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"))
-        body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
-        is_repeatable = not deployment.metered
         return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable)
 
     async def _relay(self, call: Call, admitted: Admitted, response: Response, request: Request) -> None:
@@ -263,24 +320,33 @@ class Exchange:
         _take(call, told)
         if told is None or told.is_error:
             call.fail("error", "upstream_error", 200)
+        if admitted.ticket is not None:
+            body = self._caches.joined(call, admitted.ticket, body)
         call.first_byte_ns = time.time_ns()
         call.is_begun = call.is_delivered = True
         content_type = response.headers.get(b"content-type", JSON)
         request.answer(200, body, content_type, _response_headers(call))
-        self._keep(call, admitted, body, content_type)
+        if admitted.ticket is not None:
+            self._caches.keep(call, admitted.ticket, body, content_type)
 
     async def _relay_events(self, call: Call, admitted: Admitted, response: Response, request: Request) -> None:
         relay = self._form.relay(admitted.asked)
-        tape = Tape(_CACHEABLE_BYTES if admitted.cache_key else 0)
+        ticket = admitted.ticket
+        tape = Tape(_CACHEABLE_BYTES if ticket is not None and ticket.wants_answer else 0)
         call.is_begun = True
         request.begin(200, (*_STREAM_HEADERS, *_response_headers(call)))
+
+        def take(part: bytes) -> bool:
+            goes_on = True
+            if out := relay.feed(part):
+                call.first_byte_ns = call.first_byte_ns or time.time_ns()
+                tape.add(out)
+                goes_on = request.put(out)
+            call.is_delivered = relay.is_done
+            return goes_on
+
         try:
-            async for part in response.parts():
-                if out := relay.feed(part):
-                    call.first_byte_ns = call.first_byte_ns or time.time_ns()
-                    tape.add(out)
-                    await request.write(out)
-                call.is_delivered = relay.is_done
+            await response.pour(take, request.caught_up)
             if out := relay.finish():
                 tape.add(out)
                 await request.write(out)
@@ -292,19 +358,8 @@ class Exchange:
         request.end()
         kept = tape.whole()
         call.is_complete = relay.is_done and bool(relay.finish_reason)
-        if kept is not None:
-            self._keep(call, admitted, kept, EVENT_STREAM)
-
-    def _keep(self, call: Call, admitted: Admitted, body: bytes, content_type: bytes) -> None:
-        """Keep a whole, good answer where a cache policy wants it."""
-        if admitted.cache_key is None or call.decision is None or call.decision.cache is None:
-            return
-        if call.deployment is None or call.deployment.model != admitted.candidates[0].deployment.model:
-            return  # a fallback answered, and the policy meant the model that was asked
-        if call.usage is None or call.usage_source != "proxy" or not call.is_complete or call.outcome == "error":
-            return
-        answer_kept = (body, content_type, call.usage, call.response_id)
-        self._cache.put(admitted.cache_key, answer_kept, call.decision.cache.max_bytes)
+        if kept is not None and ticket is not None:
+            self._caches.keep(call, ticket, kept, EVENT_STREAM)
 
     async def _ask_for_usage(self, call: Call) -> None:
         """Ask the engine what a request that did not end well had used; without an answer the estimate stays."""
@@ -327,12 +382,13 @@ class Exchange:
             call.usage_source = "missing"
         if call.deployment is not None:
             call.price = self._admission.price(call, call.deployment)  # of the service tier that was served
-        if call.is_reserved:
+        if call.hold is not None:
             cost = call.cost_nusd()
             # Nobody knows what was used: the hold is an upper bound and is charged, as its expiry would do.
-            call.settled_nusd = call.held_nusd if cost is None else cost
-            self._spend.settle(call.request_id, call.settled_nusd)
+            call.settled_nusd = call.hold.amount_nusd if cost is None else cost
+            self._spend.settle(call.hold, call.settled_nusd)
         self._recorder.put(call)
+        self._metrics.called(self.name, call)
 
 
 def _refuse_too_large(request: Request, limit: int) -> None:
@@ -357,7 +413,7 @@ def _take_stream(call: Call, relay: EventRelay, asked_bytes: int) -> None:
         call.usage, call.usage_source, call.reasoning_tokens = relay.usage, "proxy", relay.reasoning
         call.engine_s, call.engine_queue_s = relay.engine_s, relay.engine_queue_s
     elif relay.events and not is_metered:
-        output = min(relay.events, call.max_tokens) if call.is_reserved else relay.events
+        output = min(relay.events, call.max_tokens) if call.hold is not None else relay.events
         call.usage, call.usage_source = Usage(asked_bytes // _BYTES_PER_TOKEN, output=output), "estimate"
 
 
@@ -377,9 +433,13 @@ def _take(call: Call, told: Told | None) -> None:
 def _response_headers(call: Call) -> Headers:
     headers = [
         (semconv.HEADER_REQUEST_ID.encode(), call.request_id.encode()),
-        (semconv.HEADER_CACHE.encode(), b"hit" if call.is_cache_hit else b"miss"),
+        (semconv.HEADER_CACHE.encode(), b"partial" if call.saved_input_tokens else _CACHE_SAID[call.cache_hit]),
     ]
     if call.decision is not None:
-        names = " ".join((f"v{call.decision.version}", *call.decision.acted))
+        arms = call.decision.arms
+        held_out = [str(arm) for arm in arms if not arm.is_treated] if arms else ()
+        names = " ".join((f"v{call.decision.version}", *call.decision.acted, *held_out))
         headers.append((semconv.HEADER_POLICY.encode(), names.encode()))
+    if call.cut is not None and call.cut.is_any:
+        headers.append((semconv.HEADER_TOKENS.encode(), call.cut.header.encode()))
     return headers

@@ -8,24 +8,35 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from urllib.parse import unquote
 
 import msgspec
 
 from farthing.fingerprint import load_key
+from farthing.prometheus import CONTENT_TYPE
 from farthing.serving import bind, stop_signal
 from farthing.settings import Settings
+from proxy import readings
 from proxy.admit import Admission
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
-from proxy.cache import ExactCache
+from proxy.budget_watch import BudgetWatch
+from proxy.caches import Caches
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
 from proxy.formats import FORMATS
-from proxy.http import JSON, refuse
+from proxy.gather import Gather
+from proxy.http import JSON
+from proxy.keys import Caller, Keys
+from proxy.metrics import Metrics
+from proxy.micro_batch import MicroBatches
 from proxy.own_prices import PriceFeed
 from proxy.record import Recorder
-from proxy.server import Handler, Request, Server
+from proxy.routes import Routes
+from proxy.server import Request, Server
 from proxy.spend import Spend
+from proxy.tokens.summary import Summaries
 from proxy.upstream import Client, Timeouts
 
 _DRAIN_S = 5.0  # seconds that settlements and spans get at the end
@@ -47,29 +58,37 @@ class Proxy:
         timeouts = Timeouts(headers=settings.request_timeout_s, between=settings.request_timeout_s)
         self._client = Client(timeouts)
         self._feed = PolicyFeed(self._client, settings.url("policies"), settings.data_dir / "proxy" / "policies.json")
-        self._cache = ExactCache()
-        self._spend = Spend(self._client, settings.url("policies"))
+        self._caches = Caches(lambda: self._feed.document)
+        folder = settings.data_dir / "proxy"
+        self._spend = Spend(self._client, settings.url("policies"), folder, settings.lease_s, settings.hold_ttl_s)
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
         key = load_key(settings.hash_key, settings.data_dir)
-        admission = Admission(settings, key, self._deployments, self._feed, self._cache, self._spend)
+        self._watch = BudgetWatch(self._client, settings.url("policies"))
+        self._feed.on_change += [self._deployments.follow, self._watch.follow]
+        admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch)
+        self._batches = MicroBatches(self._client)
+        self._metrics = self._read_parts()
+        self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
         worker = Worker(
-            settings, self._client, admission, self._cache, self._spend, self._recorder
+            settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder, self._metrics
         )
-        priced = {("POST", f"/v1/{form.path}"): Exchange(worker, form) for form in FORMATS}
-        # The others have no client, so they cannot cost anything.
-        self._routes: dict[tuple[str, str], Handler] = {
-            **priced,
-            ("GET", "/v1/models"): self._models,
-            ("GET", "/v1/status"): self._status,
-            ("GET", "/healthz"): self._health,
-        }
+        self.routes = Routes(Keys(settings, lambda: self._feed.document), self._metrics.refused)
+        for form in FORMATS:
+            self.routes.priced(Exchange(worker, form))
+        self.routes.free("GET", "/v1/models", "models", self._models)
+        self.routes.free("GET", "/v1/models/{id}", "models", self._model)
+        self.routes.free("GET", "/v1/status", "status", self._status)
+        self.routes.free("GET", "/metrics", "metrics", self._page)
+        admission.tokens.summaries = Summaries(self.routes.handle)
         self._recorder.start()
+        self._spend.start()
+        self._gather.start()
         kept = settings.data_dir / "proxy" / "prices.json"
         self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.use_prices)
         await self._prices.start()
         await self._feed.start()
-        self._server = Server(self._handle, settings.max_request_bytes)
+        self._server = Server(self.routes.handle, settings.max_request_bytes)
         await self._server.start(sock)
 
     async def close(self) -> None:
@@ -77,24 +96,38 @@ class Proxy:
         await self._server.stop(_LAST_ANSWERS_S)
         await self._prices.stop()
         await self._feed.stop()
+        await self._watch.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
+        await self._gather.stop()
         self._client.close()
 
-    async def _handle(self, request: Request) -> None:
-        await self._routes.get((request.method, request.path), self._unknown)(request)
+    def _read_parts(self) -> Metrics:
+        metrics = Metrics()
+        readings.read_policies(metrics, self._feed)
+        readings.read_caches(metrics, self._caches)
+        readings.read_deployments(metrics, self._deployments)
+        readings.read_senders(metrics, self._spend, self._recorder)
+        readings.read_process(metrics)
+        return metrics
 
-    async def _models(self, request: Request) -> None:
-        models = [
-            {"id": name, "object": "model", "created": int(self._started_at), "owned_by": "farthing"}
-            for name in self._deployments.models
-        ]
+    async def _page(self, request: Request, caller: Caller) -> None:
+        request.answer(200, self._gather.page(), CONTENT_TYPE.encode())
+
+    async def _models(self, request: Request, caller: Caller) -> None:
+        models = [self._described(name) for name in self._deployments.models if caller.may_ask(name)]
         request.answer(200, msgspec.json.encode({"object": "list", "data": models}), JSON)
 
-    async def _health(self, request: Request) -> None:
-        request.answer(200, b'{"status":"ok"}', JSON)
+    async def _model(self, request: Request, caller: Caller) -> None:
+        name = unquote(request.path.removeprefix("/v1/models/"))
+        if name not in self._deployments.models or not caller.may_ask(name):
+            raise ApiError(404, "model_not_found", f"there is no model {name!r} for you; see GET /v1/models")
+        request.answer(200, msgspec.json.encode(self._described(name)), JSON)
 
-    async def _status(self, request: Request) -> None:
+    def _described(self, name: str) -> dict[str, object]:
+        return {"id": name, "object": "model", "created": int(self._started_at), "owned_by": "farthing"}
+
+    async def _status(self, request: Request, caller: Caller) -> None:
         fetched_at = self._feed.fetched_at
         status = {
             "policy_version": self._feed.document.version,
@@ -102,25 +135,24 @@ class Proxy:
             "policy_age_s": round(time.time() - fetched_at, 3) if fetched_at else None,
             "policy_error": self._feed.last_error,
             "prices_error": self._prices.last_error,
-            "cache": {
-                "entries_bytes": self._cache.size,
-                "hits": self._cache.hits,
-                "misses": self._cache.misses,
-                "evictions": self._cache.evictions,
+            "caches": self._caches.counts(),
+            "calls_waiting_for_identical": self._caches.flights.waiting,
+            "micro_batches": {
+                "batches": self._batches.batches,
+                "calls": self._batches.calls,
+                "inputs": self._batches.inputs,
+                "refused_batches": self._batches.refused_batches,
+                "waiting": self._batches.waiting,
             },
             "settlements_waiting": self._spend.waiting,
+            "leased_nusd": self._spend.leased,
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,
             "spans_dropped": self._recorder.dropped,
+            "routing": asdict(self._deployments.counters),
             "in_flight": sum(target.health.in_flight for target in self._deployments.targets),
         }
         request.answer(200, msgspec.json.encode(status), JSON)
-
-    async def _unknown(self, request: Request) -> None:
-        known = ", ".join(f"{method} {path}" for method, path in self._routes)
-        message = f"there is no route {request.method} {request.path}; known: {known}"
-        error = ApiError(404, "unknown_url", message)
-        refuse(request, error, error.body())
 
 
 async def serve(settings: Settings, sock: socket.socket, stop: asyncio.Event) -> None:

@@ -7,169 +7,55 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import date, timezone, tzinfo
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Annotated, Any, Literal, cast
-from zoneinfo import ZoneInfo
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from farthing.errors import DocumentError
-
-NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
-MAX_NUSD = 10**18  # a billion USD; sums of such amounts stay within 64 bits
-GLOB_CHARACTERS = "*?"  # the only ones with a meaning, so that a model called `opus[1m]` is an exact name
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _as_lists(value: object) -> object:
-    if not isinstance(value, dict):
-        return value
-    return {name: _as_list(entry) for name, entry in cast("dict[object, object]", value).items()}
-
-
-def _known_zone(name: str) -> str:
-    zone(name)
-    return name
-
-
-def zone(name: str) -> tzinfo:
-    """Return the time zone of an IANA name; UTC needs no zone database.
-
-    Raises:
-        ValueError: there is no such zone.
-    """
-    if name == "UTC":
-        return timezone.utc
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise ValueError(f"{name!r} is not a time zone; write an IANA name, such as Europe/London or UTC") from None
-
-
-def is_glob(pattern: str) -> bool:
-    """Tell whether `pattern` stands for more than one name."""
-    return any(character in pattern for character in GLOB_CHARACTERS)
-
-
-def _one_name(name: str) -> str:
-    if is_glob(name):
-        raise ValueError(f"{name!r} is a pattern; a route leads to one exact model name")
-    return name
-
-
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-Pattern = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Patterns = Annotated[tuple[Pattern, ...], BeforeValidator(_as_list), Field(max_length=1000)]
-SomePatterns = Annotated[tuple[Pattern, ...], BeforeValidator(_as_list), Field(min_length=1, max_length=1000)]
-Nusd = Annotated[int, Field(ge=0, le=MAX_NUSD)]
-
-
-class Record(BaseModel):
-    """One frozen part of a document; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Match(Record):
-    """Which requests are meant: all fields must fit; a field fits if one of its names or patterns does.
-
-    An empty field fits everything. A fact that a request lacks fits no pattern, not even `*`.
-    """
-
-    tenant: Patterns = ()
-    team: Patterns = ()
-    user: Patterns = ()
-    model: Patterns = ()  # the model asked for, before any routing
-    feature: Patterns = ()
-    key: Patterns = ()
-    tags: Annotated[dict[Pattern, SomePatterns], BeforeValidator(_as_lists)] = {}
-
-
-ModelName = Annotated[Pattern, BeforeValidator(_one_name)]
-
-
-class RouteAction(Record):
-    """Send the request to another model, or name models to fall back to, or both."""
-
-    to: Annotated[ModelName | None, Field(default=None)]  # absent: the model that was asked for
-    fallbacks: Annotated[tuple[ModelName, ...], BeforeValidator(_as_list), Field(max_length=10)] = ()  # in this order
-
-    @model_validator(mode="after")
-    def _does_something(self) -> RouteAction:
-        if self.to is None and not self.fallbacks:
-            raise ValueError("set `to`, `fallbacks` or both")
-        return self
-
-
-class CacheAction(Record):
-    """Answer repeats of an identical request from the exact cache."""
-
-    ttl_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)  # seconds an answer may be reused
-    max_bytes: int = Field(default=67_108_864, gt=0)  # bytes of answers kept for this policy
-    allow_sampled: bool = False  # also reuse answers to requests with temperature above 0
-
-
-class Action(Record):
-    """What a policy does: exactly one of these."""
-
-    route: RouteAction | None = None
-    cache: CacheAction | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Action:
-        if (self.route is None) == (self.cache is None):
-            raise ValueError("set exactly one of route and cache")
-        return self
-
-
-class Policy(Record):
-    """Which requests are treated differently, and how."""
-
-    name: Name
-    owner: str = ""
-    match: Match = Match()
-    action: Action
-    mode: Literal["shadow", "enforce"] = "enforce"
-    priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)  # the higher one wins
-    expires: date | None = None  # last day, UTC, on which it acts
-
-
-class Window(Record):
-    """The calendar period after which a budget starts anew."""
-
-    calendar: Literal["day", "week", "month", "total"] = "month"
-    tz: Annotated[str, BeforeValidator(_known_zone)] = "UTC"  # IANA zone whose midnight begins a period
-
-
-class Budget(Record):
-    """How much the requests of a scope may cost in one window."""
-
-    name: Name
-    scope: Match = Match()  # empty: everything that this control plane governs
-    limit_nusd: Nusd  # nano-dollars a window
-    window: Window = Window()
-    hard: bool = True  # false: counted and shown, never refuses
-    on_ledger_away: Literal["refuse", "allow"] = "refuse"
-    owner: str = ""
+from farthing.policy.key import Key
+from farthing.policy.kinds import KINDS
+from farthing.policy.kinds.budget import Budget
+from farthing.policy.kinds.policy import Policy
+from farthing.policy.record import Named, Record
 
 
 class Document(Record):
-    """All policies and budgets of one version, ordered by name."""
+    """All objects of one version, one field for each kind, ordered by name."""
 
     version: int = Field(ge=0)
     policies: tuple[Policy, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    keys: tuple[Key, ...] = ()  # handed out, not written: they change without a new version
+
+    @classmethod
+    def of(cls, version: int, items: Iterable[Named]) -> Document:
+        """Return the document that holds `items`, whatever their kinds."""
+        ordered = sorted(items, key=lambda item: item.name)
+        fields: dict[str, Any] = {
+            kind.PLURAL: tuple(item for item in ordered if isinstance(item, kind)) for kind in KINDS.values()
+        }
+        return cls(version=version, **fields)
+
+    def with_keys(self, keys: Iterable[Key]) -> Document:
+        """Return the document with these keys in place of its own."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in Document.model_fields}
+        fields["keys"] = tuple(keys)
+        return Document(**fields)  # a copy would keep the old checksum
+
+    def items(self) -> Iterator[Named]:
+        """Return every object, kind by kind."""
+        for kind in KINDS.values():
+            yield from getattr(self, kind.PLURAL)
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Document:
-        for kind, names in (("policy", [p.name for p in self.policies]), ("budget", [b.name for b in self.budgets])):
+        for kind in KINDS.values():
+            names = [item.name for item in getattr(self, kind.PLURAL)]
             twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
             if twice:
-                raise ValueError(f"{kind} {twice[0]!r} is there more than once")
+                raise ValueError(f"{kind.KIND} {twice[0]!r} is there more than once")
         return self
 
     @cached_property
@@ -178,11 +64,15 @@ class Document(Record):
         return hashlib.sha256(_canonical(self.content())).hexdigest()
 
     def content(self) -> dict[str, Any]:
-        """Return policies and budgets as JSON-ready values, each ordered by name."""
-        return {
-            "policies": [p.model_dump(mode="json") for p in sorted(self.policies, key=lambda p: p.name)],
-            "budgets": [b.model_dump(mode="json") for b in sorted(self.budgets, key=lambda b: b.name)],
-        }
+        """Return the objects as JSON-ready values, each kind ordered by name; a kind without any is left out."""
+        content: dict[str, Any] = {}
+        for kind in KINDS.values():
+            items: Iterable[Named] = getattr(self, kind.PLURAL)
+            if items:
+                ordered = sorted(items, key=lambda item: item.name)
+                content[kind.PLURAL] = [item.model_dump(mode="json") for item in ordered]
+        keys = [key.model_dump(mode="json") for key in sorted(self.keys, key=lambda key: key.name)]
+        return content | ({"keys": keys} if keys else {})
 
     def to_json(self) -> bytes:
         """Return the document as canonical JSON, UTF-8."""

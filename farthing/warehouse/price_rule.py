@@ -45,6 +45,11 @@ def _cost_nusd() -> str:
     return f"intDiv(500000 + arraySum((n, rate) -> toInt128(n) * rate, [{', '.join(_TOKENS)}], {paid}), 1000000)"
 
 
+def _saved_nusd() -> str:
+    """Return SQL of what input would have cost that a cache had the answer to, in a call that was answered in part."""
+    return "intDiv(500000 + toInt128(saved_input_tokens) * rates[2], 1000000)"
+
+
 def usd(nusd: str) -> str:
     """Return SQL of nano-dollars as Decimal(18, 9); NULL where that cannot hold them."""
     return f"accurateCastOrNull(toDecimal128({nusd}, 9) / 1000000000, 'Decimal(18, 9)')"
@@ -65,7 +70,7 @@ WORK_OUT = {
 COLUMNS = {
     "model": "priced_model",
     "cost_usd": "if(cache_hit != '' OR outcome = 'refused', toDecimal64(0, 9), usd)",
-    "saved_usd": "if(cache_hit != '', usd, NULL)",
+    "saved_usd": f"multiIf(cache_hit != '', usd, saved_input_tokens > 0 AND price != '', {usd(_saved_nusd())}, NULL)",
     "price_state": "multiIf(cache_hit != '', 'cached', outcome = 'refused', 'refused', is_unknown, 'no_usage', "
     "price = '', 'unpriced', 'priced')",
     "price_version": "found_version",

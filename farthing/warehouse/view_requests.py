@@ -77,6 +77,12 @@ def _finite(key: str, kind: str = "Float64") -> str:
     return f"if(isFinite({number}), {number}, NULL)"
 
 
+def _below(prefix: str, value: str) -> str:
+    """Return SQL of the attributes whose names begin so, without that beginning."""
+    kept = f"mapFilter((k, v) -> startsWith(k, '{prefix}'), a)"
+    return f"mapApply((k, v) -> (substring(k, {len(prefix) + 1}), {value}), {kept})"
+
+
 def _let(body: str, **values: str) -> str:
     """Return `body` with names for values in it; an alias in their place would be planned wherever it is used."""
     arrays = ", ".join(f"[{value}]" for value in values.values())
@@ -172,12 +178,11 @@ def normalise_requests(source: str = "otel_traces") -> str:
 
     A call is priced as the model that answered, else, where that has no price, as the model that was asked for.
     """
-    prefix = semconv.TAG_PREFIX
     priced = ", ".join(f"{expression} AS {name}" for name, expression in price_rule.COLUMNS.items())
     return f"""SELECT
     started_at, Tenant AS tenant,
     {_text("team")} AS team, {_text("user")} AS user, {_text("feature")} AS feature, {_text("session")} AS session,
-    mapApply((k, v) -> (substring(k, {len(prefix) + 1}), v), mapFilter((k, v) -> startsWith(k, '{prefix}'), a)) AS tags,
+    {_below(semconv.TAG_PREFIX, "v")} AS tags, {_below(semconv.TOKENS_PREFIX, "toUInt32OrZero(v)")} AS tokens_cut,
     ServiceName AS service, scope, operation, provider, request_model, response_model,
     a['{semconv.ROUTED_FROM}'] AS routed_from, a['{semconv.DEPLOYMENT}'] AS deployment, service_tier,
     input_tokens, {", ".join(_KINDS)}, output_tokens, reasoning_tokens,
@@ -190,7 +195,7 @@ def normalise_requests(source: str = "otel_traces") -> str:
     {_finite(f"a['{semconv.ENGINE_SECONDS}']")} AS engine_s,
     {_finite(f"a['{semconv.ENGINE_QUEUE_SECONDS}']")} AS engine_queue_s,
     stream, {_finite("a['gen_ai.request.temperature']", "Float32")} AS temperature,
-    cache_hit, outcome, error_type, finish_reason,
+    cache_hit, toUInt32OrZero(a['{semconv.CACHE_SAVED_INPUT_TOKENS}']) AS saved_input_tokens, outcome, error_type, finish_reason,
     JSONExtract(a['{semconv.POLICIES}'], 'Array(LowCardinality(String))') AS policies,
     toUInt32OrZero(a['{semconv.POLICY_VERSION}']) AS policy_version,
     a['{semconv.REQUEST_ID}'] AS request_id, a['{semconv.REQUEST_HASH}'] AS request_hash,

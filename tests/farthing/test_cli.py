@@ -73,3 +73,20 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def test_a_key_is_made_listed_rotated_and_revoked(tmp_path: Path) -> None:
+    from farthing.settings import Settings
+    from policies.main import app
+    from tests.conftest import served
+
+    with served(app(Settings(data_dir=tmp_path))) as port:
+        here = {"FARTHING_POLICIES_PORT": str(port)}
+        code, lines = run("key", "create", "search-prod", "--team", "search", "--expires", "90d", **here)
+        assert code == 0 and lines[0].startswith("fth_") and "only time" in lines[1]
+        assert run("key", "rotate", "search-prod", "--overlap", "1h", **here)[1][0] not in ("", lines[0])
+        assert run("key", "revoke", "search-prod", "--reason", "over", **here) == (0, ["revoked   search-prod"])
+        listed = run("key", "list", **here)[1]
+        assert len(listed) == 2 and "search-prod" in listed[1] and "revoked" in listed[1] and "fth_…" in listed[1]
+        code, lines = run("key", "create", "x", "--expires", "someday", **here)
+        assert code == 2 and "write a date such as 2026-12-31" in lines[0]

@@ -26,7 +26,9 @@ def decided(*policies: Policy, facts: Facts = ASKED, today: date = TODAY, budget
 
 
 def test_an_empty_document_changes_nothing() -> None:
-    assert decided() == Decision(route_to=None, fallbacks=(), cache=None, budgets=(), acted=(), shadowed=(), version=3)
+    assert decided() == Decision(
+        route_to=None, fallbacks=(), cache=None, cache_name="", budgets=(), acted=(), shadowed=(), version=3
+    )
 
 
 def test_one_route_and_one_cache_act_together() -> None:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import astuple
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -54,7 +53,7 @@ def span(
     attributes: list[tuple[str, otlp.Value]] = [
         (semconv.OPERATION_NAME, "chat"), (semconv.PROVIDER_NAME, "test"), (semconv.REQUEST_MODEL, model),
         (semconv.USAGE_SOURCE, "provider"),  # so that 0 is a count, not the absence of one
-        *((name, value) for name, value in zip(FACTS, astuple(reported), strict=True)),
+        *((name, value) for name, value in zip(FACTS, tuple(reported), strict=True)),
         *(more or {}).items(),
     ]  # fmt: skip
     if tier:
@@ -231,3 +230,18 @@ def test_repricing_gives_each_row_of_the_period_its_new_price_and_leaves_the_oth
     assert sum(row["changed"] for row in prices.compare(period)) == 0
     prices.reprice(period)
     assert rows(warehouse, tenant, whole) == new
+
+
+def test_input_that_a_cache_spared_is_saved_beside_what_the_rest_cost(warehouse: Warehouse, tmp_path: Path) -> None:
+    tenant = f"tenant-{uuid.uuid4().hex[:12]}"
+    warehouse.put_prices([Price("test", "partly-cached", Rates.of(10**9, 0), "own")])
+    spared = {semconv.CACHE_SAVED_INPUT_TOKENS: 6}
+    whole = {semconv.CACHE_HIT: "embedding"}
+    stored = [span("partly-cached", Reported(3), at_ns=NOON_NS + n * 1000, more=dict(more))
+              for n, more in enumerate(({}, spared, whole))]  # fmt: skip
+    stored.append(span("nobody-has-a-price", Reported(3), at_ns=NOON_NS + 9000, more=dict(spared)))
+    store(warehouse, tmp_path, tenant, stored)
+    found = rows(warehouse, tenant, "cost_usd, saved_usd, saved_input_tokens")
+    assert found == [
+        (usd(3000), None, 0), (usd(3000), usd(6000), 6), (usd(0), usd(3000), 0), (None, None, 6)
+    ]  # fmt: skip

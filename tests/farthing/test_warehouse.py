@@ -240,3 +240,21 @@ def test_the_store_keeps_no_logs_of_its_own_that_could_grow(embedded_warehouse: 
     embedded_warehouse.command("SYSTEM FLUSH LOGS")
     tables = "SELECT name FROM system.tables WHERE database = 'system' AND engine LIKE '%MergeTree'"
     assert embedded_warehouse.rows(tables) == []
+
+
+def test_what_token_policies_cut_is_asked_by_kind_and_shadow_apart(
+    warehouse: Warehouse, tenant: str, put: Callable[[Iterable[bytes]], None]
+) -> None:
+    cut = {"before": 900, "after": 300, "cut.history": 500, "cut.whitespace": 100, "turns_cut": 7}
+    facts = ((semconv.TEAM, "search"), (semconv.REQUEST_MODEL, "m"))
+    own = tuple((semconv.TOKENS_PREFIX + name, value) for name, value in cut.items())
+    shadow = ((f"{semconv.TOKENS_SHADOW_PREFIX}before", 900), (f"{semconv.TOKENS_SHADOW_PREFIX}refused", 1))
+    put([body(*facts, *own), body(*facts, *own, *shadow), body(*facts)])
+    since = datetime.fromtimestamp(AT / 1e9, timezone.utc)
+    rows = warehouse.ask(
+        "tokens_cut", tenant=tenant, part="test", since=since, until=since + timedelta(hours=1), limit=10
+    )
+    names = ("is_shadow", "requests", "refused", "tokens_before", "tokens_after", "history", "whitespace", "turns")
+    assert [tuple(row[name] for name in names) for row in rows] == [
+        (False, 2, 0, 1800, 600, 1000, 200, 14), (True, 1, 1, 900, 0, 0, 0, 0),
+    ]  # fmt: skip

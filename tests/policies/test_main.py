@@ -98,7 +98,8 @@ def test_a_proxy_that_hangs_up_leaves_nothing_waiting(client: Any) -> None:
 
 def test_apply_tells_what_changed_and_who_did_it_is_kept(client: Any) -> None:
     first = client.apply(BUDGET, "author=ann&reason=spring%20budget")
-    assert first.json == {"version": 1, "changes": [{"kind": "Budget", "name": "search", "change": "added"}]}
+    changed = [{"kind": "Budget", "name": "search", "change": "added"}]
+    assert first.json == {"version": 1, "changes": changed, "warnings": []}
     assert client.apply(BUDGET).json["changes"][0]["change"] == "unchanged"
     assert client.apply(POLICY, "replace=true").json["changes"] == [
         {"kind": "Budget", "name": "search", "change": "removed"},
@@ -112,7 +113,8 @@ def test_apply_tells_what_changed_and_who_did_it_is_kept(client: Any) -> None:
 
 def test_a_dry_run_changes_nothing(client: Any) -> None:
     dry = client.apply(BUDGET, "dry_run=true")
-    assert dry.json == {"version": 0, "changes": [{"kind": "Budget", "name": "search", "change": "added"}]}
+    changed = [{"kind": "Budget", "name": "search", "change": "added"}]
+    assert dry.json == {"version": 0, "changes": changed, "warnings": []}
     assert client.get("/v1/objects").json == {"version": 0, "objects": []}
 
 
@@ -125,6 +127,7 @@ def test_objects_are_listed_as_written_and_removed_by_name(client: Any) -> None:
     assert removed.json == {
         "version": 2,
         "changes": [{"kind": "Policy", "name": "cache-repeats", "change": "removed"}],
+        "warnings": [],
     }
     assert client.call("DELETE", "/v1/objects/Policy/cache-repeats").status == 404
 
@@ -169,7 +172,7 @@ def test_settlements_are_kept_for_reconciliation(client: Any) -> None:
     (row,) = client.get("/v1/ledger/settlements?since=2020-01-01").json["settlements"]
     assert (row["request_id"], row["attempt"], row["budget"]) == ("a", 0, "search")
     assert (row["held_nusd"], row["charged_nusd"], row["state"]) == (900, 33, "settled")
-    assert client.get("/v1/ledger/settlements?since=2999-01-01T00:00:00Z").json == {"settlements": []}
+    assert client.get("/v1/ledger/settlements?since=2999-01-01T00:00:00Z").json == {"settlements": [], "next": None}
 
 
 def test_everything_survives_a_restart(opened: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -236,3 +239,15 @@ def test_a_ledger_that_cannot_write_answers_503_and_the_document_is_still_served
     answer = client.call("POST", "/v1/ledger", json.dumps([reserve("a", 1)]))
     assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (503, "ledger_unavailable", "1")
     assert (client.get("/healthz").status, client.get("/v1/document").status) == (503, 200)
+
+
+def test_the_page_of_metrics_tells_each_budget_as_the_ledger_has_it(client: Any) -> None:
+    client.apply(BUDGET)
+    client.ledger(reserve("r1", 600))
+    client.ledger(reserve("r2", 600), settle("r1", 250))
+    page = client.get("/metrics")
+    assert page.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = page.body.decode().splitlines()
+    for name, value in (("limit", 1e-06), ("spent", 2.5e-07), ("held", 0.0), ("free", 7.5e-07)):
+        assert f'farthing_budget_{name}_usd{{budget="search"}} {value}' in lines
+    assert 'farthing_budget_refused{budget="search"} 1' in lines and "farthing_document_version 1" in lines

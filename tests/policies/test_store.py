@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from farthing.errors import DocumentError, LedgerError, SettingsError
 from policies.database import open_database, writing
+from policies.migrations import MIGRATIONS
 from policies.store import Store
 
 
@@ -106,7 +107,32 @@ def test_the_audit_says_who_did_what_and_why(store: Store) -> None:
     newest, oldest = store.audit()
     assert (oldest["author"], oldest["reason"], oldest["act"], oldest["version"]) == ("ann", "start", "apply", 1)
     assert (newest["author"], newest["act"]) == ("bob", "remove")
-    assert newest["changes"] == [{"kind": "Budget", "name": "a", "change": "removed"}]
+    assert [(c["kind"], c["name"], c["change"]) for c in newest["changes"]] == [("Budget", "a", "removed")]
+    assert "-limit: 5 USD" in newest["changes"][0]["diff"] and "+limit: 5 USD" in oldest["changes"][0]["diff"]
+
+
+def test_a_revert_is_a_new_version_with_the_old_objects_and_their_texts(store: Store) -> None:
+    store.apply(joined(budget("a"), cache("c")), "ann", "start")
+    store.apply(budget("a", "6 USD"), "bob", "raise")
+    store.remove("Policy", "c", "bob", "off")
+    document, changes = store.revert(1, "ann", "too much")
+    assert [(c.name, c.change) for c in changes] == [("a", "changed"), ("c", "added")]
+    assert document.version == 4 and document.content() == store.at(1).content()
+    assert store.sources()["Budget", "a"] == (4, budget("a"))
+    assert store.audit()[0]["act"] == "revert"
+    assert store.revert(1, "ann", "again")[0].version == 4  # nothing to change, no version
+    with pytest.raises(DocumentError, match="there is no version 9; allowed: 0 to 4"):
+        store.revert(9, "ann", "")
+
+
+def test_two_versions_are_compared_as_they_were_written(store: Store) -> None:
+    store.apply(joined(budget("a"), cache("c")), "ann", "start")
+    store.apply(budget("a", "6 USD # more"), "bob", "raise")
+    store.remove("Policy", "c", "bob", "off")
+    changes, diff = store.between(1, 3)
+    assert [(c.name, c.change) for c in changes] == [("a", "changed"), ("c", "removed")]
+    assert "-limit: 5 USD\n+limit: 6 USD # more" in diff and "--- Policy/c\n+++ /dev/null" in diff
+    assert store.between(2, 2) == ((), "")
 
 
 @pytest.mark.parametrize("statement", ["DELETE FROM audit", "UPDATE audit SET author = 'eve'"])
@@ -136,7 +162,7 @@ def test_everything_is_there_after_a_restart(store: Store, engine: Engine) -> No
 def test_a_database_of_a_newer_farthing_is_refused(engine: Engine) -> None:
     with writing(engine) as connection:
         connection.execute(text("INSERT INTO schema_version VALUES (99)"))
-    with pytest.raises(LedgerError, match="schema 99, this Farthing knows 2"):
+    with pytest.raises(LedgerError, match=f"schema 99, this Farthing knows {len(MIGRATIONS)}"):
         open_database(str(engine.url))
 
 

@@ -210,7 +210,7 @@ def test_embeddings_are_cached_whatever_the_temperature_rule(rig: Rig) -> None:
     embed(rig, team)
     rig.quiet()
     first, second = rig.spans(team)
-    assert semconv.CACHE_HIT not in first and second[semconv.CACHE_HIT] == "exact"
+    assert semconv.CACHE_HIT not in first and second[semconv.CACHE_HIT] == "embedding"
     assert len(rig.upstream.received) == 1
 
 

@@ -3,29 +3,20 @@ from __future__ import annotations
 
 import pytest
 
-from farthing.settings import ProxyKey, Settings
-from proxy.api_error import ApiError
-from proxy.identity import Keys, parse_tags, trace_context
-
-KEYED = Settings(proxy_keys=(ProxyKey("fth_one", tenant="acme", name="ci", team="build"), ProxyKey("fth_two")))
+from proxy.identity import facts_of, parse_tags, trace_context
+from proxy.keys import Caller
 
 
-@pytest.mark.parametrize("header", ["", "Bearer ", "Bearer fth_on", "Bearer fth_one2", "fth"])
-def test_an_unknown_key_is_refused_and_not_let_in_as_somebody(header: str) -> None:
-    with pytest.raises(ApiError) as refused:
-        Keys(KEYED).facts({b"authorization": header.encode()}, "m", "")
-    assert (refused.value.status, refused.value.code) == (401, "invalid_api_key")
-
-
-def test_a_key_s_own_team_and_tenant_win_over_what_the_client_says() -> None:
-    headers = {b"authorization": b"Bearer fth_one", b"x-farthing-tags": b"team=finance,tenant=other,user=ann"}
-    facts = Keys(KEYED).facts(headers, "m", "")
+def test_what_the_key_fixes_wins_over_what_the_client_says() -> None:
+    headers = {b"x-farthing-tags": b"team=finance,tenant=other,user=ann,key=admin"}
+    facts = facts_of(Caller("acme", "build", key="ci"), headers, "m", "body-user")
     assert (facts.tenant, facts.team, facts.user, facts.key) == ("acme", "build", "ann", "ci")
+    assert facts_of(Caller("acme", user="bob"), headers, "m", "body-user").user == "bob"
 
 
-def test_without_configured_keys_every_caller_is_the_default_tenant() -> None:
-    facts = Keys(Settings()).facts({b"authorization": b"Bearer whatever"}, "m", "body-user")
-    assert (facts.tenant, facts.user) == ("default", "body-user")
+def test_what_the_key_leaves_open_is_as_the_client_says() -> None:
+    facts = facts_of(Caller("default"), {}, "m", "body-user")
+    assert (facts.tenant, facts.team, facts.user) == ("default", "", "body-user")
 
 
 def test_tags_are_decoded_and_bounded() -> None:

@@ -1,0 +1,174 @@
+"""`farthing policy …`: what may be written in a policy file, what is in force, and what became of it."""
+from __future__ import annotations
+
+import json
+import sys
+from getpass import getuser
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import typer
+
+from farthing import parts
+from farthing.cli_plan import plan_lines
+from farthing.http_json import call
+
+app = typer.Typer(help="Write, check, apply and follow policy documents.", no_args_is_help=True)
+
+_Files = Annotated[list[Path], typer.Argument(help="YAML files.", exists=True, dir_okay=False)]
+_Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of policy files, for editors that complete and check them."""
+    from farthing.policy.envelope import json_schema
+
+    _say(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def validate(files: _Files) -> None:
+    """Check policy files together, without a running platform: every problem with its line, and what never acts."""
+    checked = parts.load("policies", "check").check([(str(path), path.read_text("utf-8")) for path in files])
+    _warn(checked.warnings)
+    counted = ", ".join(f"{number} {kind}" for kind, number in checked.counts.items())
+    _say(f"good: {counted}")
+
+
+@app.command()
+def apply(
+    context: typer.Context,
+    files: _Files,
+    reason: _Reason = "",
+    replace: Annotated[bool, typer.Option("--replace", help="Remove what the files do not name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and say what would change.")] = False,
+) -> None:
+    """Put policies and budgets in force, all of them or none; the proxies have them milliseconds later."""
+    text = "\n---\n".join(path.read_text("utf-8") for path in files)
+    asked = {"reason": reason, "replace": str(replace).lower(), "dry_run": str(dry_run).lower()}
+    applied = _control(context, "POST", "/v1/apply", {"author": getuser(), **asked}, text)
+    _warn(applied["warnings"])
+    _tell_changes(applied)
+    _say(f"version {applied['version']}" + (", nothing was changed" if dry_run else ""))
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    files: _Files,
+    days: Annotated[float, typer.Option(help="How many of the last days are replayed.", min=0.01)] = 7.0,
+    replace: Annotated[bool, typer.Option("--replace", help="As if what the files do not name were removed.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write it as a page to this file.")] = None,
+) -> None:
+    """Predict what applying files would do, by replaying the calls of the last days; nothing is changed."""
+    text = "\n---\n".join(path.read_text("utf-8") for path in files)
+    asked = {"hours": f"{days * 24:g}", "replace": str(replace).lower()}
+    told = _control(context, "POST", "/v1/plan", asked, text)
+    _tell_changes(told)
+    _warn(told["warnings"])
+    for line in plan_lines(told):
+        _say(line)
+    if html is not None:
+        html.write_text(told["html"], "utf-8")
+        _say(f"written to {html}")
+
+
+@app.command()
+def explain(
+    context: typer.Context,
+    request_id: Annotated[str, typer.Argument(help="The answer's header x-farthing-request-id.")],
+) -> None:
+    """Tell why a request was treated as it was: each policy that matched, what it saw, and what became of it."""
+    told = _control(context, "GET", "/v1/explain", {"request_id": request_id})
+    served = "from the cache" if told["cache_hit"] else f"by {told['served_model']}"
+    _say(f"{told['request_id']}  {told['started_at'][:19]}  asked for {told['asked_model']}, served {served}")
+    _say(f"version {told['version']}; the proxy wrote down: {', '.join(told['recorded']['policies']) or 'no policy'}")
+    for one in told["policies"]:
+        arm = f" [{one['arm']}, drawn with {one['propensity']:g}]" if one["arm"] else ""
+        _say(f"  {one['became']:<10} {one['policy']}{arm}: {one['why']}; saw {_seen(one['saw'])}")
+    for one in told["budgets"]:
+        _say(f"  budget     {one['budget']}: saw {_seen(one['saw'])}")
+    if not told["policies"]:
+        _say("  no policy matched")
+
+
+@app.command()
+def status(context: typer.Context) -> None:
+    """Show the version in force, its policies, and which version each proxy runs."""
+    told = _control(context, "GET", "/v1/status")
+    by = f", {told['since'][:19]} by {told['author'] or 'somebody'}" if told["since"] else ""
+    _say(f"version {told['version']}{by}{': ' + told['reason'] if told['reason'] else ''}")
+    for one in told["policies"]:
+        ends = f"  until {one['expires']}" if one["expires"] else ""
+        _say(f"  {one['mode']:<8} {one['name']:<40} priority {one['priority']}{ends}")
+    _warn(told["warnings"])
+    for one in told["proxies"]:
+        took = "" if one["took_s"] is None else f", took it after {one['took_s'] * 1000:.1f} ms"
+        why = f": {one['refused']}" if one["refused"] else ""
+        _say(f"proxy {one['name']:<32} {one['state']:<8} version {one['version']}{took}{why}")
+    if not told["proxies"]:
+        _say("no proxy has asked for the document yet")
+
+
+@app.command()
+def history(
+    context: typer.Context, limit: Annotated[int, typer.Option(help="How many of the newest.", min=1)] = 20
+) -> None:
+    """Show who changed what, when and why, the newest first."""
+    for entry in _control(context, "GET", "/v1/audit")["audit"][:limit]:
+        why = f": {entry['reason']}" if entry["reason"] else ""
+        _say(f"version {entry['version']:<5} {entry['at'][:19]} {entry['act']} by {entry['author'] or 'somebody'}{why}")
+        for change in entry["changes"]:
+            _say(f"  {change['change']:<10} {change['kind']} {change['name']}")
+
+
+@app.command()
+def diff(
+    context: typer.Context,
+    since: Annotated[int | None, typer.Argument(metavar="FROM", help="Default: the version before TO.")] = None,
+    to: Annotated[int | None, typer.Argument(help="Default: the version in force.")] = None,
+) -> None:
+    """Show what changed between two versions, as it was written."""
+    asked = {name: str(value) for name, value in (("from", since), ("to", to)) if value is not None}
+    told = _control(context, "GET", "/v1/diff", asked)
+    _say(told["diff"].rstrip("\n") or f"nothing changed between version {told['from']} and {told['to']}")
+
+
+@app.command()
+def revert(
+    context: typer.Context,
+    version: Annotated[int, typer.Argument(help="The version to go back to.")],
+    reason: _Reason = "",
+) -> None:
+    """Put an earlier version back in force, as a new version."""
+    asked = {"version": str(version), "author": getuser(), "reason": reason}
+    done = _control(context, "POST", "/v1/revert", asked)
+    _tell_changes(done)
+    _say(f"version {done['version']}")
+
+
+def _seen(saw: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in saw.items()) or "every request"
+
+
+def _control(
+    context: typer.Context, method: str, path: str, asked: dict[str, str] | None = None, body: object = None
+) -> Any:
+    query = urlencode(asked or {})
+    return call(method, f"{context.obj().url('policies')}{path}{'?' if query else ''}{query}", body)
+
+
+def _tell_changes(told: dict[str, Any]) -> None:
+    for change in told["changes"]:
+        _say(f"{change['change']:<10} {change['kind']} {change['name']}")
+
+
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        _say(f"warning: {warning}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")

@@ -1,0 +1,14 @@
+"""The kinds of object that a policy document holds, once.
+
+A kind is a file beside this one with one `Named` record, a line in `KINDS`, and the field of `Document` that its
+`PLURAL` names. Loading, the store, changes, the API, the document that travels and the editors' schema read this table.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from farthing.policy.kinds.budget import Budget
+from farthing.policy.kinds.policy import Policy
+from farthing.policy.record import Named
+
+KINDS: Mapping[str, type[Named]] = {kind.KIND: kind for kind in (Policy, Budget)}

@@ -1,0 +1,3 @@
+-- What a token policy cut from a call, in estimated tokens; empty where none did.
+-- Keys are those of the span without `farthing.tokens.`: before, after, cut.history, …, and shadow.before, …
+ALTER TABLE requests ADD COLUMN IF NOT EXISTS tokens_cut Map(LowCardinality(String), UInt32) CODEC(ZSTD(1)) AFTER output_audio_tokens

@@ -1,0 +1,88 @@
+"""What happens to documents beside being applied: planned, compared, reverted, explained, and who runs them."""
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from farthing.policy.envelope import json_schema
+from policies import warehouse
+from policies.check import warnings
+from policies.http import HttpError, Reply, Request
+from policies.load import load
+from policies.periods import iso
+
+if TYPE_CHECKING:
+    from policies.main import ControlPlane
+
+DEFAULT_HOURS = 7 * 24.0  # that a plan replays
+
+async def schema(_plane: ControlPlane, _request: Request) -> Reply:
+    """Send the JSON Schema of policy files."""
+    return Reply(json_schema())
+
+
+async def diff(plane: ControlPlane, request: Request) -> Reply:
+    """Tell what changed between two versions; absent, `to` is the newest and `from` the one before it."""
+    to = _version(request, "to", plane.document_in_force.version)
+    since = _version(request, "from", max(0, to - 1))
+    changes, text = await asyncio.to_thread(plane.store.between, since, to)
+    return Reply({"from": since, "to": to, "changes": [asdict(change) for change in changes], "diff": text})
+
+
+async def revert(plane: ControlPlane, request: Request) -> Reply:
+    """Put an earlier version back in force, as a new one."""
+    version = _version(request, "version", None)
+    author, reason = request.text("author"), request.text("reason")
+    document, changes = await plane.change(lambda: plane.store.revert(version, author, reason))
+    return Reply({"version": document.version, "changes": [asdict(change) for change in changes]})
+
+
+async def status(plane: ControlPlane, _request: Request) -> Reply:
+    """Tell what is in force, since when and by whom, what is odd about it, and which proxies run it."""
+    document = plane.document_in_force
+    newest = next(iter(await asyncio.to_thread(plane.store.history, 1)), None)
+    policies = [
+        {"name": one.name, "owner": one.owner, "mode": one.mode, "priority": one.priority}
+        | {"expires": one.expires.isoformat() if one.expires else None}
+        for one in document.policies
+    ]
+    return Reply(
+        {
+            "version": document.version,
+            "checksum": document.checksum,
+            "since": iso(newest["created_ns"]) if newest else None,
+            "author": newest["author"] if newest else "",
+            "reason": newest["reason"] if newest else "",
+            "policies": policies,
+            "warnings": await asyncio.to_thread(warnings, document),
+            "proxies": plane.followers.status(document.version),
+        }
+    )
+
+
+async def plan(plane: ControlPlane, request: Request) -> Reply:
+    """Predict what applying a YAML text would do, from the calls of the last hours; nothing is changed."""
+    hours = request.number("hours") if "hours" in request.query else DEFAULT_HOURS
+    given = await asyncio.to_thread(load, await request.utf8(), "body")
+    document, changes = await asyncio.to_thread(plane.store.plan, given, request.flag("replace"))
+    before = plane.document_in_force
+    found = await asyncio.to_thread(warehouse.plan, plane.settings.url("analyzer"), before, document, hours)
+    told = {"changes": [asdict(change) for change in changes], "warnings": warnings(document)}
+    return Reply({"version": before.version, **told, **found})
+
+
+async def explain(plane: ControlPlane, request: Request) -> Reply:
+    """Tell why a request was treated as it was."""
+    name = request.text("request_id")
+    if not name:
+        raise HttpError(400, "bad_query", "request_id is missing; it is the answer's header x-farthing-request-id")
+    url, tenant = plane.settings.url("analyzer"), plane.settings.tenant
+    return Reply(await asyncio.to_thread(warehouse.explained, url, tenant, name, plane.store.at))
+
+
+def _version(request: Request, name: str, default: int | None) -> int:
+    text = request.query.get(name, "" if default is None else str(default))
+    if not text.isdecimal() or len(text) > 18:
+        raise HttpError(400, "bad_query", f"{name}={text!r}: allowed is the number of a version, such as 12")
+    return int(text)

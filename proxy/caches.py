@@ -1,0 +1,193 @@
+"""All caches of one worker: each policy's own levels, looked through before anything is reserved.
+
+What a call needs of them is one `Ticket`: its answer, or where its answer is to be kept and who waits for it. Whoever
+holds a ticket ends it by `keep` or `leave`, however the call went, since others may wait for its flight.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import time
+
+from farthing.errors import UpstreamError
+from farthing.policy.caching import CacheAction
+from farthing.policy.document import Document
+from farthing.prices import Usage
+from proxy.cache import Entry, ExactCache, Key, shape_of
+from proxy.cache_counts import Level, LevelCounts, Saved
+from proxy.call import Call
+from proxy.coalesce import Flight, Flights
+from proxy.embedding_cache import EmbeddingCache, Plan, is_list_of_inputs
+from proxy.formats import Format
+from proxy.http import JSON
+from proxy.request import Asked
+
+_EMBEDDINGS = "embeddings"  # the path of the API
+
+
+class Kept:
+    """What one policy keeps."""
+
+    def __init__(self) -> None:
+        self.exact = ExactCache()
+        self.inputs = EmbeddingCache(max_bytes=0, ttl_s=0)  # its bounds come with each call
+        self.saved: dict[Level, Saved] = {"exact": Saved(), "coalesced": Saved(), "embedding": Saved()}
+
+    def counts(self, policy: str) -> list[LevelCounts]:
+        """Return its levels."""
+        exact, saved = self.exact, self.saved["exact"]
+        shared = self.saved["coalesced"]
+        inputs, spared = self.inputs, self.saved["embedding"]
+        return [
+            LevelCounts(policy, "exact", exact.hits, exact.misses, exact.evictions, len(exact), exact.size, saved.nusd,
+                        saved.unpriced_hits),
+            LevelCounts(policy, "coalesced", shared.hits, 0, 0, 0, 0, shared.nusd, shared.unpriced_hits),
+            LevelCounts(policy, "embedding", inputs.hits, inputs.misses, inputs.evictions, len(inputs), inputs.bytes,
+                        spared.nusd, spared.unpriced_hits),
+        ]  # fmt: skip
+
+
+@dataclass(slots=True)
+class Ticket:
+    """What the caches have for one call, and what they want of it."""
+
+    kept: Kept
+    action: CacheAction
+    key: Key
+    entry: Entry | None = None  # its answer
+    level: Level = "exact"  # that the answer came from
+    flight: Flight[Entry] | None = None  # which this call leads
+    model: str = ""  # that an answer must come from to be kept
+    plan: Plan | None = None  # which of its inputs are there, of an embeddings call
+
+    @property
+    def wants_answer(self) -> bool:
+        """Tell whether a good answer is to be kept or handed on."""
+        return self.keeps_whole or self.flight is not None
+
+    @property
+    def keeps_whole(self) -> bool:
+        return self.action.exact and self.plan is None
+
+    @property
+    def forward(self) -> bytes:
+        """The body to send on in place of the client's, where a part of its inputs is there; else nothing."""
+        return b"" if self.plan is None or self.plan.is_whole else self.plan.forward
+
+
+class Caches:
+    """The caches of one proxy worker."""
+
+    def __init__(self, document: Callable[[], Document], clock: Callable[[], float] = time) -> None:
+        self._document = document  # the one in use
+        self._clock = clock
+        self._version = -1
+        self._kept: dict[str, Kept] = {}  # by policy
+        self.flights: Flights[Entry] = Flights()
+
+    async def look(self, form: Format, call: Call, asked: Asked) -> Ticket | None:
+        """Return the ticket of a call that a policy caches; None where its answer is no other call's.
+
+        Waits for the answer of an identical call where the policy says so.
+        """
+        assert call.decision is not None and call.decision.cache is not None and call.deployment is not None
+        action, model = call.decision.cache, call.deployment.model
+        if not (form.is_deterministic or call.temperature == 0 or action.allow_sampled):
+            return None
+        shape = shape_of(asked.stream, asked.wants_usage)
+        key: Key = (call.facts.tenant, form.path, call.request_hash, model, shape)
+        ticket = Ticket(self._of(call.decision.cache_name, call.decision.version), action, key, model=model)
+        if form.path == _EMBEDDINGS and action.embeddings and is_list_of_inputs(asked.fields["input"]):
+            self._plan(call, asked, ticket)
+        elif action.exact:
+            ticket.entry = ticket.kept.exact.get(key, action.ttl_s)
+        if ticket.entry is None and action.coalesce and not asked.stream:
+            await self._join(ticket)
+        return ticket
+
+    def serve(self, call: Call, ticket: Ticket) -> None:
+        """Say on a call that it is answered from here, and count what that saves."""
+        assert ticket.entry is not None
+        call.cache_hit, call.usage, call.response_id = ticket.level, ticket.entry.usage, ticket.entry.response_id
+        ticket.kept.saved[ticket.level].add(call.price, call.usage)
+
+    def keep(self, call: Call, ticket: Ticket, body: bytes, content_type: bytes) -> None:
+        """Take an upstream's whole answer where it is good, and hand it to those who wait."""
+        if not ticket.wants_answer or not _is_good(call, ticket.model) or call.usage is None:
+            return
+        usage = Usage(call.usage.input_uncached + call.saved_input_tokens) if ticket.plan is not None else call.usage
+        entry = Entry(body, content_type, usage, call.response_id, self._clock())
+        if ticket.keeps_whole:
+            ticket.kept.exact.put(ticket.key, entry, ticket.action.max_bytes)
+        if ticket.flight is not None:
+            flight, ticket.flight = ticket.flight, None
+            flight.land(entry)
+
+    def joined(self, call: Call, ticket: Ticket, body: bytes) -> bytes:
+        """Return the whole answer to a call of whose inputs the upstream was asked for some, and keep what is new.
+
+        Raises:
+            UpstreamError: the answer is not one vector for each input that was sent.
+        """
+        plan = ticket.plan
+        if plan is None or call.outcome == "error" or (plan.is_whole and not _is_good(call, ticket.model)):
+            return body
+        try:
+            joined = ticket.kept.inputs.join(plan, body)
+        except UpstreamError:
+            if plan.is_whole:
+                return body
+            raise
+        if plan.is_whole:
+            return body  # to the byte as the upstream sent it
+        call.saved_input_tokens = joined.saved_tokens
+        ticket.kept.saved["embedding"].add(call.price, Usage(joined.saved_tokens))
+        return joined.body
+
+    def leave(self, ticket: Ticket) -> None:
+        """End a call's part in here, however it went."""
+        if ticket.flight is not None:
+            flight, ticket.flight = ticket.flight, None
+            flight.give_up()
+
+    def counts(self) -> list[LevelCounts]:
+        """Return every level of every policy."""
+        return [level for policy, kept in self._kept.items() for level in kept.counts(policy)]
+
+    def _plan(self, call: Call, asked: Asked, ticket: Ticket) -> None:
+        """Find which inputs of an embeddings call are there; with all of them there it is answered."""
+        inputs, action = ticket.kept.inputs, ticket.action
+        inputs.max_bytes, inputs.ttl_s = action.max_bytes, action.ttl_s
+        plan = ticket.plan = inputs.plan(call.facts.tenant, ticket.model, asked.fields)
+        if not plan.missing:
+            joined = inputs.join(plan)
+            ticket.entry = Entry(joined.body, JSON, Usage(joined.saved_tokens), "", self._clock())
+            ticket.level = "embedding"
+
+    async def _join(self, ticket: Ticket) -> None:
+        found = await self.flights.join(ticket.key)
+        if isinstance(found, Entry):
+            ticket.entry, ticket.level = found, "coalesced"
+        else:
+            ticket.flight = found
+
+    def _of(self, policy: str, version: int) -> Kept:
+        if version != self._version:
+            self._forget_others(version)
+        kept = self._kept.get(policy)
+        if kept is None:
+            kept = self._kept[policy] = Kept()
+        return kept
+
+    def _forget_others(self, version: int) -> None:
+        """Let go of what policies kept that are no more."""
+        caching = {policy.name for policy in self._document().policies if policy.action.cache is not None}
+        self._kept = {name: kept for name, kept in self._kept.items() if name in caching}
+        self._version = version
+
+
+def _is_good(call: Call, model: str) -> bool:
+    """Tell whether an answer may be given again: whole, of known usage, and of the model that the policy meant."""
+    if call.deployment is None or call.deployment.model != model:
+        return False  # a fallback answered
+    return call.usage_source == "proxy" and call.is_complete and call.outcome != "error"

@@ -1,0 +1,36 @@
+"""A request that the proxy makes of one of its own routes: admitted, held and recorded like a client's."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from farthing.serving import Headers
+from proxy.server import Request
+
+
+class InnerRequest(Request):
+    """A request without a connection; its answer is kept."""
+
+    __slots__ = ("answered", "status")
+
+    def __init__(self, path: str, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        self.method = "POST"
+        self.path = path
+        self.headers = dict(headers)
+        self.body = body
+        self.is_too_large = self.is_ended = self.is_gone = False
+        self.keeps_alive = True
+        self.on_gone: Callable[[], object] | None = None
+        self.status = 0
+        self.answered = b""
+
+    def answer(self, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
+        self.status, self.answered, self.is_ended = status, body, True
+
+    def begin(self, status: int, headers: Headers) -> None:
+        self.status = status
+
+    async def write(self, data: bytes) -> None:
+        self.answered += data
+
+    def end(self) -> None:
+        self.is_ended = True

@@ -1,0 +1,172 @@
+"""Who is asking, by key: configured ones and the virtual ones that the control plane hands out, known by digest alone.
+
+A missing, mistyped, unknown, expired or revoked key raises; there is no anonymous caller behind a failed check. Where
+no key is required, one that looks like ours must be right nevertheless, and what other APIs' clients send is ignored.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from hmac import compare_digest
+from math import inf
+
+from farthing.policy import Document, Key
+from farthing.policy.index import Globs
+from farthing.policy.key import OPERATOR_ROUTES, ROUTES
+from farthing.serving import is_loopback
+from farthing.settings import Settings
+from farthing.virtual_key import PREFIX, digest, is_well_formed
+from proxy.api_error import ApiError
+
+_HEADERS = (b"authorization", b"x-api-key", b"api-key")  # OpenAI's, Anthropic's and Azure's
+_PREFIX = PREFIX.encode()
+_USUAL = frozenset(ROUTES) - frozenset(OPERATOR_ROUTES)
+_HOW = "send one of this proxy's keys as a Bearer token, as x-api-key or as api-key"
+_NEW = "ask for another one (`farthing key create`)"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, as far as the key says; what it leaves open is as the request says."""
+
+    tenant: str
+    team: str = ""
+    user: str = ""
+    key: str = ""  # the key's name
+    models: Container[str] | None = None  # that it may ask for; None = all
+    routes: frozenset[str] = frozenset(ROUTES)
+
+    def may_ask(self, model: str) -> bool:
+        return self.models is None or model in self.models
+
+    def check_model(self, model: str) -> None:
+        """Refuse a model that the key may not ask for.
+
+        Raises:
+            ApiError: 403.
+        """
+        if self.models is not None and model not in self.models:
+            message = f"the key {self.key!r} may not use the model {model!r}; GET /v1/models lists those that it may"
+            raise ApiError(403, "model_not_allowed", message, param="model")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    caller: Caller
+    digest: bytes
+    ends_at: float = inf  # epoch seconds
+    why_ended: str = ""  # what to tell whoever sends it then
+
+
+class Keys:
+    """The keys of one worker; `document` returns the newest one."""
+
+    def __init__(
+        self, settings: Settings, document: Callable[[], Document], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._document = document
+        self._clock = clock
+        self._anyone = Caller(settings.tenant)
+        asked = settings.require_proxy_key
+        self._is_exposed = not is_loopback(settings.host) if asked is None else asked
+        self._is_required = self._is_exposed or (asked is None and bool(settings.proxy_keys))
+        self._configured = {
+            known.digest: known
+            for known in (
+                _Known(Caller(one.tenant, one.team, key=one.name, routes=_USUAL), digest(one.key.encode()))
+                for one in settings.proxy_keys
+            )
+        }
+        self._seen: Document | None = None
+        self._known: Mapping[bytes, _Known] = {}
+
+    def caller(self, headers: Mapping[bytes, bytes], route: str) -> Caller:
+        """Return who asks.
+
+        Raises:
+            ApiError: 401 where the key is missing or not good, 403 where it may not use the route.
+        """
+        given = _given(headers)
+        if not given.startswith(_PREFIX) and not self._needs_key(route):
+            return self._anyone
+        caller = self._look_up(given)
+        if route not in caller.routes:
+            message = f"the key {caller.key!r} may not use {route}; it may use {', '.join(sorted(caller.routes))}"
+            raise ApiError(403, "route_not_allowed", message)
+        return caller
+
+    def is_trusted(self, headers: Mapping[bytes, bytes], route: str) -> bool:
+        """Tell whether `caller` would let this in; for what has to be known before the body is here."""
+        try:
+            self.caller(headers, route)
+        except ApiError:
+            return False
+        return True
+
+    def _needs_key(self, route: str) -> bool:
+        """Tell whether a route needs one; a proxy that only this machine reaches may be looked at without."""
+        return self._is_exposed if route in OPERATOR_ROUTES else self._is_required
+
+    def _look_up(self, given: bytes) -> Caller:
+        document = self._document()
+        if document is not self._seen:
+            self._seen, self._known = document, self._configured | _by_digest(document, self._anyone.tenant)
+        sent = digest(given)
+        known = self._known.get(sent)
+        if known is None or not compare_digest(known.digest, sent):
+            raise _unknown(given)
+        if self._clock() >= known.ends_at:
+            raise ApiError(401, "invalid_api_key", f"the API key {known.caller.key!r} {known.why_ended}; {_NEW}")
+        return known.caller
+
+
+def _given(headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the key that was sent, the first that is one of ours; clients may send several."""
+    first = b""
+    for name in _HEADERS:
+        value = headers.get(name)
+        if value is None:
+            continue
+        if value[:7].lower() == b"bearer ":
+            value = value[7:].strip()
+        if value.startswith(_PREFIX):
+            return value
+        first = first or value
+    return first
+
+
+def _unknown(given: bytes) -> ApiError:
+    if not given:
+        return ApiError(401, "invalid_api_key", f"the API key is missing; {_HOW}")
+    if given.startswith(_PREFIX) and not is_well_formed(given.decode("latin-1")):
+        message = "the API key is mistyped or cut short: its checksum does not fit; copy it again, whole"
+        return ApiError(401, "invalid_api_key", message)
+    return ApiError(401, "invalid_api_key", f"the API key is unknown; {_HOW}")
+
+
+def _by_digest(document: Document, tenant: str) -> dict[bytes, _Known]:
+    return {known.digest: known for key in document.keys for known in _known(key, tenant)}
+
+
+def _known(key: Key, tenant: str) -> Iterator[_Known]:
+    """Return what there is to know of a key, and of the one that it was before its rotation."""
+    caller = Caller(
+        key.tenant or tenant, key.team, key.user, key.name,
+        models=Globs(key.models) if key.models else None,
+        routes=frozenset(key.routes) or _USUAL,
+    )  # fmt: skip
+    for one in (key.digest, key.old_digest):
+        if one is None:
+            continue
+        why, end = _end(key, one)
+        yield _Known(caller, bytes.fromhex(one), end.timestamp() if end else inf, why)
+
+
+def _end(key: Key, one: str) -> tuple[str, datetime | None]:
+    if key.revoked is not None:
+        return f"was revoked on {key.revoked:%Y-%m-%d}", key.revoked
+    if one == key.old_digest and key.old_until is not None and (key.expires is None or key.old_until < key.expires):
+        return f"was rotated; the old one was good until {key.old_until:%Y-%m-%d %H:%M} UTC", key.old_until
+    return (f"expired on {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else ""), key.expires

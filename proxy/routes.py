@@ -1,0 +1,105 @@
+"""The proxy's routes. What is registered here runs behind the key check, because there is no other way to register.
+
+A route is either an `Exchange`, which sends nothing before `Admission` has let the call in, or a `Free` one: its
+handler is given a caller whose key was checked, and no client, so it can cost nothing. Only `/healthz` asks for no key;
+it has no handler at all.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from proxy.api_error import ApiError
+from proxy.exchange import Exchange
+from proxy.http import JSON, refuse
+from proxy.keys import Caller, Keys
+from proxy.server import Request
+
+HEALTH = ("GET", "/healthz")
+_HEALTHY = b'{"status":"ok"}'
+_PARAMETER = re.compile(r"\{\w+\}")
+
+Free = Callable[[Request, Caller], Coroutine[Any, Any, None]]
+
+
+class Shape(Protocol):
+    """How an API writes its errors."""
+
+    def error(self, error: ApiError) -> bytes: ...
+
+
+class OpenAiShape:
+    """OpenAI's errors, which all routes have that belong to no other API."""
+
+    def error(self, error: ApiError) -> bytes:
+        return error.body()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One way in."""
+
+    method: str
+    path: str  # as documented: /v1/files/{id}
+    name: str  # what keys and metrics call it
+    shape: Shape
+    handle: Exchange | Free
+
+
+class Routes:
+    """All routes of one worker."""
+
+    def __init__(self, keys: Keys, refused: Callable[[str, ApiError], None]) -> None:
+        self._keys = keys
+        self._refused = refused  # told of what is refused before there is a call
+        self._exact: dict[tuple[str, str], Route] = {}
+        self._patterns: list[tuple[re.Pattern[str], Route]] = []
+
+    def priced(self, exchange: Exchange) -> None:
+        """Register the route of a format, which is admitted call by call."""
+        form = exchange.form
+        self._add(Route("POST", f"/v1/{form.path}", exchange.name, form, exchange))
+
+    def free(self, method: str, path: str, name: str, handle: Free, shape: Shape | None = None) -> None:
+        """Register a route that costs nothing; `{id}` in its path stands for one segment."""
+        self._add(Route(method, path, name, shape or OpenAiShape(), handle))
+
+    def _add(self, route: Route) -> None:
+        if _PARAMETER.search(route.path):
+            self._patterns.append((re.compile(_PARAMETER.sub("[^/]+", route.path)), route))
+        else:
+            self._exact[route.method, route.path] = route
+
+    def __iter__(self) -> Iterator[Route]:
+        yield from self._exact.values()
+        yield from (route for _, route in self._patterns)
+
+    async def handle(self, request: Request) -> None:
+        """Answer a request: the one way to every handler."""
+        route = self._exact.get((request.method, request.path)) or self._matching(request)
+        if route is None:
+            self._answer_none(request)
+            return
+        try:
+            caller = self._keys.caller(request.headers, route.name)
+            await route.handle(request, caller)
+        except ApiError as error:
+            self._refused(route.name, error)
+            refuse(request, error, route.shape.error(error))
+
+    def _matching(self, request: Request) -> Route | None:
+        for pattern, route in self._patterns:
+            if route.method == request.method and pattern.fullmatch(request.path):
+                return route
+        return None
+
+    def _answer_none(self, request: Request) -> None:
+        if (request.method, request.path) == HEALTH:
+            request.answer(200, _HEALTHY, JSON)
+            return
+        known = ", ".join([f"{route.method} {route.path}" for route in self] + [" ".join(HEALTH)])
+        message = f"there is no route {request.method} {request.path}; known: {known}"
+        error = ApiError(404, "unknown_url", message)
+        refuse(request, error, error.body())

@@ -1,0 +1,91 @@
+"""proxy/routes.py: every route runs behind the key check, in its own API's words."""
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from farthing.policy.key import ROUTES
+from farthing.settings import ProxyKey, Settings
+from proxy.main import Proxy
+from tests.proxy.rig import closed_port, deployments
+
+PATHS = {"id": "x"}
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[tuple[Proxy, int]]:
+    """Run a worker whose parts lie open; yield it and its port."""
+    loop, sock, proxy = asyncio.new_event_loop(), socket.create_server(("127.0.0.1", 0)), Proxy(settings)
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(proxy.open(sock), loop).result(30)
+    try:
+        yield proxy, sock.getsockname()[1]
+    finally:
+        asyncio.run_coroutine_threadsafe(proxy.close(), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, int]]:
+    away = closed_port()
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("strict"), policies_port=away, collector_port=away,
+        require_proxy_key=True, proxy_keys=(ProxyKey("of-ann"),),
+        deployments=tuple(one for one in deployments(away, away) if not one.api_key_env),
+    )  # fmt: skip
+    with opened(settings) as made:
+        yield made
+
+
+def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def test_every_route_refuses_who_has_no_key_in_the_shape_of_its_own_api(strict: tuple[Proxy, int]) -> None:
+    proxy, port = strict
+    routes = list(proxy.routes)
+    assert len(routes) >= 8 and {route.name for route in routes} <= set(ROUTES)
+    for route in routes:
+        status, answer = ask(port, route.method, route.path.format(**PATHS), {"model": "own"})
+        assert status == 401, route
+        assert "API key is missing" in answer["error"]["message"]
+        is_anthropic = answer.get("type") == "error"
+        assert is_anthropic == (route.name == "messages")
+        assert answer["error"]["type"] == "authentication_error"
+        assert ask(port, route.method, route.path.format(**PATHS), {}, authorization="Bearer of-bob")[0] == 401
+
+
+def test_only_the_sign_of_life_asks_for_no_key(strict: tuple[Proxy, int]) -> None:
+    assert ask(strict[1], "GET", "/healthz") == (200, {"status": "ok"})
+    status, answer = ask(strict[1], "GET", "/v2/chat/completions")
+    assert status == 404 and "known: POST /v1/chat/completions, " in answer["error"]["message"]
+
+
+def test_a_route_cannot_be_reached_past_the_registry(strict: tuple[Proxy, int]) -> None:
+    """What the server calls is the registry's own method, whose only way to a handler checks the key."""
+    proxy, _ = strict
+    assert proxy.routes.handle == proxy._server.handle  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_good_key_is_let_through(strict: tuple[Proxy, int]) -> None:
+    status, answer = ask(strict[1], "GET", "/v1/models", authorization="Bearer of-ann")
+    assert status == 200 and "own" in [model["id"] for model in answer["data"]]
+    assert ask(strict[1], "GET", "/v1/models/own", authorization="Bearer of-ann")[1]["id"] == "own"
+    assert ask(strict[1], "GET", "/v1/models/nobody", authorization="Bearer of-ann")[0] == 404
