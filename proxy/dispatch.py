@@ -48,6 +48,10 @@ class Deployments:
     def targets(self) -> list[Target]:
         return [target for pool in self._pools.values() for target in pool]
 
+    def busy(self, model: str) -> int:
+        """Return how many calls a model's deployments are answering."""
+        return sum([target.health.in_flight for target in self._pools.get(model, ())])
+
     def candidates(self, model: str, api: str = "openai") -> list[Target]:
         """Return the deployments of `model` that speak an API, the least busy first.
 

@@ -7,6 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from proxy.apply import PolicyFeed
+from proxy.batch_run import BatchRunner
 from proxy.cache_counts import LevelCounts
 from proxy.caches import Caches
 from proxy.dispatch import Deployments
@@ -64,6 +65,12 @@ def read_deployments(metrics: Metrics, deployments: Deployments) -> None:
                  each(attrgetter("latency_s")))  # fmt: skip
     metrics.read("left_alone_seconds", "gauge", "For how long a failing deployment is not asked.",
                  each(lambda health: health.wait_s(time.monotonic())))  # fmt: skip
+
+
+def read_batches(metrics: Metrics, runner: BatchRunner) -> None:
+    """Show what the offline class does here."""
+    metrics.read("batches_running", "gauge", "Batches that this worker runs.", lambda: runner.running)
+    metrics.read("batch_lines_in_flight", "gauge", "Lines of batches that are being answered.", lambda: runner.lines)
 
 
 def read_senders(metrics: Metrics, spend: Spend, recorder: Recorder) -> None:

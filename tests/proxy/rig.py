@@ -255,13 +255,14 @@ def deployments(port: int, closed: int) -> tuple[Deployment, ...]:
     )
 
 
-PRICES = tuple(
-    PriceOverride(provider, model, input="1", output="2")
-    for provider, model in (
-        ("openai", "gpt"), ("openai", "gpt-plain"), ("own", "own"), ("openai", "away"), ("openai", "pair"),
-        ("openai", "secretive"), ("anthropic", "claude"), ("azure.ai.openai", "azured"),
-    )
+_PRICED = (
+    ("openai", "gpt"), ("openai", "gpt-plain"), ("own", "own"), ("openai", "away"), ("openai", "pair"),
+    ("openai", "secretive"), ("anthropic", "claude"), ("azure.ai.openai", "azured"),
 )  # fmt: skip
+PRICES = (
+    *(PriceOverride(provider, model, input="1", output="2") for provider, model in _PRICED),
+    PriceOverride("own", "own", input="0.5", output="1", service_tier="batch"),
+)
 
 
 class Rig:
