@@ -47,6 +47,7 @@ DEPLOYMENT = "farthing.deployment"
 ATTEMPTS = "farthing.attempts"  # requests made of upstreams, where it took more than one
 ROUTED_FROM = "farthing.routed_from"  # the model that the client asked for, where a policy sent it elsewhere
 CACHE_HIT = "farthing.cache.hit"  # exact | coalesced | embedding; absent on a miss
+MICRO_BATCH_CALLS = "farthing.micro_batch.calls"  # calls that were sent to the upstream as one, where there were more
 CACHE_SAVED_INPUT_TOKENS = "farthing.cache.saved.input_tokens"  # of the inputs that an upstream was not asked for
 USAGE_SOURCE = "farthing.usage.source"  # provider | proxy | tokenizer | estimate | missing
 SERVICE_TIER = "farthing.service_tier"  # what the provider served the call as: flex, priority, batch, …
@@ -54,6 +55,8 @@ CACHE_WRITE_1H_TOKENS = "farthing.usage.cache_write_1h.input_tokens"  # of those
 SETTLED_NUSD = "farthing.settled_nusd"  # what the ledger was charged, nano-dollars
 HELD_NUSD = "farthing.held_nusd"  # what was reserved before the call, nano-dollars
 POLICIES = "farthing.policies"  # names of the policies that acted
+POLICIES_SHADOWED = "farthing.policies.shadowed"  # names of the shadow policies that would have acted
+POLICY_ARMS = "farthing.policy.arms"  # of the policies on trial: <policy>:treatment|control:<propensity>
 POLICY_VERSION = "farthing.policy.version"
 TOKENS_PREFIX = "farthing.tokens."
 TOKENS_BEFORE = "farthing.tokens.before"  # estimated input tokens as the client sent them, where a policy cuts
@@ -80,7 +83,7 @@ ELSEWHERE_PROVIDER = "self-hosted"  # of calls in a public provider's name to an
 HEADER_TAGS = "x-farthing-tags"  # team=search,user=ann,tier=batch; values percent-encoded
 HEADER_REQUEST_ID = "x-farthing-request-id"
 HEADER_DEADLINE = "x-farthing-deadline-ms"  # milliseconds that the caller will wait, from when the request is whole
-HEADER_POLICY = "x-farthing-policy"  # response: version and names of the policies that acted
+HEADER_POLICY = "x-farthing-policy"  # response: version, the policies that acted, <policy>:control:<propensity>
 HEADER_CACHE = "x-farthing-cache"  # response: hit | partial | coalesced | miss
 HEADER_TOKENS = "x-farthing-tokens"  # response: what a policy cut: before=900;after=300;history=600
 HEADER_FOLLOWER = "x-farthing-follower"  # which proxy worker asks for the policy document

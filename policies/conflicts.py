@@ -27,6 +27,8 @@ def _stand(policy: Policy) -> tuple[object, ...]:
 def _verb(policy: Policy) -> str:
     if policy.action.tokens:
         return "limit the tokens of"
+    if policy.action.micro_batch:
+        return "gather"
     return "route" if policy.action.route else "cache"
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 
-from farthing.policy import Policy
+from farthing.policy import Action, Policy
 from farthing.policy.index import Globs, columns_of, precedence
 from farthing.policy.match import is_glob
 
@@ -24,7 +24,7 @@ def dead(policies: Iterable[Policy], today: date) -> list[str]:
             found[policy.name] = f"expired on {policy.expires}; remove it"
         else:
             alive.append(policy)
-    for verb in ("route", "cache"):
+    for verb in Action.model_fields:
         found |= _covered([policy for policy in alive if getattr(policy.action, verb)])
     return [f"Policy {name} never acts: {why}" for name, why in sorted(found.items())]
 
@@ -38,7 +38,7 @@ def _covered(ordered: list[Policy]) -> dict[str, str]:
         over = next((one for one in hiders.near(columns) if _hides(one, policy, columns)), None)
         if over is not None:
             found[policy.name] = f"Policy {over.name} goes before it and matches all that it matches"
-        elif policy.mode == "enforce" and not policy.when:
+        elif policy.mode == "enforce" and policy.trial() is None and not policy.when:
             hiders.add(policy)
     return found
 

@@ -5,8 +5,8 @@ A cached answer costs nothing, so it is looked up before anything is reserved: a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import date
+from functools import lru_cache
 
 import msgspec
 
@@ -29,9 +29,11 @@ from proxy.request import Asked
 from proxy.spend import MAX_NUSD, Spend
 from proxy.tokens import TokenControl
 
+_DAY_NS = 86_400 * 10**9
+_EPOCH = date(1970, 1, 1).toordinal()
 
-@dataclass(slots=True)
-class Admitted:
+
+class Admitted(msgspec.Struct):
     """A request that may go on: `ticket` may hold its answer, else one of the candidates is asked."""
 
     form: Format
@@ -81,7 +83,7 @@ class Admission:
         Raises:
             ApiError: the model is unknown, the budget is spent, the price is unknown, or the ledger is away.
         """
-        decision = call.decision = decide(self._feed.compiled, call.facts, _day(call))
+        decision = call.decision = decide(self._feed.compiled, call.facts, _day(call), call.request_id)
         candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
         if decision.tokens is not None or decision.tokens_shadow is not None:
             asked = await self.tokens.govern(form, call, asked)
@@ -227,4 +229,10 @@ def _asked_tier(asked: Asked) -> str:
 
 
 def _day(call: Call) -> date:
-    return datetime.fromtimestamp(call.started_ns // 1_000_000_000, timezone.utc).date()
+    return _date_of(call.started_ns // _DAY_NS)
+
+
+@lru_cache(maxsize=4)
+def _date_of(days: int) -> date:
+    """Return the UTC date, so many days after the epoch."""
+    return date.fromordinal(_EPOCH + days)

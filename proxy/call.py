@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from time import time_ns
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from farthing.policy.decide import Decision, Facts
 from farthing.prices import Price, Usage
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from proxy.tokens.cut import Cut
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """The state of one call; `outcome` is ok, error, aborted or refused."""
 
     request_id: str
@@ -24,7 +24,7 @@ class Call:
     parent_span_id: bytes  # [8], or empty
     facts: Facts
     operation: str = "chat"  # gen_ai.operation.name
-    started_ns: int = field(default_factory=time_ns)
+    started_ns: int = msgspec.field(default_factory=time_ns)
     ended_ns: int = 0
     asked_model: str = ""
     deployment: Deployment | None = None
@@ -44,6 +44,7 @@ class Call:
     service_tier: str = ""  # what was served, else what was asked for; '' = the standard one
     usage_source: str = ""  # provider | proxy | estimate | missing
     cache_hit: str = ""  # the level that answered: exact | coalesced | embedding; '' = the upstream did
+    batch_calls: int = 1  # calls that were sent to the upstream as one
     saved_input_tokens: int = 0  # of inputs that the upstream was not asked for, in a call that it answered in part
     is_begun: bool = False  # the answer's head has left for the client, so no other answer can be given
     is_complete: bool = False  # the answer says of itself that nothing of it is missing
@@ -54,7 +55,7 @@ class Call:
     engine_queue_s: float | None = None
     response_id: str = ""
     finish_reason: str = ""
-    headers: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes])  # as the client sent them
+    headers: Mapping[bytes, bytes] = {}  # as the client sent them
     cut: Cut | None = None  # what a policy cut from the request
     cut_shadow: Cut | None = None  # what a policy in shadow mode would have cut
     passed_on: Sequence[tuple[str, str]] = ()  # the client's headers that its upstream is to see

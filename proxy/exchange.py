@@ -22,6 +22,7 @@ from proxy.attempts import RETRIED, Attempts
 from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.dispatch import Target
+from proxy.embedding_cache import is_list_of_inputs
 from proxy.formats import Format, Told
 from proxy.formats.chunks import read_answer
 from proxy.http import (
@@ -32,12 +33,14 @@ from proxy.http import (
 )
 from proxy.keys import Caller
 from proxy.metrics import Metrics
+from proxy.micro_batch import Letter, MicroBatches
 from proxy.record import Recorder
 from proxy.request import Asked
 from proxy.server import Request
 from proxy.spend import Spend
 from proxy.stream import EventRelay, Tape
 from proxy.upstream import Client, NotSentError, Response, Timeouts
+from proxy.within import Within
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ class Worker:
     client: Client
     admission: Admission
     caches: Caches
+    batches: MicroBatches
     spend: Spend
     recorder: Recorder
     metrics: Metrics
@@ -77,6 +81,7 @@ class Exchange:
         self._client = worker.client
         self._admission = worker.admission
         self._caches = worker.caches
+        self._batches = worker.batches
         self._spend = worker.spend
         self._recorder = worker.recorder
         self._metrics = worker.metrics
@@ -107,7 +112,7 @@ class Exchange:
 
     async def _serve(self, call: Call, asked: Asked, request: Request) -> None:
         try:
-            async with asyncio.timeout(call.limit_s):
+            with Within(call.limit_s):
                 admitted = await self._admission.admit(self._form, call, asked)
         except TimeoutError:
             message = f"the call was not admitted within {call.limit_s:g} s"
@@ -164,7 +169,7 @@ class Exchange:
     async def _forward(self, call: Call, admitted: Admitted, request: Request) -> None:
         started = time.time_ns()
         try:
-            async with asyncio.timeout(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
+            with Within(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
                 await self._exchange(call, admitted, request)
         except TimeoutError:
             error = ApiError(504, "upstream_timeout", f"no whole answer within {call.limit_s:g} s")
@@ -243,11 +248,16 @@ class Exchange:
     async def _post(self, call: Call, admitted: Admitted, target: Target) -> Response:
         deployment = target.deployment
         headers = [("content-type", "application/json"), *call.passed_on, *target.headers]
+        body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
+        is_repeatable = not deployment.metered
+        rule = call.decision.micro_batch if call.decision is not None else None
+        if rule is not None and self._form.path == "embeddings" and is_list_of_inputs(admitted.asked.fields["input"]):
+            answer = await self._batches.post(rule, Letter.of(call, target, url, headers, body))
+            call.batch_calls = answer.shared_by
+            return answer
         if deployment.provider == semconv.SELF_HOSTED_PROVIDER:
             headers.append((semconv.HEADER_REQUEST_ID, call.request_id))
             headers.append(("traceparent", f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"))
-        body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
-        is_repeatable = not deployment.metered
         return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable)
 
     async def _relay(self, call: Call, admitted: Admitted, response: Response, request: Request) -> None:
@@ -299,13 +309,18 @@ class Exchange:
         tape = Tape(_CACHEABLE_BYTES if ticket is not None and ticket.wants_answer else 0)
         call.is_begun = True
         request.begin(200, (*_STREAM_HEADERS, *_response_headers(call)))
+
+        def take(part: bytes) -> bool:
+            goes_on = True
+            if out := relay.feed(part):
+                call.first_byte_ns = call.first_byte_ns or time.time_ns()
+                tape.add(out)
+                goes_on = request.put(out)
+            call.is_delivered = relay.is_done
+            return goes_on
+
         try:
-            async for part in response.parts():
-                if out := relay.feed(part):
-                    call.first_byte_ns = call.first_byte_ns or time.time_ns()
-                    tape.add(out)
-                    await request.write(out)
-                call.is_delivered = relay.is_done
+            await response.pour(take, request.caught_up)
             if out := relay.finish():
                 tape.add(out)
                 await request.write(out)
@@ -395,7 +410,9 @@ def _response_headers(call: Call) -> Headers:
         (semconv.HEADER_CACHE.encode(), b"partial" if call.saved_input_tokens else _CACHE_SAID[call.cache_hit]),
     ]
     if call.decision is not None:
-        names = " ".join((f"v{call.decision.version}", *call.decision.acted))
+        arms = call.decision.arms
+        held_out = [str(arm) for arm in arms if not arm.is_treated] if arms else ()
+        names = " ".join((f"v{call.decision.version}", *call.decision.acted, *held_out))
         headers.append((semconv.HEADER_POLICY.encode(), names.encode()))
     if call.cut is not None and call.cut.is_any:
         headers.append((semconv.HEADER_TOKENS.encode(), call.cut.header.encode()))

@@ -33,6 +33,7 @@ from proxy.gather import Gather
 from proxy.http import JSON
 from proxy.keys import Caller, Keys
 from proxy.metrics import Metrics
+from proxy.micro_batch import MicroBatches
 from proxy.offline import Limits
 from proxy.own_prices import PriceFeed
 from proxy.record import Recorder
@@ -67,10 +68,11 @@ class Proxy:
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
         key = load_key(settings.hash_key, settings.data_dir)
         admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend)
+        self._batches = MicroBatches(self._client)
         self._metrics = self._read_parts()
         self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
         worker = Worker(
-            settings, self._client, admission, self._caches, self._spend, self._recorder, self._metrics
+            settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder, self._metrics
         )
         keys = Keys(settings, lambda: self._feed.document)
         self.routes = Routes(keys, self._metrics.refused)
@@ -88,13 +90,13 @@ class Proxy:
         self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.use_prices)
         await self._prices.start()
         await self._feed.start()
-        self._batches.start()
+        self._offline.start()
         self._server = Server(self.routes.handle, settings.max_request_bytes, max_body=upload)
         await self._server.start(sock)
 
     async def close(self) -> None:
         """Let the calls under way end, hand over what they cost, and stop."""
-        await asyncio.gather(self._server.stop(_LAST_ANSWERS_S), self._batches.stop(_LAST_ANSWERS_S))
+        await asyncio.gather(self._server.stop(_LAST_ANSWERS_S), self._offline.stop(_LAST_ANSWERS_S))
         await self._prices.stop()
         await self._feed.stop()
         await self._spend.drain(_DRAIN_S)
@@ -106,11 +108,11 @@ class Proxy:
         """Open files and batches; return how long a request's body may be."""
         folder, limits = self._settings.data_dir / "proxy", Limits(lambda: self._feed.document)
         files, batches = Files(folder / "files"), Batches(folder / "batches")
-        self._batches = BatchRunner(batches, files, limits, keys, self._deployments, self.routes.exchange)
-        readings.read_batches(self._metrics, self._batches)
+        self._offline = BatchRunner(batches, files, limits, keys, self._deployments, self.routes.exchange)
+        readings.read_batches(self._metrics, self._offline)
         api = FileApi(self._settings, files, limits, keys)
         api.register(self.routes)
-        BatchApi(batches, files, limits, self._batches.wake).register(self.routes)
+        BatchApi(batches, files, limits, self._offline.wake).register(self.routes)
         return api.max_body
 
     def _read_parts(self) -> Metrics:
@@ -148,6 +150,13 @@ class Proxy:
             "prices_error": self._prices.last_error,
             "caches": self._caches.counts(),
             "calls_waiting_for_identical": self._caches.flights.waiting,
+            "micro_batches": {
+                "batches": self._batches.batches,
+                "calls": self._batches.calls,
+                "inputs": self._batches.inputs,
+                "refused_batches": self._batches.refused_batches,
+                "waiting": self._batches.waiting,
+            },
             "settlements_waiting": self._spend.waiting,
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,

@@ -19,6 +19,7 @@ from proxy.upstream import Client, Timeouts
 log = logging.getLogger(__name__)
 
 _BATCH = 512  # spans in one body
+_TOGETHER = 64  # calls encoded one after the other: their code and its data are then in the CPU's caches [25 µs, so 12]
 _KEPT = 50_000  # spans kept while the collector is away
 _INTERVAL_S = 0.25
 _HEADERS = (("content-type", "application/x-protobuf"),)
@@ -32,17 +33,17 @@ def encode_span(call: Call) -> bytes:
     """Return the span of a finished call."""
     error = call.error_type if call.outcome in ("error", "refused") else ""
     own = otlp.attributes(_identity(call) + _usage(call))
-    shared = b"".join([_known(name, value) for name, value in _shared(call)])
+    shared = _encoded(tuple(_shared(call)))
     return otlp.span(
         call.trace_id, call.span_id, call.parent_span_id, f"{call.operation} {_model(call)}",
         (call.started_ns, call.ended_ns), own + shared, otlp.KIND_SERVER, error,
     )  # fmt: skip
 
 
-@lru_cache(maxsize=4096, typed=True)
-def _known(name: str, value: otlp.Value) -> bytes:
-    """Encode an attribute that many spans share; looking it up costs a tenth of encoding it."""
-    return otlp.attributes(((name, value),))
+@lru_cache(maxsize=2048)
+def _encoded(values: tuple[Attribute, ...]) -> bytes:
+    """Encode attributes that many spans share; looking them up costs a tenth of encoding them."""
+    return otlp.attributes(values)
 
 
 def _model(call: Call) -> str:
@@ -88,6 +89,7 @@ def _shared(call: Call) -> list[Attribute]:
         (semconv.REQUEST_MAX_TOKENS, call.max_tokens),
         (semconv.ATTEMPTS, call.attempts if call.attempts > 1 else 0),
         (semconv.CACHE_HIT, call.cache_hit),
+        (semconv.MICRO_BATCH_CALLS, call.batch_calls if call.batch_calls > 1 else 0),
     )
     values += [(name, value) for name, value in given if value]
     return values + _decided(call)
@@ -103,6 +105,10 @@ def _decided(call: Call) -> list[Attribute]:
         values.append((semconv.POLICY_VERSION, call.decision.version))
         if call.decision.acted:
             values.append((semconv.POLICIES, call.decision.acted))
+        if call.decision.shadowed:
+            values.append((semconv.POLICIES_SHADOWED, call.decision.shadowed))
+        if call.decision.arms:
+            values.append((semconv.POLICY_ARMS, tuple(map(str, call.decision.arms))))
     if call.temperature is not None:
         values.append(("gen_ai.request.temperature", call.temperature))
     return values
@@ -147,6 +153,7 @@ class Recorder:
         self._headers = (*_HEADERS, (semconv.HEADER_TENANT_KEY, ingest_key)) if ingest_key else _HEADERS
         self._url = f"{collector_url}/v1/traces"
         self._resource = (("service.name", service),)
+        self._ended: list[Call] = []  # not encoded yet
         self._spans: deque[bytes] = deque()
         self._batch: list[bytes] = []  # under way; sent again unchanged, so that the collector knows a repeat
         self._is_stopping = False
@@ -158,14 +165,19 @@ class Recorder:
 
     def put(self, call: Call) -> None:
         """Take a finished call; returns at once."""
-        if len(self._spans) >= _KEPT:
-            self.dropped += 1
-            return
-        self._spans.append(encode_span(call))
+        self._ended.append(call)
+        if len(self._ended) >= _TOGETHER:
+            self._encode()
+
+    def _encode(self) -> None:
+        ended, self._ended = self._ended, []
+        free = max(0, _KEPT - len(self._spans))
+        self.dropped += len(ended[free:])
+        self._spans.extend([encode_span(call) for call in ended[:free]])
 
     @property
     def waiting(self) -> int:
-        return len(self._spans) + len(self._batch)
+        return len(self._ended) + len(self._spans) + len(self._batch)
 
     async def stop(self, seconds: float) -> None:
         """Send what is held, at most for `seconds`; the rest is counted as dropped."""
@@ -186,6 +198,7 @@ class Recorder:
 
     async def _send(self) -> bool:
         """Send one batch; False = the collector is away, try later with the same spans."""
+        self._encode()
         if not self._batch:
             self._batch = [self._spans.popleft() for _ in range(min(_BATCH, len(self._spans)))]
         body = otlp.traces(self._resource, semconv.PROXY_SCOPE, "1", self._batch)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Set
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,15 +18,14 @@ MAX_CHOICES = 128  # OpenAI's limit of `n`
 _MAX_MODEL = 256  # characters of a model's name
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A request as it was sent and as it is read, in whichever format."""
 
     body: bytes
     raw: dict[str, msgspec.Raw]  # every field as it was sent
     fields: dict[str, Any]
     model: str
-    turns: list[Any] = field(default_factory=list[Any])  # the conversation, oldest first
+    turns: list[Any] = []  # the conversation, oldest first
     stream: bool = False
     wants_usage: bool = True  # the client takes the event that reports usage
     temperature: float | None = None

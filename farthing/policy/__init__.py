@@ -3,6 +3,7 @@ from farthing.policy.actions import Action, CacheAction, RouteAction
 from farthing.policy.decide import Decision, decide
 from farthing.policy.document import EMPTY, Document
 from farthing.policy.facts import Facts
+from farthing.policy.holdout import Arm
 from farthing.policy.index import CompiledDocument
 from farthing.policy.key import Key
 from farthing.policy.kinds import KINDS
@@ -27,5 +28,6 @@ __all__ = [
     "CompiledDocument",
     "Facts",
     "Decision",
+    "Arm",
     "decide",
 ]

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from farthing.policy.caching import CacheAction
 from farthing.policy.match import is_glob
+from farthing.policy.micro_batch import MicroBatchAction
 from farthing.policy.record import Pattern, Record, as_list
 from farthing.policy.tokens import TokensAction
 
@@ -39,9 +40,10 @@ class Action(Record):
     route: RouteAction | None = None
     cache: CacheAction | None = None
     tokens: TokensAction | None = None
+    micro_batch: MicroBatchAction | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Action:
-        if sum(part is not None for part in (self.route, self.cache, self.tokens)) != 1:
-            raise ValueError("set exactly one of route, cache and tokens")
+        if sum(part is not None for part in (self.route, self.cache, self.tokens, self.micro_batch)) != 1:
+            raise ValueError("set exactly one of route, cache, tokens and micro_batch")
         return self

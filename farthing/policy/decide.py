@@ -6,20 +6,22 @@ one cache and one token policy act; routes do not chain, since every match reads
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date
+
+import msgspec
 
 from farthing.policy.actions import CacheAction
 from farthing.policy.facts import Facts
+from farthing.policy.holdout import Arm
 from farthing.policy.index import CompiledDocument, Index, Rule
 from farthing.policy.kinds.budget import Budget
 from farthing.policy.kinds.policy import Policy
+from farthing.policy.micro_batch import MicroBatchAction
 
 __all__ = ["Decision", "Facts", "decide"]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What to do with one request."""
 
     route_to: str | None  # the model to send it to, where that is another than the one asked for
@@ -32,14 +34,24 @@ class Decision:
     version: int  # of the document
     tokens: Policy | None = None  # what may be sent and answered
     tokens_shadow: Policy | None = None  # what is worked out and recorded beside it, and never done
+    micro_batch: MicroBatchAction | None = None  # how embeddings calls are gathered
+    arms: tuple[Arm, ...] = ()  # of the policies on trial that decided, by acting or by standing back
 
 
-def decide(compiled: CompiledDocument, facts: Facts, today: date) -> Decision:
-    """Decide about a request; `today` is the UTC date that `expires` is held against."""
-    route, shadow_routes = _winner(compiled.routes, facts, today)
-    cache, shadow_caches = _winner(compiled.caches, facts, today)
+def decide(compiled: CompiledDocument, facts: Facts, today: date, request_id: str = "") -> Decision:
+    """Decide about a request; `today` is the UTC date that `expires` and ramps are held against.
+
+    `request_id` is what trials whose unit is the request draw by.
+    """
+    route, shadow_routes, route_arms = _winner(compiled.routes, facts, today, request_id)
+    cache, shadow_caches, cache_arms = _winner(compiled.caches, facts, today, request_id)
     # Most documents have none, and then it costs nothing.
-    tokens, shadow_tokens = _winner(compiled.tokens, facts, today) if compiled.token_policies else (None, ())
+    tokens, shadow_tokens, tokens_arms = (
+        _winner(compiled.tokens, facts, today, request_id) if compiled.token_policies else (None, (), ())
+    )
+    gather, shadow_gathers, gather_arms = (
+        _winner(compiled.micro_batches, facts, today, request_id) if compiled.micro_batches else (None, (), ())
+    )
     to = route.action.route.to if route and route.action.route else None
     return Decision(
         route_to=to if to != facts.model else None,
@@ -47,27 +59,36 @@ def decide(compiled: CompiledDocument, facts: Facts, today: date) -> Decision:
         cache=cache.action.cache if cache else None,
         cache_name=cache.name if cache else "",
         budgets=compiled.budgets(facts),
-        acted=tuple([policy.name for policy in (route, cache, tokens) if policy]),
-        shadowed=shadow_routes + shadow_caches + shadow_tokens,
+        acted=tuple([policy.name for policy in (route, cache, tokens, gather) if policy]),
+        shadowed=shadow_routes + shadow_caches + shadow_tokens + shadow_gathers,
         version=compiled.version,
         tokens=tokens,
         tokens_shadow=compiled.token_policies[shadow_tokens[0]] if shadow_tokens else None,
+        micro_batch=gather.action.micro_batch if gather else None,
+        arms=route_arms + cache_arms + tokens_arms + gather_arms,
     )
 
 
-def _winner(index: Index[Policy], facts: Facts, today: date) -> tuple[Policy | None, tuple[str, ...]]:
-    """Return the policy that acts and the shadow policies that would have gone before it."""
+def _winner(
+    index: Index[Policy], facts: Facts, today: date, request_id: str
+) -> tuple[Policy | None, tuple[str, ...], tuple[Arm, ...]]:
+    """Return the policy that acts, the shadow policies that would have gone before it, and the sides drawn."""
     best: Rule[Policy] | None = None
-    shadows: list[Rule[Policy]] = []
+    noted: list[tuple[Rule[Policy], Arm | None]] = []  # shadow policies, and those on trial with their side
     for rules in index.find(facts):
         for rule in _fitting(rules, best, facts, today):
-            if rule.item.mode == "enforce":
-                best = rule
-                break
-            shadows.append(rule)
-    if not shadows:
-        return (best.item if best else None), ()
-    return (best.item if best else None), _names_before(best, shadows)
+            if rule.is_shadow:
+                noted.append((rule, None))
+                continue
+            if rule.trial is not None:
+                arm = rule.trial.assign(facts, request_id, today)
+                noted.append((rule, arm))
+                if not arm.is_treated:
+                    continue
+            best = rule
+            break
+    acting = best.item if best else None
+    return (acting, *_told(best, noted)) if noted else (acting, (), ())
 
 
 def _fitting(
@@ -80,6 +101,12 @@ def _fitting(
             yield rule
 
 
-def _names_before(best: Rule[Policy] | None, shadows: list[Rule[Policy]]) -> tuple[str, ...]:
-    ahead = [rule for rule in shadows if best is None or rule.rank < best.rank]
-    return tuple(rule.item.name for rule in sorted(ahead, key=lambda rule: rule.rank))
+def _told(
+    best: Rule[Policy] | None, noted: list[tuple[Rule[Policy], Arm | None]]
+) -> tuple[tuple[str, ...], tuple[Arm, ...]]:
+    """Return the shadow policies and the sides drawn, without those that another policy went before after all."""
+    ahead = sorted(
+        (pair for pair in noted if best is None or pair[0].rank <= best.rank), key=lambda pair: pair[0].rank
+    )
+    names = tuple(rule.item.name for rule, arm in ahead if arm is None)
+    return names, tuple(arm for _, arm in ahead if arm is not None)

@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """Who asks for which model; `model` is the one that the client asked for, before any routing."""
 
     tenant: str
@@ -16,4 +16,4 @@ class Facts:
     session: str = ""
     key: str = ""  # name of the API key, never the key itself
     model: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    tags: Mapping[str, str] = {}

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 from farthing.policy.document import Document
 from farthing.policy.facts import Facts
+from farthing.policy.holdout import Trial
 from farthing.policy.kinds.budget import Budget
 from farthing.policy.kinds.policy import Policy
 from farthing.policy.match import Match, is_glob
@@ -52,7 +53,7 @@ def _compile(pattern: str) -> Callable[[str], re.Match[str] | None]:
 class Rule(Generic[Item]):
     """One policy or budget with the tests that are left once its own column has fitted."""
 
-    __slots__ = ("column", "columns", "item", "last_day", "rank", "tag_tests", "tests", "when")
+    __slots__ = ("column", "columns", "is_shadow", "item", "last_day", "rank", "tag_tests", "tests", "trial", "when")
 
     def __init__(self, item: Item, match: Match, rank: int) -> None:
         self.item = item
@@ -62,7 +63,9 @@ class Rule(Generic[Item]):
         self.tests: tuple[tuple[Callable[[Facts], str], Container[str]], ...] = ()
         self.tag_tests: tuple[tuple[str, Container[str]], ...] = ()
         self.last_day = date.max  # last day on which it acts
+        self.is_shadow = False
         self.when: When | None = None
+        self.trial: Trial | None = None  # decides whether it acts on a request that it fits
 
     def file_under(self, column: Column) -> None:
         """Make `column` the one this rule is found by; the others stay as tests."""
@@ -171,7 +174,7 @@ def _selectivity(rule: Rule[Item], column: Column, crowd: Counter[tuple[Column, 
 class CompiledDocument:
     """A document ready for deciding; made once per version and swapped in by one assignment."""
 
-    __slots__ = ("_budgets", "caches", "document", "routes", "token_policies", "tokens", "version")
+    __slots__ = ("_budgets", "caches", "document", "micro_batches", "routes", "token_policies", "tokens", "version")
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -181,6 +184,8 @@ class CompiledDocument:
         self.caches = Index([rule for rule in ranked if rule.item.action.cache])
         self.tokens = Index([rule for rule in ranked if rule.item.action.tokens])
         self.token_policies = {policy.name: policy for policy in document.policies if policy.action.tokens}
+        gathering = [rule for rule in ranked if rule.item.action.micro_batch]
+        self.micro_batches = Index(gathering) if gathering else None
         ordered = sorted(document.budgets, key=lambda budget: budget.name)
         self._budgets = Index([Rule(budget, budget.scope, rank) for rank, budget in enumerate(ordered)])
 
@@ -196,6 +201,8 @@ def _policy_rule(policy: Policy, rank: int) -> Rule[Policy]:
     rule = Rule(policy, policy.match, rank)
     rule.last_day = policy.expires or date.max
     rule.when = compiled(policy.when) if policy.when else None
+    rule.trial = policy.trial()
+    rule.is_shadow = policy.mode == "shadow"
     return rule
 
 

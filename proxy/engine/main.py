@@ -1,4 +1,4 @@
-"""The engine's HTTP server: OpenAI's chat and embeddings API over the bundled models, as a plain ASGI application.
+"""The engine's HTTP server: OpenAI's APIs for text and embeddings over the bundled models, as a plain ASGI application.
 
 The port answers at once; models load in the background, and /healthz says when they are there.
 """
@@ -10,15 +10,18 @@ from urllib.parse import parse_qs
 
 from farthing.serving import Asgi, Receive, Scope, Send, Site, run
 from farthing.settings import Settings
-from proxy.engine.completions import answer_chat, unknown_model
+from proxy.engine.api_chat import CHAT
+from proxy.engine.api_completions import COMPLETIONS
+from proxy.engine.api_responses import RESPONSES
 from proxy.engine.embeddings import answer_embeddings
 from proxy.engine.ended import Ended
 from proxy.engine.fleet import Fleet
+from proxy.engine.generation import answer, unknown_model
 from proxy.engine.protocol import RefusedError
 from proxy.engine.status import RECENT, health, model_body, models_body, steps_body
 from proxy.engine.wire import DisconnectedError, send_json, send_refusal
 
-CHAT = "/v1/chat/completions"
+APIS = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETIONS, "/v1/responses": RESPONSES}
 EMBEDDINGS = "/v1/embeddings"
 MODEL = "/v1/models/"  # and a name
 ENDED = "/v1/ended/"  # and the request id that the caller sent along
@@ -75,13 +78,13 @@ class EngineApp:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"]
-        allowed = "POST" if path in (CHAT, EMBEDDINGS) else "GET"
-        if path not in (CHAT, EMBEDDINGS, *self._pages) and not path.startswith((MODEL, ENDED)):
+        allowed = "POST" if path in (*APIS, EMBEDDINGS) else "GET"
+        if path not in (*APIS, EMBEDDINGS, *self._pages) and not path.startswith((MODEL, ENDED)):
             raise RefusedError(404, f"there is nothing at {path}", code="not_found")
         if method != allowed:
             raise RefusedError(405, f"{path} takes {allowed}, not {method}", code="method_not_allowed")
-        if path == CHAT:
-            return await answer_chat(self.fleet, self.ended, scope, receive, send)
+        if path in APIS:
+            return await answer(self.fleet, self.ended, APIS[path], scope, receive, send)
         if path == EMBEDDINGS:
             return await answer_embeddings(self.fleet, scope, receive, send)
         if path.startswith(ENDED):

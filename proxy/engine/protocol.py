@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from farthing.errors import EngineError
-from proxy.engine.chat import Message
+from proxy.engine.chat import ChatTokenizer, Message
 from proxy.engine.sample import Sampling
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -18,6 +19,8 @@ T = TypeVar("T")
 Count = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+TopP = Annotated[float, Meta(ge=0, le=1)]
 
 
 class RefusedError(EngineError):
@@ -53,14 +56,16 @@ class StreamOptions(Struct):
 class ChatRequest(Struct):
     """The body of POST /v1/chat/completions; fields that are not named here change nothing and are ignored."""
 
+    PROMPT_FIELD: ClassVar[str] = "messages"
+
     model: str
     messages: Annotated[list[Turn], Meta(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     seed: Seed | None = None
     stop: str | list[str] | None = None
     ignore_eos: bool | None = None  # go on to max_tokens whatever comes, for load tests; vLLM has the same
@@ -89,12 +94,10 @@ class ChatRequest(Struct):
         return self.max_completion_tokens or self.max_tokens
 
     def sampling(self) -> Sampling:
-        """Return how to choose tokens; OpenAI's defaults where the request names none."""
-        return Sampling(
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            seed=self.seed,
-        )
+        return sampling(self.temperature, self.top_p, self.seed)
+
+    def prompt(self, tokenizer: ChatTokenizer) -> tuple[int, ...]:
+        return tokenizer.prompt(self.chat())
 
     def chat(self) -> list[Message]:
         """Return the messages as text.
@@ -102,7 +105,7 @@ class ChatRequest(Struct):
         Raises:
             RefusedError: a role or a kind of content is not supported.
         """
-        return [_message(i, turn) for i, turn in enumerate(self.messages)]
+        return [message_of(f"messages[{i}]", turn) for i, turn in enumerate(self.messages)]
 
 
 _decoder = msgspec.json.Decoder(ChatRequest)
@@ -148,17 +151,40 @@ def _refuse_unsupported(request: ChatRequest) -> None:
         "frequency_penalty": bool(request.frequency_penalty),
         "presence_penalty": bool(request.presence_penalty),
     }
+    refuse_asked(request, unsupported)
+    check_stops(request.stops)
+
+
+def refuse_asked(request: object, unsupported: Mapping[str, bool]) -> None:
+    """Refuse the first field that asks for what the engine does not do; `unsupported` tells which do.
+
+    Raises:
+        RefusedError: there is one.
+    """
     for name, is_asked in unsupported.items():
         if is_asked:
             value = getattr(request, name)
             message = f"{name}={value!r} is not supported by the bundled engine; leave it out"
             raise RefusedError(400, message, name, "unsupported_parameter")
-    if len(request.stops) > MAX_STOPS:
-        raise RefusedError(400, f"{len(request.stops)} stop strings; at most {MAX_STOPS}", "stop", "invalid_value")
 
 
-def _message(index: int, turn: Turn) -> Message:
-    where = f"messages[{index}]"
+def check_stops(stops: list[str]) -> None:
+    """Refuse more stop strings than OpenAI takes."""
+    if len(stops) > MAX_STOPS:
+        raise RefusedError(400, f"{len(stops)} stop strings; at most {MAX_STOPS}", "stop", "invalid_value")
+
+
+def sampling(temperature: float | None, top_p: float | None, seed: int | None) -> Sampling:
+    """Return how to choose tokens; OpenAI's defaults where the request names none."""
+    return Sampling(1.0 if temperature is None else temperature, 1.0 if top_p is None else top_p, seed)
+
+
+def message_of(where: str, turn: Turn, text_types: tuple[str, ...] = ("text",)) -> Message:
+    """Return one message as text; `where` names it in a refusal.
+
+    Raises:
+        RefusedError: its role or a kind of its content is not supported.
+    """
     if turn.role not in ROLES:
         message = f"{where}.role={turn.role!r} is not supported; use one of {', '.join(ROLES)}"
         raise RefusedError(400, message, f"{where}.role", "invalid_value")
@@ -167,7 +193,7 @@ def _message(index: int, turn: Turn) -> Message:
     if turn.content is None:
         raise RefusedError(400, f"{where}.content is missing", f"{where}.content", "invalid_value")
     for part in turn.content:
-        if part.type != "text" or part.text is None:
+        if part.type not in text_types or part.text is None:
             message = f"{where}.content has a part of type {part.type!r}; the bundled engine reads text alone"
             raise RefusedError(400, message, f"{where}.content", "unsupported_content")
     return Message(ROLES[turn.role], "".join(part.text or "" for part in turn.content))

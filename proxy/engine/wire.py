@@ -59,12 +59,17 @@ async def start_events(send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
-async def send_event(send: Send, content: Any) -> None:
-    """Send one event."""
-    event = b"data: " + msgspec.json.encode(content) + b"\n\n"
-    await send({"type": "http.response.body", "body": event, "more_body": True})
+def event(content: Any, name: str = "") -> bytes:
+    """Return one event, with a name where its API has one."""
+    head = b"event: " + name.encode() + b"\n" if name else b""
+    return head + b"data: " + msgspec.json.encode(content) + b"\n\n"
 
 
-async def end_events(send: Send) -> None:
-    """Send the closing mark and end the response."""
-    await send({"type": "http.response.body", "body": DONE})
+async def send_part(send: Send, events: bytes) -> None:
+    """Send events of a stream that goes on."""
+    await send({"type": "http.response.body", "body": events, "more_body": True})
+
+
+async def end_stream(send: Send, events: bytes) -> None:
+    """Send the last events and end the response."""
+    await send({"type": "http.response.body", "body": events})

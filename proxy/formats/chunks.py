@@ -63,7 +63,7 @@ class Reported(msgspec.Struct):
         return self.completion_tokens_details.reasoning_tokens or 0 if self.completion_tokens_details else 0
 
 
-class _Timings(msgspec.Struct):
+class Timings(msgspec.Struct):
     """What the bundled engine says of a request, seconds."""
 
     queue_s: float = 0.0
@@ -78,7 +78,7 @@ class _Answer(msgspec.Struct):
     id: str | None = None
     choices: list[_Choice] | None = None
     usage: Reported | None = None
-    timings: _Timings | None = None
+    timings: Timings | None = None
     service_tier: Any = None
     error: Any = None
 

@@ -1,8 +1,9 @@
 """What a wire format has to say of itself, so that one admission path and one exchange serve them all."""
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from farthing.prices import Usage
 from farthing.settings import Deployment
@@ -11,8 +12,7 @@ from proxy.request import Asked
 from proxy.stream import EventRelay
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """What a whole answer says of itself."""
 
     id: str = ""

@@ -11,6 +11,7 @@ from farthing.prices import Usage
 from farthing.settings import Deployment
 from proxy.api_error import ApiError
 from proxy.bound import TEMPLATE_TOKENS, ascii_size, input_bound, parts_of, refuse_unpriced, unbounded
+from proxy.formats.chunks import Timings
 from proxy.formats.format import Told
 from proxy.request import MAX_COUNT, Asked, check_count, check_present, read_fields
 from proxy.stream import EventRelay, Tokens, events_of, tier_of
@@ -67,6 +68,7 @@ class _Answer(msgspec.Struct):
     status: str | None = None
     usage: _Usage | None = None
     service_tier: Any = None
+    timings: Timings | None = None
     error: Any = None
 
     def told(self) -> Told:
@@ -79,6 +81,8 @@ class _Answer(msgspec.Struct):
             finish_reason=_FINISH.get(self.status or "", ""),
             is_complete=self.status == "completed",
             is_error=self.error is not None or self.status == "failed",
+            engine_s=self.timings.engine_s if self.timings else None,
+            engine_queue_s=self.timings.queue_s if self.timings else None,
         )
 
 
@@ -169,6 +173,7 @@ class ResponsesRelay(EventRelay):
         told = answer.told()
         self.usage, self.reasoning, self.is_usage_last = told.usage, told.reasoning, True
         self.service_tier = told.service_tier
+        self.engine_s, self.engine_queue_s = told.engine_s, told.engine_queue_s
         self.finish_reason, self.response_id = told.finish_reason, told.id or self.response_id
         self.has_failed = self.has_failed or told.is_error
 

@@ -95,7 +95,7 @@ def test_lines_count_through_the_whole_text() -> None:
         ("[search]", "[search, 5]", "match.team.1 = 5: allowed: text"),
         ("route: {to: small}", "fly: {}", "action.fly = {}: unknown key; allowed: route, cache"),
         ("route: {to: small}", "{to: small}", "the key in brackets is not text"),
-        ("shadow", "canary", "line 7: mode = 'canary': allowed: 'shadow' or 'enforce'"),
+        ("shadow", "canry", "line 7: mode = 'canry': allowed: 'shadow', 'canary' or 'enforce'"),
         ("priority: 3", "priority: high", "line 8: priority = 'high': allowed: a valid integer"),
         ("2027-03-31", "2027-02-30", "line 9: expires: '2027-02-30' cannot be read"),
         ("priority: 3", "mode: enforce", "line 8: mode: the key is there twice, first in line 7; keep one"),

@@ -2,12 +2,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import date
 
+from msgspec import structs
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from farthing.policy import Facts
+from farthing.policy import CompiledDocument, Document, Facts, Policy, decide
+from farthing.policy.holdout import Canary
 from proxy.call import Call
-from proxy.record import Recorder
+from proxy.record import Recorder, encode_span
 from proxy.upstream import Client
 from tests.proxy.test_upstream import Handler, body_of, server
 
@@ -95,3 +99,20 @@ def test_what_cannot_be_sent_before_the_end_is_counted() -> None:
 
     recorder = asyncio.run(main())
     assert (recorder.sent, recorder.dropped) == (0, 3)
+
+
+def test_a_span_tells_the_side_of_each_trial_and_the_policies_in_shadow() -> None:
+    one = call(1)
+    policies = [
+        Policy.model_validate({"name": name, "action": {"cache": {}}, "mode": mode, "priority": priority})
+        for name, mode, priority in (("tried", "canary", 2), ("watched", "shadow", 1))
+    ]
+    policies[0] = policies[0].model_copy(update={"canary": Canary(share=1.0)})
+    compiled = CompiledDocument(Document(version=4, policies=tuple(policies)))
+    one.decision = decide(compiled, one.facts, date(2026, 3, 1), one.request_id)
+    span = Span.FromString(encode_span(one))
+    told = {entry.key: [value.string_value for value in entry.value.array_value.values] for entry in span.attributes}
+    assert told["farthing.policy.arms"] == ["tried:treatment:1"] and told["farthing.policies"] == ["tried"]
+    assert "farthing.policies.shadowed" not in told  # another policy goes before it
+    one.decision = structs.replace(one.decision, shadowed=("watched",))
+    assert b"watched" in encode_span(one)

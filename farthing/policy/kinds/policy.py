@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from farthing.policy.actions import Action
+from farthing.policy.holdout import Canary, Trial, Verify
 from farthing.policy.match import Match
 from farthing.policy.record import Named
 from farthing.policy.when import MAX_LENGTH, compiled
@@ -27,6 +28,16 @@ class Policy(Named):
     match: Match = Match()
     when: Annotated[str, Field(max_length=MAX_LENGTH), AfterValidator(_condition)] = ""  # CEL, beside `match`
     action: Action
-    mode: Literal["shadow", "enforce"] = "enforce"
+    mode: Literal["shadow", "canary", "enforce"] = "enforce"
+    canary: Canary = Canary()  # whom it acts on in the mode canary
+    verify: Verify = Verify()
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)  # the higher one wins
     expires: date | None = None  # last day, UTC, on which it acts
+
+    def trial(self) -> Trial | None:
+        """Return the draw that decides on whom it acts; None where it acts on all or none."""
+        if self.mode == "canary":
+            return Trial(self.name, self.verify, self.canary)
+        if self.mode == "enforce" and self.verify.holdout:
+            return Trial(self.name, self.verify, None)
+        return None

@@ -1,4 +1,4 @@
-"""Answers one chat completion: as one JSON object, or as a stream of events.
+"""Answers one request for text, in whichever API it came: whole, or as a stream of events.
 
 A client that goes away cancels its request; the engine then frees its slot at the next step.
 """
@@ -8,71 +8,96 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from farthing.semconv import HEADER_REQUEST_ID
 from farthing.serving import Receive, Scope, Send
+from proxy.engine.chat import ChatTokenizer
 from proxy.engine.ended import Ended
 from proxy.engine.fleet import Fleet, Served
-from proxy.engine.protocol import ChatRequest, RefusedError, parse_chat
+from proxy.engine.protocol import RefusedError
+from proxy.engine.sample import Sampling
 from proxy.engine.scheduler import Output, Request
 from proxy.engine.text import TextStream
-from proxy.engine.wire import end_events, error_body, read_body, send_event, send_json, start_events
+from proxy.engine.wire import end_stream, read_body, send_json, send_part, start_events
 
 MAX_WAITING = 1024  # requests queued per model; more are refused, as they would only time out
 LARGE_BODY = 64 * 1024  # bytes; tokenizing more would hold up the event loop
 
 
+class Asked(Protocol):
+    """A request that was read and checked."""
+
+    PROMPT_FIELD: ClassVar[str]  # what holds the prompt, for refusals
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def stream(self) -> bool | None: ...
+    @property
+    def ignore_eos(self) -> bool | None: ...
+    @property
+    def stops(self) -> list[str]: ...
+    @property
+    def answer_tokens(self) -> int | None: ...
+    def sampling(self) -> Sampling: ...
+    def prompt(self, tokenizer: ChatTokenizer) -> tuple[int, ...]: ...
+
+
+class Teller(Protocol):
+    """Tells one answer in the words of an API; events come as bytes, several at once where that is due."""
+
+    def whole(self, text: str, last: Output) -> dict[str, Any]: ...
+    def begin(self) -> bytes: ...
+    def piece(self, text: str) -> bytes: ...
+    def end(self, last: Output) -> bytes: ...
+    def broken(self, refusal: RefusedError) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class Job:
-    """One completion under way."""
+    """One answer under way."""
 
     request_id: str
     created: int  # Unix seconds
-    chat: ChatRequest
+    asked: Any  # the request of its API; an Asked
     prompt_tokens: int
     served: Served
     outputs: asyncio.Queue[Output]
     ended: Ended
     caller_id: str  # the caller's own name for the request, or empty
 
-    def body(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return an answer object of `kind`."""
-        head = {"id": self.request_id, "object": kind, "created": self.created, "model": self.chat.model}
-        return head | {"choices": choices}
 
-    def usage(self, last: Output) -> dict[str, Any]:
-        """Return OpenAI's usage object."""
-        cached = last.timings.cached_tokens if last.timings else 0
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": last.completion_tokens,
-            "total_tokens": self.prompt_tokens + last.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": cached},
-        }
+@dataclass(frozen=True)
+class Api:
+    """How one API is read and told."""
+
+    parse: Callable[[bytes], Asked]
+    teller: Callable[[Job], Teller]
+    prefix: str  # of the ids of its answers
 
 
-async def answer_chat(fleet: Fleet, ended: Ended, scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve POST /v1/chat/completions.
+async def answer(fleet: Fleet, ended: Ended, api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve one POST.
 
     Raises:
         RefusedError: the request is refused, and nothing was sent.
         DisconnectedError: the client went away before its request was complete.
     """
     body = await read_body(receive, fleet.settings.max_request_bytes)
-    chat = parse_chat(body)
-    served = find_model(fleet, chat.model)
+    asked = api.parse(body)
+    served = find_model(fleet, asked.model)
     if len(body) > LARGE_BODY:
-        prompt = await asyncio.to_thread(served.chat.prompt, chat.chat())
+        prompt = await asyncio.to_thread(asked.prompt, served.chat)
     else:
-        prompt = served.chat.prompt(chat.chat())
+        prompt = asked.prompt(served.chat)
     caller_id = dict(scope["headers"]).get(HEADER_REQUEST_ID.encode(), b"").decode("latin-1")
-    job = submit(fleet, served, chat, prompt, (ended, caller_id))
+    job = submit(fleet, served, asked, prompt, (api.prefix + uuid.uuid4().hex, ended, caller_id))
     watch = asyncio.create_task(_cancel_when_gone(job, receive))
     try:
-        await (_stream(job, send) if chat.stream else _whole(job, send))
+        await (_stream if asked.stream else _whole)(job, api.teller(job), send)
     finally:
         watch.cancel()
         served.worker.cancel(job.request_id)  # no-op where the answer is complete
@@ -103,9 +128,9 @@ def unknown_model(fleet: Fleet, model: str) -> RefusedError:
 
 
 def submit(
-    fleet: Fleet, served: Served, chat: ChatRequest, prompt: tuple[int, ...], told: tuple[Ended, str]
+    fleet: Fleet, served: Served, asked: Asked, prompt: tuple[int, ...], told: tuple[str, Ended, str]
 ) -> Job:
-    """Queue the completion of `prompt`; `told` is whom to tell its end, under which id.
+    """Queue the answer to `prompt`; `told` is its id, whom to tell its end, and under which id of the caller's.
 
     Raises:
         RefusedError: the prompt is too long, or too many requests wait.
@@ -113,7 +138,7 @@ def submit(
     scheduler = served.worker.scheduler
     if len(prompt) >= scheduler.max_tokens:
         message = f"the prompt has {len(prompt)} tokens; this engine takes {scheduler.max_tokens - 1} at most"
-        raise RefusedError(400, message, "messages", "context_length_exceeded")
+        raise RefusedError(400, message, asked.PROMPT_FIELD, "context_length_exceeded")
     if scheduler.waiting >= MAX_WAITING:
         raise RefusedError(429, f"{scheduler.waiting} requests wait already; slow down", code="engine_overloaded")
     loop = asyncio.get_running_loop()
@@ -123,17 +148,18 @@ def submit(
         with contextlib.suppress(RuntimeError):  # the loop is closed: the server is gone, and so is the client
             loop.call_soon_threadsafe(outputs.put_nowait, output)
 
+    request_id, ended, caller_id = told
     request = Request(
-        request_id=f"chatcmpl-{uuid.uuid4().hex}",
+        request_id=request_id,
         prompt=prompt,
-        text=TextStream(served.chat.table, chat.stops),
+        text=TextStream(served.chat.table, asked.stops),
         on_output=deliver,
-        max_tokens=chat.answer_tokens or fleet.settings.max_output_tokens,
-        sampling=chat.sampling(),
-        stop_tokens=frozenset() if chat.ignore_eos else served.chat.stop_tokens,
+        max_tokens=asked.answer_tokens or fleet.settings.max_output_tokens,
+        sampling=asked.sampling(),
+        stop_tokens=frozenset() if asked.ignore_eos else served.chat.stop_tokens,
     )
     served.worker.submit(request)
-    return Job(request.request_id, int(time.time()), chat, len(prompt), served, outputs, *told)
+    return Job(request_id, int(time.time()), asked, len(prompt), served, outputs, ended, caller_id)
 
 
 async def _cancel_when_gone(job: Job, receive: Receive) -> None:
@@ -156,11 +182,11 @@ async def _outputs(job: Job) -> AsyncIterator[Output]:
 def _end_of(job: Job, last: Output) -> dict[str, Any]:
     """Return what the request used; one that ended before its first step used nothing."""
     began = last.timings is not None and last.timings.engine_s > 0
-    usage = job.usage(last) if began else {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-    return job.body("chat.completion", []) | {"usage": usage, "timings": timings(last)}
+    used = usage(job, last) if began else {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    return head(job, "chat.completion", []) | {"usage": used, "timings": timings(last)}
 
 
-async def _whole(job: Job, send: Send) -> None:
+async def _whole(job: Job, teller: Teller, send: Send) -> None:
     parts: list[str] = []
     last = Output("", 0)
     async for last in _outputs(job):
@@ -169,13 +195,10 @@ async def _whole(job: Job, send: Send) -> None:
         return  # nobody listens
     if last.finish == "error":
         raise RefusedError(500, last.error, code="engine_error")
-    message = {"role": "assistant", "content": "".join(parts)}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": last.finish}
-    body = job.body("chat.completion", [choice])
-    await send_json(send, 200, body | {"usage": job.usage(last), "timings": timings(last)})
+    await send_json(send, 200, teller.whole("".join(parts), last))
 
 
-async def _stream(job: Job, send: Send) -> None:
+async def _stream(job: Job, teller: Teller, send: Send) -> None:
     is_started = False
     async for output in _outputs(job):
         if output.finish == "cancelled":
@@ -185,31 +208,30 @@ async def _stream(job: Job, send: Send) -> None:
         if not is_started:
             is_started = True
             await start_events(send)
-            await send_event(send, _chunk(job, {"role": "assistant", "content": ""}))
+            if first := teller.begin():
+                await send_part(send, first)
         if output.text:
-            await send_event(send, _chunk(job, {"content": output.text}))
+            await send_part(send, teller.piece(output.text))
         if output.finish:
-            await _send_tail(job, output, send)
+            failed = RefusedError(500, output.error, code="engine_error")
+            await end_stream(send, teller.broken(failed) if output.finish == "error" else teller.end(output))
 
 
-async def _send_tail(job: Job, last: Output, send: Send) -> None:
-    """Send the reason, the usage where it was asked for, and the timings on whichever object is the last."""
-    if last.finish == "error":
-        await send_event(send, error_body(RefusedError(500, last.error, code="engine_error")))
-        return await end_events(send)
-    times = {"timings": timings(last)}
-    if job.chat.wants_usage:
-        await send_event(send, _chunk(job, {}, last.finish))
-        await send_event(send, job.body("chat.completion.chunk", []) | {"usage": job.usage(last)} | times)
-    else:
-        await send_event(send, _chunk(job, {}, last.finish) | times)
-    await end_events(send)
+def head(job: Job, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return an answer object of `kind`, as both of the completions APIs have it."""
+    return {
+        "id": job.request_id, "object": kind, "created": job.created, "model": job.asked.model, "choices": choices,
+    }  # fmt: skip
 
 
-def _chunk(job: Job, delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-    chunk = job.body("chat.completion.chunk", [choice])
-    return chunk | {"usage": None} if job.chat.wants_usage else chunk
+def usage(job: Job, last: Output) -> dict[str, Any]:
+    """Return the usage object of the completions APIs."""
+    return {
+        "prompt_tokens": job.prompt_tokens,
+        "completion_tokens": last.completion_tokens,
+        "total_tokens": job.prompt_tokens + last.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": last.timings.cached_tokens if last.timings else 0},
+    }
 
 
 def timings(last: Output) -> dict[str, float]:
