@@ -10,7 +10,7 @@ import msgspec
 
 from farthing.serving import Receive, Scope, Send, answer
 
-MAX_BODY = 64 * 1024  # bytes
+MAX_BODY = 16 * 1024 * 1024  # bytes; a plan sends two policy documents
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 

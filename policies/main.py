@@ -49,6 +49,7 @@ class ControlPlane:
     """The store, the ledger and the feed of one process, and what each route does with them."""
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self._engine: Engine = open_database(settings.control_db_url)
         self.store = Store(self._engine)
         self.keys = KeyStore(self._engine)
@@ -93,7 +94,7 @@ class ControlPlane:
         """Put the objects of a YAML text in force, or tell what that would change."""
         replace, dry_run = request.flag("replace"), request.flag("dry_run")
         author, reason = request.text("author"), request.text("reason")
-        given = await asyncio.to_thread(load, _text(await request.body()), "body")
+        given = await asyncio.to_thread(load, await request.utf8(), "body")
         if dry_run:
             document, changes = await asyncio.to_thread(self.store.plan, given, replace)
             return _applied(self.document_in_force.version, changes, document)
@@ -213,6 +214,8 @@ ROUTES = tuple(
         ("GET", "/v1/diff", lifecycle.diff),
         ("POST", "/v1/revert", lifecycle.revert),
         ("GET", "/v1/schema", lifecycle.schema),
+        ("POST", "/v1/plan", lifecycle.plan),
+        ("GET", "/v1/explain", lifecycle.explain),
         ("GET", "/v1/audit", ControlPlane.audit),
         ("GET", "/v1/budgets", ControlPlane.budgets),
         ("GET", "/v1/ledger/settlements", ControlPlane.settlements),
@@ -301,13 +304,6 @@ def _refuse_other_sites(request: Request) -> None:
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
         raise HttpError(403, "cross_site", f"a page of {origin!r} may not change anything here")
-
-
-def _text(body: bytes) -> str:
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"body: not UTF-8 at byte {error.start}; save it as UTF-8") from None
 
 
 def _object_path(request: Request) -> tuple[str, str]:

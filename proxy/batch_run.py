@@ -255,7 +255,9 @@ class BatchRunner:
         except ApiError as error:
             keep(error.status, error.body(), ())
             return True
-        headers = {semconv.HEADER_TAGS.encode(): record.tags.encode("latin-1", "replace")} if record.tags else {}
+        headers = {semconv.HEADER_PRIORITY.encode(): b"0"}
+        if record.tags:
+            headers[semconv.HEADER_TAGS.encode()] = record.tags.encode("latin-1", "replace")
         request = LineRequest(record.endpoint, headers, bytes(line.body), keep, may_wait)
         try:
             await exchange(request, caller)

@@ -18,7 +18,7 @@ from farthing.serving import Headers
 from farthing.settings import Settings
 from proxy.admit import Admission, Admitted
 from proxy.api_error import ApiError
-from proxy.attempts import RETRIED, Attempts
+from proxy.attempts import OVERLOADED, RETRIED, Attempts
 from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.dispatch import Target
@@ -34,6 +34,8 @@ from proxy.http import (
 from proxy.keys import Caller
 from proxy.metrics import Metrics
 from proxy.micro_batch import Letter, MicroBatches
+from proxy.place import enter
+from proxy.queue import ShedError
 from proxy.record import Recorder
 from proxy.request import Asked
 from proxy.server import Request
@@ -150,7 +152,7 @@ class Exchange:
         def gone() -> None:
             if not call.is_delivered:
                 call.fail("aborted", "client_disconnected", 499)
-                if call.deployment is None or not call.deployment.metered:
+                if call.deployment is None or not call.deployment.metered or call.is_waiting:
                     task.cancel()
 
         request.on_gone = gone
@@ -211,6 +213,26 @@ class Exchange:
     async def _attempt(
         self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Request
     ) -> Target | None:
+        """Ask one deployment, once it has a place; return whom to ask next, None where that is all."""
+        if target.window is None:
+            return await self._ask(call, admitted, attempts, target, request)
+        try:
+            target, window = await enter(call, attempts.like(target))
+        except ShedError:
+            other = attempts.elsewhere(target)
+            if other is None:
+                raise
+            return other
+        entered_at = time.monotonic()
+        try:
+            return await self._ask(call, admitted, attempts, target, request)
+        finally:
+            if window is not None and target.queue is not None:
+                target.queue.leave(window, time.monotonic() - entered_at)
+
+    async def _ask(
+        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Request
+    ) -> Target | None:
         """Ask one deployment; return whom to ask next, None where the call has its answer or none is to be had."""
         self._admission.assign(call, admitted.asked, target)
         attempts.begin(target)
@@ -223,19 +245,23 @@ class Exchange:
             latency_s = time.monotonic() - started
             try:
                 wait_asked = attempts.note(target, response)
+                if target.window is not None and response.status in OVERLOADED:
+                    target.overloaded(time.monotonic())
                 following = attempts.after(wait_asked) if response.status in RETRIED else None
                 if following is None:
                     await self._relay(call, admitted, response, request)
                     if response.status < 500:
                         target.health.succeeded(latency_s)
+                    if target.window is not None and response.status == 200:
+                        target.answered(time.monotonic(), latency_s, call)
                     return None
             finally:
                 response.close()
         except NotSentError as error:
-            target.health.failed(time.monotonic())
+            target.failed(time.monotonic())
             attempts.failure, following = error, attempts.after()
         except UpstreamError:
-            target.health.failed(time.monotonic())
+            target.failed(time.monotonic())
             raise
         finally:
             target.health.ended()

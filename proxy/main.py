@@ -8,6 +8,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from urllib.parse import unquote
 
 import msgspec
@@ -23,6 +24,7 @@ from proxy.apply import PolicyFeed
 from proxy.batch import Batches
 from proxy.batch_api import BatchApi
 from proxy.batch_run import BatchRunner
+from proxy.budget_watch import BudgetWatch
 from proxy.caches import Caches
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
@@ -67,7 +69,9 @@ class Proxy:
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
         key = load_key(settings.hash_key, settings.data_dir)
-        admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend)
+        self._watch = BudgetWatch(self._client, settings.url("policies"))
+        self._feed.on_change += [self._deployments.follow, self._watch.follow]
+        admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch)
         self._batches = MicroBatches(self._client)
         self._metrics = self._read_parts()
         self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
@@ -99,6 +103,7 @@ class Proxy:
         await asyncio.gather(self._server.stop(_LAST_ANSWERS_S), self._offline.stop(_LAST_ANSWERS_S))
         await self._prices.stop()
         await self._feed.stop()
+        await self._watch.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         await self._gather.stop()
@@ -120,6 +125,7 @@ class Proxy:
         readings.read_policies(metrics, self._feed)
         readings.read_caches(metrics, self._caches)
         readings.read_deployments(metrics, self._deployments)
+        readings.read_micro_batches(metrics, self._batches)
         readings.read_senders(metrics, self._spend, self._recorder)
         readings.read_process(metrics)
         return metrics
@@ -161,6 +167,7 @@ class Proxy:
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,
             "spans_dropped": self._recorder.dropped,
+            "routing": asdict(self._deployments.counters),
             "in_flight": sum(target.health.in_flight for target in self._deployments.targets),
         }
         request.answer(200, msgspec.json.encode(status), JSON)
