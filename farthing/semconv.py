@@ -44,9 +44,19 @@ REQUEST_ID = "farthing.request.id"
 REQUEST_HASH = "farthing.request.hash"  # keyed hash of the canonical request, hex
 PREFIX_HASHES = "farthing.prefix.hashes"  # hashes of the message prefixes, oldest first
 DEPLOYMENT = "farthing.deployment"
+DEPLOYMENT_NAME = "farthing.deployment.name"
+ROUTE_STRATEGY = "farthing.route.strategy"  # of the policy that chose the deployment
+ROUTE_REASON = "farthing.route.reason"  # why that one
+ROUTE_CANDIDATES = "farthing.route.candidates"  # the figures that each had when it was chosen
+TASK = "farthing.task"  # what kind of task the prompt was judged to be, where a policy routes by it
+TASK_CONFIDENCE = "farthing.task.confidence"
+TASK_COMPLEXITY = "farthing.task.complexity"  # 0 to 1
+PRIORITY = "farthing.priority"  # 0 to 9, of a request that had to wait for a place
+WAITED_SECONDS = "farthing.waited.seconds"  # seconds that it waited for a place at its deployment
 ATTEMPTS = "farthing.attempts"  # requests made of upstreams, where it took more than one
 ROUTED_FROM = "farthing.routed_from"  # the model that the client asked for, where a policy sent it elsewhere
 CACHE_HIT = "farthing.cache.hit"  # exact | coalesced | embedding; absent on a miss
+MICRO_BATCH_CALLS = "farthing.micro_batch.calls"  # calls that were sent to the upstream as one, where there were more
 CACHE_SAVED_INPUT_TOKENS = "farthing.cache.saved.input_tokens"  # of the inputs that an upstream was not asked for
 CACHE_LEVEL = "farthing.cache.level"  # tool | component: a cache of the application's own work
 CACHE_NAME = "farthing.cache.name"  # of the function whose results it keeps
@@ -89,6 +99,7 @@ ELSEWHERE_PROVIDER = "self-hosted"  # of calls in a public provider's name to an
 HEADER_TAGS = "x-farthing-tags"  # team=search,user=ann,tier=batch; values percent-encoded
 HEADER_REQUEST_ID = "x-farthing-request-id"
 HEADER_DEADLINE = "x-farthing-deadline-ms"  # milliseconds that the caller will wait, from when the request is whole
+HEADER_PRIORITY = "x-farthing-priority"  # 0 to 9, the higher goes first, as far as the policy allows
 HEADER_POLICY = "x-farthing-policy"  # response: version, the policies that acted, <policy>:control:<propensity>
 HEADER_CACHE = "x-farthing-cache"  # response: hit | partial | coalesced | miss
 HEADER_TOKENS = "x-farthing-tokens"  # response: what a policy cut: before=900;after=300;history=600

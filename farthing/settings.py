@@ -36,6 +36,12 @@ class Deployment:
     first_byte_timeout_s: float = 0.0  # from the request to the answer's head; 0 = request_timeout_s
     between_timeout_s: float = 0.0  # between two parts of an answer; 0 = request_timeout_s
     metered: bool = False  # a third party bills started work: drain an answer that the client no longer waits for
+    name: str = ""  # what policies and rows call it; default: the model, and its number among those of the model
+    weight: float = 1.0  # its share among those of its model, for strategies that weigh
+    region: str = ""  # where it runs, for policies that require one
+    quality: float = 1.0  # share of good answers, 0 to 1, as you measured it
+    max_in_flight: int = 0  # requests at once, over all workers of a proxy, the others wait; 0 = no limit
+    warm_connections: int = 0  # opened at the start of each worker and kept open
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from farthing.prices import Price, Usage
 from farthing.settings import Deployment
 
 if TYPE_CHECKING:
+    from proxy.router import Chosen
     from proxy.tokens.cut import Cut
 
 
@@ -43,6 +44,7 @@ class Call(msgspec.Struct):
     service_tier: str = ""  # what was served, else what was asked for; '' = the standard one
     usage_source: str = ""  # provider | proxy | estimate | missing
     cache_hit: str = ""  # the level that answered: exact | coalesced | embedding; '' = the upstream did
+    batch_calls: int = 1  # calls that were sent to the upstream as one
     saved_input_tokens: int = 0  # of inputs that the upstream was not asked for, in a call that it answered in part
     is_begun: bool = False  # the answer's head has left for the client, so no other answer can be given
     is_complete: bool = False  # the answer says of itself that nothing of it is missing
@@ -58,6 +60,11 @@ class Call(msgspec.Struct):
     cut_shadow: Cut | None = None  # what a policy in shadow mode would have cut
     passed_on: Sequence[tuple[str, str]] = ()  # the client's headers that its upstream is to see
     limit_s: float = 0.0  # how long the call may take in all
+    asked_priority: int | None = None  # what its header asks for
+    priority: int | None = None  # what it waited with, where it had to wait
+    waited_s: float = 0.0  # for a place at its deployment
+    is_waiting: bool = False  # for a place: no upstream has heard of it
+    chosen: Chosen | None = None  # what a routing strategy decided, where one did
     attempts: int = 0  # upstream requests made
     status: int = 200
     outcome: str = "ok"

@@ -18,10 +18,11 @@ from farthing.serving import Headers
 from farthing.settings import Settings
 from proxy.admit import Admission, Admitted
 from proxy.api_error import ApiError
-from proxy.attempts import RETRIED, Attempts
+from proxy.attempts import OVERLOADED, RETRIED, Attempts
 from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.dispatch import Target
+from proxy.embedding_cache import is_list_of_inputs
 from proxy.formats import Format, Told
 from proxy.formats.chunks import read_answer
 from proxy.http import (
@@ -32,6 +33,9 @@ from proxy.http import (
 )
 from proxy.keys import Caller
 from proxy.metrics import Metrics
+from proxy.micro_batch import Letter, MicroBatches
+from proxy.place import enter
+from proxy.queue import ShedError
 from proxy.record import Recorder
 from proxy.request import Asked
 from proxy.server import Request
@@ -64,6 +68,7 @@ class Worker:
     client: Client
     admission: Admission
     caches: Caches
+    batches: MicroBatches
     spend: Spend
     recorder: Recorder
     metrics: Metrics
@@ -78,6 +83,7 @@ class Exchange:
         self._client = worker.client
         self._admission = worker.admission
         self._caches = worker.caches
+        self._batches = worker.batches
         self._spend = worker.spend
         self._recorder = worker.recorder
         self._metrics = worker.metrics
@@ -146,7 +152,7 @@ class Exchange:
         def gone() -> None:
             if not call.is_delivered:
                 call.fail("aborted", "client_disconnected", 499)
-                if call.deployment is None or not call.deployment.metered:
+                if call.deployment is None or not call.deployment.metered or call.is_waiting:
                     task.cancel()
 
         request.on_gone = gone
@@ -207,6 +213,26 @@ class Exchange:
     async def _attempt(
         self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Request
     ) -> Target | None:
+        """Ask one deployment, once it has a place; return whom to ask next, None where that is all."""
+        if target.window is None:
+            return await self._ask(call, admitted, attempts, target, request)
+        try:
+            target, window = await enter(call, attempts.like(target))
+        except ShedError:
+            other = attempts.elsewhere(target)
+            if other is None:
+                raise
+            return other
+        entered_at = time.monotonic()
+        try:
+            return await self._ask(call, admitted, attempts, target, request)
+        finally:
+            if window is not None and target.queue is not None:
+                target.queue.leave(window, time.monotonic() - entered_at)
+
+    async def _ask(
+        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Request
+    ) -> Target | None:
         """Ask one deployment; return whom to ask next, None where the call has its answer or none is to be had."""
         self._admission.assign(call, admitted.asked, target)
         attempts.begin(target)
@@ -219,19 +245,23 @@ class Exchange:
             latency_s = time.monotonic() - started
             try:
                 wait_asked = attempts.note(target, response)
+                if target.window is not None and response.status in OVERLOADED:
+                    target.overloaded(time.monotonic())
                 following = attempts.after(wait_asked) if response.status in RETRIED else None
                 if following is None:
                     await self._relay(call, admitted, response, request)
                     if response.status < 500:
                         target.health.succeeded(latency_s)
+                    if target.window is not None and response.status == 200:
+                        target.answered(time.monotonic(), latency_s, call)
                     return None
             finally:
                 response.close()
         except NotSentError as error:
-            target.health.failed(time.monotonic())
+            target.failed(time.monotonic())
             attempts.failure, following = error, attempts.after()
         except UpstreamError:
-            target.health.failed(time.monotonic())
+            target.failed(time.monotonic())
             raise
         finally:
             target.health.ended()
@@ -244,11 +274,16 @@ class Exchange:
     async def _post(self, call: Call, admitted: Admitted, target: Target) -> Response:
         deployment = target.deployment
         headers = [("content-type", "application/json"), *call.passed_on, *target.headers]
+        body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
+        is_repeatable = not deployment.metered
+        rule = call.decision.micro_batch if call.decision is not None else None
+        if rule is not None and self._form.path == "embeddings" and is_list_of_inputs(admitted.asked.fields["input"]):
+            answer = await self._batches.post(rule, Letter.of(call, target, url, headers, body))
+            call.batch_calls = answer.shared_by
+            return answer
         if deployment.provider == semconv.SELF_HOSTED_PROVIDER:
             headers.append((semconv.HEADER_REQUEST_ID, call.request_id))
             headers.append(("traceparent", f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"))
-        body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
-        is_repeatable = not deployment.metered
         return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable)
 
     async def _relay(self, call: Call, admitted: Admitted, response: Response, request: Request) -> None:
@@ -300,13 +335,18 @@ class Exchange:
         tape = Tape(_CACHEABLE_BYTES if ticket is not None and ticket.wants_answer else 0)
         call.is_begun = True
         request.begin(200, (*_STREAM_HEADERS, *_response_headers(call)))
+
+        def take(part: bytes) -> bool:
+            goes_on = True
+            if out := relay.feed(part):
+                call.first_byte_ns = call.first_byte_ns or time.time_ns()
+                tape.add(out)
+                goes_on = request.put(out)
+            call.is_delivered = relay.is_done
+            return goes_on
+
         try:
-            async for part in response.parts():
-                if out := relay.feed(part):
-                    call.first_byte_ns = call.first_byte_ns or time.time_ns()
-                    tape.add(out)
-                    await request.write(out)
-                call.is_delivered = relay.is_done
+            await response.pour(take, request.caught_up)
             if out := relay.finish():
                 tape.add(out)
                 await request.write(out)

@@ -8,6 +8,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from urllib.parse import unquote
 
 import msgspec
@@ -20,6 +21,7 @@ from proxy import readings
 from proxy.admit import Admission
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
+from proxy.budget_watch import BudgetWatch
 from proxy.caches import Caches
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
@@ -28,6 +30,7 @@ from proxy.gather import Gather
 from proxy.http import JSON
 from proxy.keys import Caller, Keys
 from proxy.metrics import Metrics
+from proxy.micro_batch import MicroBatches
 from proxy.own_prices import PriceFeed
 from proxy.record import Recorder
 from proxy.routes import Routes
@@ -60,11 +63,14 @@ class Proxy:
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
         key = load_key(settings.hash_key, settings.data_dir)
-        admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend)
+        self._watch = BudgetWatch(self._client, settings.url("policies"))
+        self._feed.on_change += [self._deployments.follow, self._watch.follow]
+        admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch)
+        self._batches = MicroBatches(self._client)
         self._metrics = self._read_parts()
         self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
         worker = Worker(
-            settings, self._client, admission, self._caches, self._spend, self._recorder, self._metrics
+            settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder, self._metrics
         )
         self.routes = Routes(Keys(settings, lambda: self._feed.document), self._metrics.refused)
         for form in FORMATS:
@@ -88,6 +94,7 @@ class Proxy:
         await self._server.stop(_LAST_ANSWERS_S)
         await self._prices.stop()
         await self._feed.stop()
+        await self._watch.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         await self._gather.stop()
@@ -128,10 +135,18 @@ class Proxy:
             "prices_error": self._prices.last_error,
             "caches": self._caches.counts(),
             "calls_waiting_for_identical": self._caches.flights.waiting,
+            "micro_batches": {
+                "batches": self._batches.batches,
+                "calls": self._batches.calls,
+                "inputs": self._batches.inputs,
+                "refused_batches": self._batches.refused_batches,
+                "waiting": self._batches.waiting,
+            },
             "settlements_waiting": self._spend.waiting,
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,
             "spans_dropped": self._recorder.dropped,
+            "routing": asdict(self._deployments.counters),
             "in_flight": sum(target.health.in_flight for target in self._deployments.targets),
         }
         request.answer(200, msgspec.json.encode(status), JSON)

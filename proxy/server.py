@@ -76,11 +76,20 @@ class Request:
         framing = b"transfer-encoding: chunked\r\n\r\n" if self._is_chunked else b"\r\n"
         self._connection.send(self._head(status, headers) + framing)
 
-    async def write(self, data: bytes) -> None:
-        """Send a part of the body; waits while the client does not keep up."""
+    def put(self, data: bytes) -> bool:
+        """Send a part of the body; False = the client does not keep up, so wait until it has `caught_up`."""
         self._connection.send(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+        return not self._connection.is_stalled
+
+    async def caught_up(self) -> None:
+        """Return once the client has taken what waits for it, or has gone."""
         if self._connection.is_stalled:
             await self._connection.drained()
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the body; waits while the client does not keep up."""
+        if not self.put(data):
+            await self.caught_up()
 
     def end(self) -> None:
         """Say that the body is whole."""

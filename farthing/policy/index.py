@@ -174,7 +174,10 @@ def _selectivity(rule: Rule[Item], column: Column, crowd: Counter[tuple[Column, 
 class CompiledDocument:
     """A document ready for deciding; made once per version and swapped in by one assignment."""
 
-    __slots__ = ("_budgets", "caches", "document", "routes", "token_policies", "tokens", "version")
+    __slots__ = (
+        "_budgets", "caches", "concurrency", "document", "micro_batches", "priorities", "routes", "token_policies",
+        "tokens", "version",
+    )  # fmt: skip
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -184,6 +187,11 @@ class CompiledDocument:
         self.caches = Index([rule for rule in ranked if rule.item.action.cache])
         self.tokens = Index([rule for rule in ranked if rule.item.action.tokens])
         self.token_policies = {policy.name: policy for policy in document.policies if policy.action.tokens}
+        gathering = [rule for rule in ranked if rule.item.action.micro_batch]
+        self.micro_batches = Index(gathering) if gathering else None
+        self.concurrency = Index([rule for rule in ranked if rule.item.action.concurrency])
+        priorities = [rule for rule in ranked if rule.item.action.priority]
+        self.priorities = Index(priorities) if priorities else None
         ordered = sorted(document.budgets, key=lambda budget: budget.name)
         self._budgets = Index([Rule(budget, budget.scope, rank) for rank, budget in enumerate(ordered)])
 

@@ -213,6 +213,21 @@ def test_corrections_survive_merges_and_a_repair_that_removes_rows(store: Store,
     assert store.rows() == [(1, False, "duplicate")]
 
 
+def test_spans_of_clocks_gone_wrong_hide_no_row_that_is_merged_with_them(
+    store: Store, span: Callable[..., bytes]
+) -> None:
+    store.put(span(8, at=1), span(9, at=2**63 - 1))  # of 1970 and of 2262
+    store.settle()
+    store.put(span(1), span(2, parent=1))
+    store.warehouse.command("OPTIMIZE TABLE requests FINAL")
+    store.settle()
+    assert store.rows() == [(1, False, "duplicate"), (2, True, ""), (8, True, ""), (9, True, "")]
+    assert store.totals() == (1, USD)
+    store.put(span(9, at=2**63 - 1))
+    store.settle()
+    assert store.rows()[3:] == [(9, True, ""), (9, False, "replayed")]
+
+
 def test_the_receive_times_of_a_segment_are_read_from_its_ends(tmp_path: Path) -> None:
     path = tmp_path / "one.otlp"
     frames = [segment.frame("acme", b"x" * size, 1_795_000_000_000 + size, b"d" * 16) for size in (0, 7, 300_000)]

@@ -12,7 +12,7 @@ FROM (
     FROM requests
     WHERE (billed OR unbilled_reason IN ('duplicate', 'replayed'))
       AND ({is_wide:Bool} OR is_fresh)
-      AND (NOT {is_wide:Bool} OR toStartOfFifteenMinutes(toDateTime(started_at, 'UTC')) IN {slots:Array(DateTime('UTC'))})
+      AND (NOT {is_wide:Bool} OR toStartOfFifteenMinutes(started_at, 'UTC') IN {slots:Array(DateTime('UTC'))})
 )
 WHERE key != 0
 GROUP BY key

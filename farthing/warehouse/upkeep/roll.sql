@@ -39,7 +39,7 @@ SELECT
 FROM (
     SELECT
         tenant,
-        toStartOfHour(toDateTime(started_at, 'UTC'))                          AS hour,
+        toStartOfHour(started_at, 'UTC')                                      AS hour,
         team,
         provider,
         model,
@@ -74,7 +74,8 @@ FROM (
     FROM requests
     WHERE started_at >= fromUnixTimestamp64Milli({since_ms:Int64})
       AND started_at < fromUnixTimestamp64Milli({until_ms:Int64})
-      AND toStartOfHour(toDateTime(started_at, 'UTC')) IN {hours:Array(DateTime('UTC'))}
+      -- not of toDateTime(started_at): it wraps after 2106, and the index then leaves out parts that hold such a row
+      AND toStartOfHour(started_at, 'UTC') IN {hours:Array(DateTime('UTC'))}
     GROUP BY
         tenant,
         hour,

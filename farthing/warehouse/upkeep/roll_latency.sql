@@ -18,7 +18,7 @@ FROM (
         team,
         provider,
         model,
-        toStartOfHour(toDateTime(started_at, 'UTC')) AS hour,
+        toStartOfHour(started_at, 'UTC') AS hour,
         toInt16(if(timing.2 <= 3e-10, -1100, least(ceil(log(timing.2) / 0.02000066670666954), 2000))) AS bin,
         count()                                      AS calls
     FROM requests
@@ -28,7 +28,8 @@ FROM (
     ] AS timing
     WHERE started_at >= fromUnixTimestamp64Milli({since_ms:Int64})
       AND started_at < fromUnixTimestamp64Milli({until_ms:Int64})
-      AND toStartOfHour(toDateTime(started_at, 'UTC')) IN {hours:Array(DateTime('UTC'))}
+      -- not of toDateTime(started_at): it wraps after 2106, and the index then leaves out parts that hold such a row
+      AND toStartOfHour(started_at, 'UTC') IN {hours:Array(DateTime('UTC'))}
       AND billed
       AND NOT isNaN(timing.2)
     GROUP BY
