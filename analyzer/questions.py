@@ -34,6 +34,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "findings": ("limit",),
     "dimensions": (),
     "call": ("request_id",),
+    "decided_call": ("request_id",),
 }
 
 MAX_LIMIT = 10_000  # rows
