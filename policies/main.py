@@ -34,6 +34,7 @@ from policies.ledger import Ledger
 from policies.load import load
 from policies.operations import Operation
 from policies.periods import iso
+from policies.recalls import Recalls
 from policies.store import Applied, Store
 
 MAX_WAIT_S = 60.0  # longest long poll
@@ -61,6 +62,7 @@ class ControlPlane:
             self._engine.dispose()
             raise
         self._feed = Feed(first)
+        self._recalls = Recalls()
         self.followers = Followers()
 
     def close(self) -> None:
@@ -71,6 +73,7 @@ class ControlPlane:
     def release_polls(self) -> None:
         """Let every long poll answer that nothing is new."""
         self._feed.publish(self._feed.newest)
+        self._recalls.release()
 
     async def health(self, _request: Request) -> Reply:
         """Answer once the ledger has committed: its thread lives, it is the owner, and the disk takes writes."""
@@ -143,12 +146,23 @@ class ControlPlane:
             raise HttpError(400, "bad_operation", f"the body is not a list of operations: {error}") from None
         if len(operations) > MAX_OPERATIONS:
             raise HttpError(413, "too_many_operations", f"{len(operations)} operations; send at most {MAX_OPERATIONS}")
-        return Reply(await self._ledger.run(operations) if operations else [])
+        results = await self._ledger.run(operations) if operations else []
+        self._recalls.note(results)
+        return Reply(results)
+
+    async def recalls(self, request: Request) -> Reply:
+        """Tell a worker when other workers need what it holds in advance."""
+        wait_s = min(request.number("wait"), MAX_WAIT_S)
+        recall = self._recalls.of(request.text("worker"))
+        if wait_s > 0 and not recall.budgets:
+            await first_of(recall.is_there, request, wait_s)
+        return Reply({"recalled": recall.taken()})
 
     async def settlements(self, request: Request) -> Reply:
-        """List what holds became."""
-        since_ns = request.instant_ns("since")
-        return Reply({"settlements": await asyncio.to_thread(statement.settlements, self._engine, since_ns)})
+        """List what holds became, a page at a time."""
+        since_ns, after = request.instant_ns("since"), statement.cursor(request.text("after"))
+        rows, following = await asyncio.to_thread(statement.settlements, self._engine, since_ns, after)
+        return Reply({"settlements": rows, "next": following})
 
     def budget_lines(self) -> list[dict[str, Any]]:
         """Return one line for each budget, as the ledger has it."""
@@ -219,6 +233,7 @@ ROUTES = tuple(
         ("GET", "/v1/audit", ControlPlane.audit),
         ("GET", "/v1/budgets", ControlPlane.budgets),
         ("GET", "/v1/ledger/settlements", ControlPlane.settlements),
+        ("GET", "/v1/ledger/recalls", ControlPlane.recalls),
         ("GET", "/metrics", metrics.page),
         ("GET", "/v1/keys", key_api.list_keys),
         ("POST", "/v1/keys", key_api.create),

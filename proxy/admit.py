@@ -126,7 +126,7 @@ class Admission:
         assert call.decision is not None
         amount = self._bound(call, admitted)
         try:
-            call.is_reserved = await self._spend.reserve(call.request_id, call.facts, amount)
+            call.hold = await self._spend.reserve(call.request_id, call.facts, call.decision.budgets, amount)
         except OverBudgetError as error:
             raise ApiError(
                 429, "budget_exceeded", f"{error}. Ask for less (max_tokens), wait for the budget's next period, "
@@ -138,7 +138,7 @@ class Admission:
                     503, "ledger_unavailable", f"a hard budget applies and its ledger is away ({error}); try again",
                     retry_after_s=1,
                 ) from None  # fmt: skip
-        call.held_nusd = amount if call.is_reserved else 0
+            call.hold = await self._spend.let_through(call.request_id, call.facts, amount)
 
     def _bound(self, call: Call, admitted: Admitted) -> int:
         """Return an upper bound of the bill, nano-dollars, over all deployments that may serve the call.

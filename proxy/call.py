@@ -10,6 +10,7 @@ import msgspec
 from farthing.policy.decide import Decision, Facts
 from farthing.prices import Price, Usage
 from farthing.settings import Deployment
+from proxy.spend import Hold
 
 if TYPE_CHECKING:
     from proxy.router import Chosen
@@ -37,8 +38,7 @@ class Call(msgspec.Struct):
     max_tokens: int = 0
     request_hash: str = ""
     prefix_hashes: tuple[str, ...] = ()
-    held_nusd: int = 0
-    is_reserved: bool = False
+    hold: Hold | None = None  # what is set aside for it
     settled_nusd: int | None = None
     usage: Usage | None = None
     reasoning_tokens: int = 0
@@ -70,6 +70,10 @@ class Call(msgspec.Struct):
     status: int = 200
     outcome: str = "ok"
     error_type: str = ""
+
+    @property
+    def held_nusd(self) -> int:
+        return self.hold.amount_nusd if self.hold is not None and not self.hold.is_unheld else 0
 
     @property
     def is_cache_hit(self) -> bool:

@@ -65,7 +65,8 @@ class Proxy:
         self._client = Client(timeouts)
         self._feed = PolicyFeed(self._client, settings.url("policies"), settings.data_dir / "proxy" / "policies.json")
         self._caches = Caches(lambda: self._feed.document)
-        self._spend = Spend(self._client, settings.url("policies"))
+        folder = settings.data_dir / "proxy"
+        self._spend = Spend(self._client, settings.url("policies"), folder, settings.lease_s, settings.hold_ttl_s)
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
         key = load_key(settings.hash_key, settings.data_dir)
@@ -89,6 +90,7 @@ class Proxy:
         admission.tokens.summaries = Summaries(self.routes.handle)
         upload = self._open_files(keys)
         self._recorder.start()
+        self._spend.start()
         self._gather.start()
         kept = settings.data_dir / "proxy" / "prices.json"
         self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.use_prices)
@@ -164,6 +166,7 @@ class Proxy:
                 "waiting": self._batches.waiting,
             },
             "settlements_waiting": self._spend.waiting,
+            "leased_nusd": self._spend.leased,
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,
             "spans_dropped": self._recorder.dropped,
