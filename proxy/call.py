@@ -10,8 +10,10 @@ import msgspec
 from farthing.policy.decide import Decision, Facts
 from farthing.prices import Price, Usage
 from farthing.settings import Deployment
+from proxy.spend import Hold
 
 if TYPE_CHECKING:
+    from proxy.router import Chosen
     from proxy.tokens.cut import Cut
 
 
@@ -31,12 +33,12 @@ class Call(msgspec.Struct):
     decision: Decision | None = None
     price: Price | None = None
     is_stream: bool = False
+    is_offline: bool = False  # a line of a batch
     temperature: float | None = None
     max_tokens: int = 0
     request_hash: str = ""
     prefix_hashes: tuple[str, ...] = ()
-    held_nusd: int = 0
-    is_reserved: bool = False
+    hold: Hold | None = None  # what is set aside for it
     settled_nusd: int | None = None
     usage: Usage | None = None
     reasoning_tokens: int = 0
@@ -59,10 +61,19 @@ class Call(msgspec.Struct):
     cut_shadow: Cut | None = None  # what a policy in shadow mode would have cut
     passed_on: Sequence[tuple[str, str]] = ()  # the client's headers that its upstream is to see
     limit_s: float = 0.0  # how long the call may take in all
+    asked_priority: int | None = None  # what its header asks for
+    priority: int | None = None  # what it waited with, where it had to wait
+    waited_s: float = 0.0  # for a place at its deployment
+    is_waiting: bool = False  # for a place: no upstream has heard of it
+    chosen: Chosen | None = None  # what a routing strategy decided, where one did
     attempts: int = 0  # upstream requests made
     status: int = 200
     outcome: str = "ok"
     error_type: str = ""
+
+    @property
+    def held_nusd(self) -> int:
+        return self.hold.amount_nusd if self.hold is not None and not self.hold.is_unheld else 0
 
     @property
     def is_cache_hit(self) -> bool:

@@ -18,7 +18,7 @@ from farthing.serving import Headers
 from farthing.settings import Settings
 from proxy.admit import Admission, Admitted
 from proxy.api_error import ApiError
-from proxy.attempts import RETRIED, Attempts
+from proxy.attempts import OVERLOADED, RETRIED, Attempts
 from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.dispatch import Target
@@ -34,6 +34,8 @@ from proxy.http import (
 from proxy.keys import Caller
 from proxy.metrics import Metrics
 from proxy.micro_batch import Letter, MicroBatches
+from proxy.place import enter
+from proxy.queue import ShedError
 from proxy.record import Recorder
 from proxy.request import Asked
 from proxy.server import Request
@@ -96,7 +98,7 @@ class Exchange:
         try:
             _refuse_too_large(request, self._settings.max_request_bytes)
             call, asked = self._admission.identify(self._form, caller, request.headers, request.body)
-            call.passed_on = passed_on(request.headers)
+            call.passed_on, call.is_offline = passed_on(request.headers), request.is_offline
             await self._serve(call, asked, request)
         except ApiError as error:
             if call is not None:
@@ -150,7 +152,7 @@ class Exchange:
         def gone() -> None:
             if not call.is_delivered:
                 call.fail("aborted", "client_disconnected", 499)
-                if call.deployment is None or not call.deployment.metered:
+                if call.deployment is None or not call.deployment.metered or call.is_waiting:
                     task.cancel()
 
         request.on_gone = gone
@@ -211,6 +213,26 @@ class Exchange:
     async def _attempt(
         self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Request
     ) -> Target | None:
+        """Ask one deployment, once it has a place; return whom to ask next, None where that is all."""
+        if target.window is None:
+            return await self._ask(call, admitted, attempts, target, request)
+        try:
+            target, window = await enter(call, attempts.like(target))
+        except ShedError:
+            other = attempts.elsewhere(target)
+            if other is None:
+                raise
+            return other
+        entered_at = time.monotonic()
+        try:
+            return await self._ask(call, admitted, attempts, target, request)
+        finally:
+            if window is not None and target.queue is not None:
+                target.queue.leave(window, time.monotonic() - entered_at)
+
+    async def _ask(
+        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Request
+    ) -> Target | None:
         """Ask one deployment; return whom to ask next, None where the call has its answer or none is to be had."""
         self._admission.assign(call, admitted.asked, target)
         attempts.begin(target)
@@ -223,19 +245,23 @@ class Exchange:
             latency_s = time.monotonic() - started
             try:
                 wait_asked = attempts.note(target, response)
+                if target.window is not None and response.status in OVERLOADED:
+                    target.overloaded(time.monotonic())
                 following = attempts.after(wait_asked) if response.status in RETRIED else None
                 if following is None:
                     await self._relay(call, admitted, response, request)
                     if response.status < 500:
                         target.health.succeeded(latency_s)
+                    if target.window is not None and response.status == 200:
+                        target.answered(time.monotonic(), latency_s, call)
                     return None
             finally:
                 response.close()
         except NotSentError as error:
-            target.health.failed(time.monotonic())
+            target.failed(time.monotonic())
             attempts.failure, following = error, attempts.after()
         except UpstreamError:
-            target.health.failed(time.monotonic())
+            target.failed(time.monotonic())
             raise
         finally:
             target.health.ended()
@@ -356,11 +382,11 @@ class Exchange:
             call.usage_source = "missing"
         if call.deployment is not None:
             call.price = self._admission.price(call, call.deployment)  # of the service tier that was served
-        if call.is_reserved:
+        if call.hold is not None:
             cost = call.cost_nusd()
             # Nobody knows what was used: the hold is an upper bound and is charged, as its expiry would do.
-            call.settled_nusd = call.held_nusd if cost is None else cost
-            self._spend.settle(call.request_id, call.settled_nusd)
+            call.settled_nusd = call.hold.amount_nusd if cost is None else cost
+            self._spend.settle(call.hold, call.settled_nusd)
         self._recorder.put(call)
         self._metrics.called(self.name, call)
 
@@ -387,7 +413,7 @@ def _take_stream(call: Call, relay: EventRelay, asked_bytes: int) -> None:
         call.usage, call.usage_source, call.reasoning_tokens = relay.usage, "proxy", relay.reasoning
         call.engine_s, call.engine_queue_s = relay.engine_s, relay.engine_queue_s
     elif relay.events and not is_metered:
-        output = min(relay.events, call.max_tokens) if call.is_reserved else relay.events
+        output = min(relay.events, call.max_tokens) if call.hold is not None else relay.events
         call.usage, call.usage_source = Usage(asked_bytes // _BYTES_PER_TOKEN, output=output), "estimate"
 
 
