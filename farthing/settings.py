@@ -100,6 +100,10 @@ DEFAULT_PRICES = (
     PriceOverride("farthing", "smollm2-135m", input="0.20", output="0.80"),
     PriceOverride("farthing", "smollm2-135m-bf16", input="0.10", output="0.40"),
     PriceOverride("farthing", "all-minilm-l6-v2", input="0.02", output="0"),
+    # What /v1/batches are charged, which run when the engine has nothing better to do
+    PriceOverride("farthing", "smollm2-135m", input="0.10", output="0.40", service_tier="batch"),
+    PriceOverride("farthing", "smollm2-135m-bf16", input="0.05", output="0.20", service_tier="batch"),
+    PriceOverride("farthing", "all-minilm-l6-v2", input="0.01", output="0", service_tier="batch"),
 )
 
 

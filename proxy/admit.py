@@ -173,8 +173,12 @@ class Admission:
     def assign(self, call: Call, asked: Asked, target: Target) -> Deployment:
         """Give a call to a deployment; until it answers, the service tier is what was asked for."""
         tier, deployment = _asked_tier(asked), target.deployment
+        prices = self._prices_of(call, deployment)
+        # A third party bills a line of a batch as what it was asked as; what our own servers charge is ours to say.
+        if call.is_offline and not deployment.metered and BATCH_TIER in prices:
+            tier = BATCH_TIER
         call.deployment = deployment
-        call.service_tier = tier if _has_tiers(self._prices_of(call, deployment)) else ""
+        call.service_tier = tier if _has_tiers(prices) else ""
         call.price = self.price(call, deployment)
         return deployment
 
@@ -223,6 +227,8 @@ def _unpriced(call: Call) -> ApiError:
 
 # What a project's settings at the provider may make of a call that leaves the choice open
 _CHOSEN_BY_PROVIDER = ("flex", "priority", "scale")
+
+BATCH_TIER = "batch"
 
 
 def _has_tiers(prices: Mapping[str, Price]) -> bool:

@@ -33,6 +33,7 @@ class Call(msgspec.Struct):
     decision: Decision | None = None
     price: Price | None = None
     is_stream: bool = False
+    is_offline: bool = False  # a line of a batch
     temperature: float | None = None
     max_tokens: int = 0
     request_hash: str = ""

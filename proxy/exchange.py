@@ -98,7 +98,7 @@ class Exchange:
         try:
             _refuse_too_large(request, self._settings.max_request_bytes)
             call, asked = self._admission.identify(self._form, caller, request.headers, request.body)
-            call.passed_on = passed_on(request.headers)
+            call.passed_on, call.is_offline = passed_on(request.headers), request.is_offline
             await self._serve(call, asked, request)
         except ApiError as error:
             if call is not None:

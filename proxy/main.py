@@ -21,16 +21,22 @@ from proxy import readings
 from proxy.admit import Admission
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
+from proxy.batch import Batches
+from proxy.batch_api import BatchApi
+from proxy.batch_run import BatchRunner
 from proxy.budget_watch import BudgetWatch
 from proxy.caches import Caches
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
+from proxy.file_api import FileApi
+from proxy.files import Files
 from proxy.formats import FORMATS
 from proxy.gather import Gather
 from proxy.http import JSON
 from proxy.keys import Caller, Keys
 from proxy.metrics import Metrics
 from proxy.micro_batch import MicroBatches
+from proxy.offline import Limits
 from proxy.own_prices import PriceFeed
 from proxy.record import Recorder
 from proxy.routes import Routes
@@ -73,7 +79,8 @@ class Proxy:
         worker = Worker(
             settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder, self._metrics
         )
-        self.routes = Routes(Keys(settings, lambda: self._feed.document), self._metrics.refused)
+        keys = Keys(settings, lambda: self._feed.document)
+        self.routes = Routes(keys, self._metrics.refused)
         for form in FORMATS:
             self.routes.priced(Exchange(worker, form))
         self.routes.free("GET", "/v1/models", "models", self._models)
@@ -81,6 +88,7 @@ class Proxy:
         self.routes.free("GET", "/v1/status", "status", self._status)
         self.routes.free("GET", "/metrics", "metrics", self._page)
         admission.tokens.summaries = Summaries(self.routes.handle)
+        upload = self._open_files(keys)
         self._recorder.start()
         self._spend.start()
         self._gather.start()
@@ -88,12 +96,13 @@ class Proxy:
         self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.use_prices)
         await self._prices.start()
         await self._feed.start()
-        self._server = Server(self.routes.handle, settings.max_request_bytes)
+        self._offline.start()
+        self._server = Server(self.routes.handle, settings.max_request_bytes, max_body=upload)
         await self._server.start(sock)
 
     async def close(self) -> None:
         """Let the calls under way end, hand over what they cost, and stop."""
-        await self._server.stop(_LAST_ANSWERS_S)
+        await asyncio.gather(self._server.stop(_LAST_ANSWERS_S), self._offline.stop(_LAST_ANSWERS_S))
         await self._prices.stop()
         await self._feed.stop()
         await self._watch.stop()
@@ -102,11 +111,23 @@ class Proxy:
         await self._gather.stop()
         self._client.close()
 
+    def _open_files(self, keys: Keys) -> Callable[[Request], int]:
+        """Open files and batches; return how long a request's body may be."""
+        folder, limits = self._settings.data_dir / "proxy", Limits(lambda: self._feed.document)
+        files, batches = Files(folder / "files"), Batches(folder / "batches")
+        self._offline = BatchRunner(batches, files, limits, keys, self._deployments, self.routes.exchange)
+        readings.read_batches(self._metrics, self._offline)
+        api = FileApi(self._settings, files, limits, keys)
+        api.register(self.routes)
+        BatchApi(batches, files, limits, self._offline.wake).register(self.routes)
+        return api.max_body
+
     def _read_parts(self) -> Metrics:
         metrics = Metrics()
         readings.read_policies(metrics, self._feed)
         readings.read_caches(metrics, self._caches)
         readings.read_deployments(metrics, self._deployments)
+        readings.read_micro_batches(metrics, self._batches)
         readings.read_senders(metrics, self._spend, self._recorder)
         readings.read_process(metrics)
         return metrics
