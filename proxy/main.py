@@ -28,6 +28,7 @@ from proxy.budget_watch import BudgetWatch
 from proxy.cache_tiers import tiers_of
 from proxy.caches import Caches
 from proxy.dispatch import Deployments
+from proxy.embedder import Embedder
 from proxy.exchange import Exchange, Worker
 from proxy.file_api import FileApi
 from proxy.files import Files
@@ -89,6 +90,7 @@ class Proxy:
         self.routes.free("GET", "/v1/status", "status", self._status)
         self.routes.free("GET", "/metrics", "metrics", self._page)
         admission.tokens.summaries = Summaries(self.routes.handle)
+        self._caches.embedder = Embedder(self.routes.handle)
         self._caches.tiers.start()
         upload = self._open_files(keys)
         self._recorder.start()
@@ -111,7 +113,7 @@ class Proxy:
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         await self._gather.stop()
-        await self._caches.tiers.close()
+        await self._caches.close()
         self._client.close()
 
     def _open_files(self, keys: Keys) -> Callable[[Request], int]:
@@ -160,6 +162,7 @@ class Proxy:
             "policy_error": self._feed.last_error,
             "prices_error": self._prices.last_error,
             "caches": self._caches.counts(),
+            "semantic": self._caches.semantic_counts(),
             "cache_tiers": self._caches.tiers.counts(),
             "calls_waiting_for_identical": self._caches.flights.waiting,
             "micro_batches": {
