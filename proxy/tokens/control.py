@@ -5,10 +5,10 @@ turns that were not touched keep their bytes.
 """
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from farthing.policy import Policy
 from farthing.policy.tokens import TokensAction
