@@ -122,6 +122,15 @@ class Admission:
         found = self._deployments.candidates(model, api)
         return found + [target for other in fallbacks for target in self._deployments.known(other, api)]
 
+    async def reserve(self, call: Call, admitted: Admitted) -> None:
+        """Reserve for a further attempt, where a budget holds the request.
+
+        Raises:
+            ApiError: it does not fit, has no price, or the ledger is away.
+        """
+        if call.decision is not None and call.decision.budgets:
+            await self._reserve(call, admitted)
+
     async def _reserve(self, call: Call, admitted: Admitted) -> None:
         assert call.decision is not None
         amount = self._bound(call, admitted)

@@ -27,6 +27,7 @@ from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
 from proxy.formats import FORMATS
 from proxy.gather import Gather
+from proxy.hedge import Hedges
 from proxy.http import JSON
 from proxy.keys import Caller, Keys
 from proxy.metrics import Metrics
@@ -69,9 +70,12 @@ class Proxy:
         self._batches = MicroBatches(self._client)
         self._metrics = self._read_parts()
         self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
+        counters = self._deployments.counters
+        self._hedges = Hedges(admission, self._spend, counters)
         worker = Worker(
-            settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder, self._metrics
-        )
+            settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder, self._metrics,
+            self._hedges, counters,
+        )  # fmt: skip
         self.routes = Routes(Keys(settings, lambda: self._feed.document), self._metrics.refused)
         for form in FORMATS:
             self.routes.priced(Exchange(worker, form))
@@ -92,6 +96,7 @@ class Proxy:
     async def close(self) -> None:
         """Let the calls under way end, hand over what they cost, and stop."""
         await self._server.stop(_LAST_ANSWERS_S)
+        await self._hedges.stop(_DRAIN_S)
         await self._prices.stop()
         await self._feed.stop()
         await self._watch.stop()
@@ -105,6 +110,7 @@ class Proxy:
         readings.read_policies(metrics, self._feed)
         readings.read_caches(metrics, self._caches)
         readings.read_deployments(metrics, self._deployments)
+        readings.read_routing(metrics, self._deployments.counters)
         readings.read_senders(metrics, self._spend, self._recorder)
         readings.read_process(metrics)
         return metrics

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
 
 from proxy.apply import PolicyFeed
 from proxy.cache_counts import LevelCounts
 from proxy.caches import Caches
+from proxy.counters import Counters
 from proxy.dispatch import Deployments
 from proxy.metrics import Labelled, Metrics
 from proxy.record import Recorder
@@ -64,6 +66,14 @@ def read_deployments(metrics: Metrics, deployments: Deployments) -> None:
                  each(attrgetter("latency_s")))  # fmt: skip
     metrics.read("left_alone_seconds", "gauge", "For how long a failing deployment is not asked.",
                  each(lambda health: health.wait_s(time.monotonic())))  # fmt: skip
+
+
+def read_routing(metrics: Metrics, counters: Counters) -> None:
+    """Show what routing and overload control did, by what it was."""
+    metrics.read(
+        "routing_total", "counter", "Requests that routing and overload control did something with.",
+        lambda: [({"what": name}, count) for name, count in asdict(counters).items()],
+    )  # fmt: skip
 
 
 def read_senders(metrics: Metrics, spend: Spend, recorder: Recorder) -> None:
