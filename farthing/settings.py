@@ -100,6 +100,10 @@ DEFAULT_PRICES = (
     PriceOverride("farthing", "smollm2-135m", input="0.20", output="0.80"),
     PriceOverride("farthing", "smollm2-135m-bf16", input="0.10", output="0.40"),
     PriceOverride("farthing", "all-minilm-l6-v2", input="0.02", output="0"),
+    # What /v1/batches are charged, which run when the engine has nothing better to do
+    PriceOverride("farthing", "smollm2-135m", input="0.10", output="0.40", service_tier="batch"),
+    PriceOverride("farthing", "smollm2-135m-bf16", input="0.05", output="0.20", service_tier="batch"),
+    PriceOverride("farthing", "all-minilm-l6-v2", input="0.01", output="0", service_tier="batch"),
 )
 
 
@@ -161,6 +165,9 @@ class Settings:
     max_attempts: int = 3  # of one call, over all deployments that may serve it; only what is not charged is repeated
     breaker_failures: int = 5  # failures in a row after which a deployment is left alone for a while; 0 = never
     hold_ttl_s: float = 600.0  # seconds after which an unsettled hold is charged in full
+    # Seconds of its recent burn that a proxy worker holds of a budget in advance, and gives back when it was not used
+    # for so long; 0 = every call is reserved at the ledger.
+    lease_s: float = 2.0
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
     report_dir: Path = Path()  # default: <data_dir>/reports
     engine_slots: int = 8  # requests that share one decode step

@@ -135,7 +135,7 @@ class Admission:
         assert call.decision is not None
         amount = self._bound(call, admitted)
         try:
-            call.is_reserved = await self._spend.reserve(call.request_id, call.facts, amount)
+            call.hold = await self._spend.reserve(call.request_id, call.facts, call.decision.budgets, amount)
         except OverBudgetError as error:
             raise ApiError(
                 429, "budget_exceeded", f"{error}. Ask for less (max_tokens), wait for the budget's next period, "
@@ -147,7 +147,7 @@ class Admission:
                     503, "ledger_unavailable", f"a hard budget applies and its ledger is away ({error}); try again",
                     retry_after_s=1,
                 ) from None  # fmt: skip
-        call.held_nusd = amount if call.is_reserved else 0
+            call.hold = await self._spend.let_through(call.request_id, call.facts, amount)
 
     def _bound(self, call: Call, admitted: Admitted) -> int:
         """Return an upper bound of the bill, nano-dollars, over all deployments that may serve the call.
@@ -182,8 +182,12 @@ class Admission:
     def assign(self, call: Call, asked: Asked, target: Target) -> Deployment:
         """Give a call to a deployment; until it answers, the service tier is what was asked for."""
         tier, deployment = _asked_tier(asked), target.deployment
+        prices = self._prices_of(call, deployment)
+        # A third party bills a line of a batch as what it was asked as; what our own servers charge is ours to say.
+        if call.is_offline and not deployment.metered and BATCH_TIER in prices:
+            tier = BATCH_TIER
         call.deployment = deployment
-        call.service_tier = tier if _has_tiers(self._prices_of(call, deployment)) else ""
+        call.service_tier = tier if _has_tiers(prices) else ""
         call.price = self.price(call, deployment)
         return deployment
 
@@ -232,6 +236,8 @@ def _unpriced(call: Call) -> ApiError:
 
 # What a project's settings at the provider may make of a call that leaves the choice open
 _CHOSEN_BY_PROVIDER = ("flex", "priority", "scale")
+
+BATCH_TIER = "batch"
 
 
 def _has_tiers(prices: Mapping[str, Price]) -> bool:

@@ -11,6 +11,7 @@ from farthing.policy.decide import Decision, Facts
 from farthing.prices import Price, Usage
 from farthing.settings import Deployment
 from proxy.identity import random_bytes
+from proxy.spend import Hold
 
 if TYPE_CHECKING:
     from proxy.place import Place
@@ -34,12 +35,12 @@ class Call(msgspec.Struct):
     decision: Decision | None = None
     price: Price | None = None
     is_stream: bool = False
+    is_offline: bool = False  # a line of a batch
     temperature: float | None = None
     max_tokens: int = 0
     request_hash: str = ""
     prefix_hashes: tuple[str, ...] = ()
-    held_nusd: int = 0
-    is_reserved: bool = False
+    hold: Hold | None = None  # what is set aside for it
     settled_nusd: int | None = None
     usage: Usage | None = None
     reasoning_tokens: int = 0
@@ -75,6 +76,10 @@ class Call(msgspec.Struct):
     status: int = 200
     outcome: str = "ok"
     error_type: str = ""
+
+    @property
+    def held_nusd(self) -> int:
+        return self.hold.amount_nusd if self.hold is not None and not self.hold.is_unheld else 0
 
     @property
     def is_cache_hit(self) -> bool:

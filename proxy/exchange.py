@@ -107,7 +107,7 @@ class Exchange:
         try:
             _refuse_too_large(request, self._settings.max_request_bytes)
             call, asked = self._admission.identify(self._form, caller, request.headers, request.body)
-            call.passed_on = passed_on(request.headers)
+            call.passed_on, call.is_offline = passed_on(request.headers), request.is_offline
             await self._serve(call, asked, request)
         except ApiError as error:
             if call is not None:
@@ -405,11 +405,11 @@ class Exchange:
             call.usage_source = "missing"
         if call.deployment is not None:
             call.price = self._admission.price(call, call.deployment)  # of the service tier that was served
-        if call.is_reserved:
+        if call.hold is not None:
             cost = call.cost_nusd()
             # Nobody knows what was used: the hold is an upper bound and is charged, as its expiry would do.
-            call.settled_nusd = call.held_nusd if cost is None else cost
-            self._spend.settle(call.request_id, call.settled_nusd)
+            call.settled_nusd = call.hold.amount_nusd if cost is None else cost
+            self._spend.settle(call.hold, call.settled_nusd)
         self._recorder.put(call)
         self._metrics.called(self.name, call)
 
@@ -436,7 +436,7 @@ def _take_stream(call: Call, relay: EventRelay, asked_bytes: int) -> None:
         call.usage, call.usage_source, call.reasoning_tokens = relay.usage, "proxy", relay.reasoning
         call.engine_s, call.engine_queue_s = relay.engine_s, relay.engine_queue_s
     elif relay.events and not is_metered:
-        output = min(relay.events, call.max_tokens) if call.is_reserved else relay.events
+        output = min(relay.events, call.max_tokens) if call.hold is not None else relay.events
         call.usage, call.usage_source = Usage(asked_bytes // _BYTES_PER_TOKEN, output=output), "estimate"
 
 

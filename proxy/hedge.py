@@ -127,8 +127,8 @@ class Hedges:
         except ApiError:
             return None
         if not take_at_once(again, other):
-            if again.is_reserved:
-                self._spend.settle(again.request_id, 0)
+            if again.hold is not None:
+                self._spend.settle(again.hold, 0)
             return None
         self._credit -= 1.0
         self._counters.hedged += 1

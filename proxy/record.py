@@ -156,7 +156,7 @@ def _usage(call: Call) -> list[Attribute]:
         values.append((semconv.CACHE_SAVED_INPUT_TOKENS, call.saved_input_tokens))
     if call.reasoning_tokens:
         values.append((semconv.USAGE_REASONING_TOKENS, call.reasoning_tokens))
-    if call.is_reserved and call.settled_nusd is not None:
+    if call.settled_nusd is not None:
         values += [(semconv.HELD_NUSD, call.held_nusd), (semconv.SETTLED_NUSD, call.settled_nusd)]
     if call.cut is not None or call.cut_shadow is not None:
         values += cut_attributes(call.cut) + cut_attributes(call.cut_shadow, is_shadow=True)

@@ -91,6 +91,12 @@ def columns_of(match: Match) -> dict[Column, tuple[str, ...]]:
     return columns | {f"tag:{name}": values for name, values in match.tags.items()}
 
 
+def matches(match: Match, facts: Facts) -> bool:
+    """Tell whether a structured match holds, for one match by itself; an index answers it for many."""
+    values = {name: getattr(facts, name) for name in FIELDS} | {f"tag:{name}": v for name, v in facts.tags.items()}
+    return all(values.get(column, "") in Globs(patterns) for column, patterns in columns_of(match).items())
+
+
 def _container(patterns: Sequence[str]) -> Container[str]:
     return Globs(patterns) if any(is_glob(name) for name in patterns) else frozenset(patterns)
 

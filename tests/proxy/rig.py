@@ -271,14 +271,16 @@ def deployments(port: int, closed: int) -> tuple[Deployment, ...]:
     )
 
 
-PRICES = tuple(
-    PriceOverride(provider, model, input="1", output="2")
-    for provider, model in (
-        ("openai", "gpt"), ("openai", "gpt-plain"), ("own", "own"), ("openai", "away"), ("openai", "pair"),
-        ("west", "many"), ("west", "small"), ("openai", "secretive"),
-        ("anthropic", "claude"), ("azure.ai.openai", "azured"),
-    )
-) + tuple(PriceOverride("east", model, input="4", output="8") for model in ("many", "big"))  # fmt: skip
+_PRICED = (
+    ("openai", "gpt"), ("openai", "gpt-plain"), ("own", "own"), ("openai", "away"), ("openai", "pair"),
+    ("west", "many"), ("west", "small"), ("openai", "secretive"), ("anthropic", "claude"),
+    ("azure.ai.openai", "azured"),
+)  # fmt: skip
+PRICES = (
+    *(PriceOverride(provider, model, input="1", output="2") for provider, model in _PRICED),
+    *(PriceOverride("east", model, input="4", output="8") for model in ("many", "big")),
+    PriceOverride("own", "own", input="0.5", output="1", service_tier="batch"),
+)
 
 
 class Rig:

@@ -12,6 +12,7 @@ from farthing.settings import Deployment
 from proxy.call import Call
 from proxy.judge import quality_of
 from proxy.request import Asked
+from proxy.spend import Hold
 from proxy.withheld import Withheld
 from tests.proxy.rig import (
     COST,
@@ -154,11 +155,11 @@ def test_an_answer_that_was_cut_off_is_weak(reason: str, quality: float) -> None
 
 def test_what_is_kept_of_a_call_is_what_every_attempt_at_it_shares() -> None:
     first = Call("req_1", b"t" * 16, b"s" * 8, b"p" * 8, Facts("default"))
-    first.asked_model, first.deployment, first.held_nusd, first.is_reserved = "m", Deployment("m"), 7, True
+    first.asked_model, first.deployment, first.hold = "m", Deployment("m"), Hold("req_1", 7, 1)
     second = first.again()
     assert (second.asked_model, second.trace_id, second.parent_span_id) == ("m", first.trace_id, first.parent_span_id)
     assert second.request_id != "req_1" and second.span_id != first.span_id and second.attempt_of == "req_1"
-    assert (second.deployment, second.held_nusd, second.is_reserved) == (None, 0, False)
+    assert (second.deployment, second.hold) == (None, None)
     own = second.request_id
     first.swap(second)
     assert (first.request_id, second.request_id, second.held_nusd) == (own, "req_1", 7)
