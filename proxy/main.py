@@ -25,6 +25,7 @@ from proxy.batch import Batches
 from proxy.batch_api import BatchApi
 from proxy.batch_run import BatchRunner
 from proxy.budget_watch import BudgetWatch
+from proxy.cache_tiers import tiers_of
 from proxy.caches import Caches
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
@@ -65,12 +66,12 @@ class Proxy:
         timeouts = Timeouts(headers=settings.request_timeout_s, between=settings.request_timeout_s)
         self._client = Client(timeouts)
         self._feed = PolicyFeed(self._client, settings.url("policies"), settings.data_dir / "proxy" / "policies.json")
-        self._caches = Caches(lambda: self._feed.document)
+        key = load_key(settings.hash_key, settings.data_dir)
+        self._caches = Caches(lambda: self._feed.document, tiers_of(settings, key))
         folder = settings.data_dir / "proxy"
         self._spend = Spend(self._client, settings.url("policies"), folder, settings.lease_s, settings.hold_ttl_s)
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
-        key = load_key(settings.hash_key, settings.data_dir)
         self._watch = BudgetWatch(self._client, settings.url("policies"))
         self._feed.on_change += [self._deployments.follow, self._watch.follow]
         admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch)
@@ -92,6 +93,7 @@ class Proxy:
         self.routes.free("GET", "/v1/status", "status", self._status)
         self.routes.free("GET", "/metrics", "metrics", self._page)
         admission.tokens.summaries = Summaries(self.routes.handle)
+        self._caches.tiers.start()
         upload = self._open_files(keys)
         self._recorder.start()
         self._spend.start()
@@ -114,6 +116,7 @@ class Proxy:
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         await self._gather.stop()
+        await self._caches.tiers.close()
         self._client.close()
 
     def _open_files(self, keys: Keys) -> Callable[[Request], int]:
@@ -162,6 +165,7 @@ class Proxy:
             "policy_error": self._feed.last_error,
             "prices_error": self._prices.last_error,
             "caches": self._caches.counts(),
+            "cache_tiers": self._caches.tiers.counts(),
             "calls_waiting_for_identical": self._caches.flights.waiting,
             "micro_batches": {
                 "batches": self._batches.batches,
