@@ -8,15 +8,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from analyzer import figures, questions, report
+from msgspec.json import encode
+
+from analyzer import figures, html, plan, plan_page, questions, report
 from analyzer.http import HttpError, Request, Response, json
 from analyzer.jobs import ANALYZE, HOURS, Schedule, analyze_window
 from analyzer.notation import exact_usd
 from analyzer.questions import QUESTIONS, ParameterError
 from analyzer.window import Window, last_hours
+from farthing.errors import DocumentError
+from farthing.policy import Document
 from farthing.settings import Settings
 
 FINDINGS = 1_000  # rows of one answer
+PLAN_HOURS = 7 * 24.0  # replayed by a plan that names no window
 _ASK = "/v1/ask/"
 _BOUNDS = ("since", "until", "hours")
 
@@ -42,6 +47,7 @@ class Api:
             ("POST", "/v1/reports"): self.make_report,
             ("GET", "/v1/reports/latest"): self.latest_report,
             ("GET", "/v1/totals"): self.totals,
+            ("POST", "/v1/plan"): self.plan,
         }
         if request.method == "POST" and request.path.startswith(_ASK):
             return self.ask
@@ -94,6 +100,20 @@ class Api:
         sums = {name: exact_usd(row[name]) for name in ("cost_usd", "saved_usd")}
         bounds = {"since": window.since.isoformat(), "until": window.until.isoformat()}
         return json({**questions.plain(row), **sums, **bounds})
+
+    def plan(self, request: Request) -> Response:
+        """Predict what a change of the policy document would do, from the calls of a window."""
+        given = request.json_object()
+        if set(given) != {"before", "after"}:
+            raise HttpError(400, "invalid_plan", "the body has two keys, before and after: policy documents")
+        try:
+            before, after = (Document.from_json(encode(given[side])) for side in ("before", "after"))
+        except DocumentError as error:
+            raise HttpError(400, "invalid_plan", str(error)) from None
+        context = self.schedule.context
+        made = plan.make(context.warehouse, self.settings, self._window(request, PLAN_HOURS), before, after)
+        written = plan_page.page(made, context.clock())
+        return json({**plan.plain(made), "html": html.render(written)})
 
     def ask(self, request: Request) -> Response:
         """Answer one of the listed questions with the parameters of the JSON body."""

@@ -112,3 +112,4 @@ class Document:
     spend: Cell
     summary: str  # the report in two sentences
     sections: Sequence[Section]
+    figure: str = "Spend"  # what the headline figure is

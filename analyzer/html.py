@@ -53,7 +53,7 @@ def _header(document: Document) -> str:
     contents = "".join(f'<a href="#{escape(one.id)}">{escape(one.title)}</a>' for one in document.sections)
     return (
         f'<header><p class="brand">Farthing</p><h1>{escape(document.title)}</h1><dl class="facts">{facts}</dl>'
-        f'<div class="hero"><p class="label">Spend</p>'
+        f'<div class="hero"><p class="label">{escape(document.figure)}</p>'
         f'<p class="spend"><data id="spend" value="{document.spend.exact}" data-value="{document.spend.exact}">'
         f'{escape(document.spend.text)}</data></p><p class="exact">{document.spend.exact} USD exactly</p>'
         f'<p class="summary">{escape(document.summary)}</p></div><nav aria-label="Sections">{contents}</nav></header>'

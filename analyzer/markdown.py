@@ -13,7 +13,8 @@ def render(document: Document) -> str:
     """Return the text of a `.md` file."""
     lines = [f"# {plain(document.title)}", ""]
     lines += [f"- {plain(name)}: {plain(value)}" for name, value in document.facts]
-    lines += ["", f"**Spend: {plain(document.spend.text)}** ({document.spend.exact} USD)", "", plain(document.summary)]
+    headline = f"**{plain(document.figure)}: {plain(document.spend.text)}** ({document.spend.exact} USD)"
+    lines += ["", headline, "", plain(document.summary)]
     for section in document.sections:
         lines += ["", f"## {plain(section.title)}"]
         for block in section.blocks:

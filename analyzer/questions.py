@@ -28,11 +28,13 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "duplicate_requests": (*_WINDOW, "limit"),
     "unpriced_models": (*_WINDOW, "limit"),
     "tokens_cut": (*_WINDOW, "limit"),
+    "cache_levels": (*_WINDOW, *_FILTERS),
     "coverage": _WINDOW,
     "settled": _WINDOW,
     "findings": ("limit",),
     "dimensions": (),
     "call": ("request_id",),
+    "decided_call": ("request_id",),
 }
 
 MAX_LIMIT = 10_000  # rows

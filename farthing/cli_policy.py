@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import typer
 
 from farthing import parts
+from farthing.cli_plan import plan_lines
 from farthing.http_json import call
 
 app = typer.Typer(help="Write, check, apply and follow policy documents.", no_args_is_help=True)
@@ -51,6 +52,46 @@ def apply(
     _warn(applied["warnings"])
     _tell_changes(applied)
     _say(f"version {applied['version']}" + (", nothing was changed" if dry_run else ""))
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    files: _Files,
+    days: Annotated[float, typer.Option(help="How many of the last days are replayed.", min=0.01)] = 7.0,
+    replace: Annotated[bool, typer.Option("--replace", help="As if what the files do not name were removed.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write it as a page to this file.")] = None,
+) -> None:
+    """Predict what applying files would do, by replaying the calls of the last days; nothing is changed."""
+    text = "\n---\n".join(path.read_text("utf-8") for path in files)
+    asked = {"hours": f"{days * 24:g}", "replace": str(replace).lower()}
+    told = _control(context, "POST", "/v1/plan", asked, text)
+    _tell_changes(told)
+    _warn(told["warnings"])
+    for line in plan_lines(told):
+        _say(line)
+    if html is not None:
+        html.write_text(told["html"], "utf-8")
+        _say(f"written to {html}")
+
+
+@app.command()
+def explain(
+    context: typer.Context,
+    request_id: Annotated[str, typer.Argument(help="The answer's header x-farthing-request-id.")],
+) -> None:
+    """Tell why a request was treated as it was: each policy that matched, what it saw, and what became of it."""
+    told = _control(context, "GET", "/v1/explain", {"request_id": request_id})
+    served = "from the cache" if told["cache_hit"] else f"by {told['served_model']}"
+    _say(f"{told['request_id']}  {told['started_at'][:19]}  asked for {told['asked_model']}, served {served}")
+    _say(f"version {told['version']}; the proxy wrote down: {', '.join(told['recorded']['policies']) or 'no policy'}")
+    for one in told["policies"]:
+        arm = f" [{one['arm']}, drawn with {one['propensity']:g}]" if one["arm"] else ""
+        _say(f"  {one['became']:<10} {one['policy']}{arm}: {one['why']}; saw {_seen(one['saw'])}")
+    for one in told["budgets"]:
+        _say(f"  budget     {one['budget']}: saw {_seen(one['saw'])}")
+    if not told["policies"]:
+        _say("  no policy matched")
 
 
 @app.command()
@@ -106,6 +147,10 @@ def revert(
     done = _control(context, "POST", "/v1/revert", asked)
     _tell_changes(done)
     _say(f"version {done['version']}")
+
+
+def _seen(saw: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in saw.items()) or "every request"
 
 
 def _control(

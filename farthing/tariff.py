@@ -46,8 +46,7 @@ class Usage(NamedTuple):
         return self.output + self.output_audio
 
 
-@dataclass(frozen=True)
-class Reported:
+class Reported(NamedTuple):
     """Tokens as providers report them: totals, and parts of them that may overlap."""
 
     input: int
@@ -61,6 +60,8 @@ class Reported:
 
     def usage(self) -> Usage:
         """Return the disjoint kinds; a part that is larger than what it is part of is cut, so that all sums hold."""
+        if not any(self[2:]):  # most answers
+            return Usage(self.input, output=self.output)
         cached = min(self.cached, self.input)
         written = min(max(self.written, self.written_1h), self.input - cached)
         written_1h = min(self.written_1h, written)

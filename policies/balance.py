@@ -20,10 +20,13 @@ class Balance:
     configured_nusd: int  # the limit that the document names
     hard: bool  # false: counted, never refuses
     spent_nusd: int = 0
-    held_nusd: int = 0
+    held_nusd: int = 0  # set aside: for holds and for leases
+    leased_nusd: int = 0  # of it, for leases
     overrun_nusd: int = 0  # real cost that could not be charged
     refused: int = 0  # reservations
     stored: bool = False  # its row is in the database
+    tight_since_ns: int = 0  # since when reservations do not fit; like the next, kept in memory alone
+    tight_until_ns: int = 0  # until when nothing is lent
 
     @property
     def limit_nusd(self) -> int | None:
@@ -41,6 +44,19 @@ class Balance:
     def hold(self, amount_nusd: int) -> None:
         """Set an amount that fits aside."""
         self.held_nusd += amount_nusd
+
+    def lend(self, amount_nusd: int) -> None:
+        """Set an amount that fits aside for a lease; a negative one comes back."""
+        self.held_nusd += amount_nusd
+        self.leased_nusd += amount_nusd
+
+    def lent(self, amount_nusd: int) -> None:
+        """Let a part of a lease be a hold, to be charged."""
+        self.leased_nusd -= amount_nusd
+
+    def refund(self, amount_nusd: int) -> None:
+        """Take back a charge that was no more than a guess."""
+        self.spent_nusd -= amount_nusd
 
     def charge(self, held_nusd: int, actual_nusd: int) -> tuple[int, int]:
         """Turn a hold into a charge; return what was charged and the overrun that no longer fitted."""

@@ -14,20 +14,21 @@ def conflicts(policies: Iterable[Policy]) -> list[str]:
         other = first.setdefault(_stand(policy), policy)
         if other is not policy:
             problems.append(
-                f"Policy {other.name} and Policy {policy.name}: both {_verb(policy)} the same requests "
+                f"Policy {other.name} and Policy {policy.name}: both {_what(policy)} the same requests "
                 f"at priority {policy.priority}; give one of them another priority or remove it"
             )
     return problems
 
 
 def _stand(policy: Policy) -> tuple[object, ...]:
-    return _verb(policy), policy.priority, policy.when, _identity(policy.match)
+    return policy.action.verb, policy.priority, policy.when, _identity(policy.match)
 
 
-def _verb(policy: Policy) -> str:
-    if policy.action.tokens:
-        return "limit the tokens of"
-    return "route" if policy.action.route else "cache"
+def _what(policy: Policy) -> str:
+    return _ACTS.get(policy.action.verb, f"set the {policy.action.verb} of")
+
+
+_ACTS = {"route": "route", "cache": "cache", "tokens": "limit the tokens of", "micro_batch": "gather"}
 
 
 def _identity(match: Match) -> tuple[object, ...]:

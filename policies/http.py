@@ -9,10 +9,11 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from farthing.errors import DocumentError
 from farthing.serving import Receive, Scope, Send
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
-MAX_TEXT = 200  # characters of an author or a reason
+MAX_TEXT = 500  # characters of an author, a reason or a cursor
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -68,6 +69,17 @@ class Request:
             if size > MAX_BODY_BYTES:
                 raise HttpError(413, "body_too_large", f"the body is longer than {MAX_BODY_BYTES} bytes; send less")
         return b"".join(parts)
+
+    async def utf8(self) -> str:
+        """Read the body as text.
+
+        Raises:
+            DocumentError: it is not UTF-8.
+        """
+        try:
+            return (await self.body()).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DocumentError(f"body: not UTF-8 at byte {error.start}; save it as UTF-8") from None
 
     async def gone(self) -> None:
         """Return once the client has gone away."""

@@ -9,23 +9,26 @@ from collections.abc import Collection, Sequence
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, insert, literal_column, select, update
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, literal_column, select, update
 from sqlalchemy import Row as Found
 from sqlalchemy.sql.dml import Insert, Update
 
 from farthing.errors import LedgerError
 from policies.balance import Balance
+from policies.lease import LeaseKey, LeaseRow
 from policies.operations import HoldId
 from policies.periods import Period
-from policies.tables import balances, holds, ledger_owner
+from policies.tables import balances, holds, leases, ledger_owner
 
 Row = tuple[Any, ...]
 
 # the values of a row, in order; names of the form my_… are compared, the others written
-FIGURES = ("configured_nusd", "limit_nusd", "spent_nusd", "held_nusd", "overrun_nusd", "refused")
+FIGURES = ("configured_nusd", "limit_nusd", "spent_nusd", "held_nusd", "overrun_nusd", "refused", "leased_nusd")
 BALANCE = ("budget", "period", "start_ns", "end_ns", *FIGURES)
 BALANCE_KEY = ("my_budget", "my_period")
 OPENED = tuple(column.name for column in holds.c)
+LEASE_KEY = ("my_worker", "my_budget", "my_period")
+LEASE = ("leased_nusd", "charged_nusd", "state", "number", "granted_nusd", "renewed_ns")
 CLOSED = ("my_request_id", "my_attempt", "my_budget", "charged_nusd", "overrun_nusd", "state", "settled_ns")
 
 
@@ -57,11 +60,6 @@ class Journal:
 
     def __init__(self, engine: Engine) -> None:
         of_balance = (balances.c.budget == bindparam("my_budget")) & (balances.c.period == bindparam("my_period"))
-        of_hold = (
-            (holds.c.request_id == bindparam("my_request_id"))
-            & (holds.c.attempt == bindparam("my_attempt"))
-            & (holds.c.budget == bindparam("my_budget"))
-        )
         mine = update(ledger_owner).where(ledger_owner.c.epoch == bindparam("my_epoch"))
         self._own = Prepared(mine.values(commits=ledger_owner.c.commits + literal_column("1")), engine, ("my_epoch",))
         figures: Any = {name: bindparam(name) for name in FIGURES}
@@ -69,7 +67,15 @@ class Journal:
         self._add_balances = Prepared(insert(balances), engine, BALANCE)
         self._set_balances = Prepared(update(balances).where(of_balance).values(figures), engine, FIGURES + BALANCE_KEY)
         self._open = Prepared(insert(holds), engine, OPENED)
-        self._close = Prepared(update(holds).where(of_hold).values(closing), engine, CLOSED)
+        self._close = Prepared(update(holds).where(_of_hold()).values(closing), engine, CLOSED)
+        of_lease = (
+            (leases.c.worker == bindparam("my_worker"))
+            & (leases.c.budget == bindparam("my_budget"))
+            & (leases.c.period == bindparam("my_period"))
+        )
+        state: Any = {name: bindparam(name) for name in LEASE}
+        self._add_leases = Prepared(insert(leases), engine, ("worker", "budget", "period", *LEASE))
+        self._set_leases = Prepared(update(leases).where(of_lease).values(state), engine, LEASE + LEASE_KEY)
 
     def take_over(self, connection: Connection) -> int:
         """Become the owner: no earlier owner can commit from here on. Return the new epoch."""
@@ -111,6 +117,49 @@ class Journal:
         self._open.run(connection, opened)
         self._close.run(connection, closed)
 
+    def write_leases(self, connection: Connection, changed: Collection[LeaseRow]) -> None:
+        """Write leases, new or known."""
+        self._add_leases.run(connection, [(*one.key, *_lease_figures(one)) for one in changed if not one.stored])
+        self._set_leases.run(connection, [(*_lease_figures(one), *one.key) for one in changed if one.stored])
+
+    def leases(self, connection: Connection) -> list[Found[Any]]:
+        """Return the rows of all leases that are not empty."""
+        return list(connection.execute(select(leases).where(leases.c.state != "closed")).all())
+
+    def lease(self, connection: Connection, key: LeaseKey) -> Found[Any] | None:
+        """Return the row of one lease."""
+        mine = (leases.c.worker == key[0]) & (leases.c.budget == key[1]) & (leases.c.period == key[2])
+        return connection.execute(select(leases).where(mine)).first()
+
+    def forget(self, connection: Connection, before_ns: int, most: int) -> int:
+        """Delete at most `most` rows of holds settled, and leases closed, before an instant; return how many holds."""
+        old = select(holds.c.request_id, holds.c.attempt, holds.c.budget)
+        chosen = old.where(holds.c.settled_ns < before_ns).order_by(holds.c.settled_ns).limit(most)
+        keys = [{"my_request_id": r, "my_attempt": a, "my_budget": b} for r, a, b in connection.execute(chosen)]
+        if keys:
+            connection.execute(delete(holds).where(_of_hold()), keys)
+        connection.execute(delete(leases).where(leases.c.state == "closed", leases.c.renewed_ns < before_ns))
+        return len(keys)
+
+
+def _of_hold() -> Any:
+    return (
+        (holds.c.request_id == bindparam("my_request_id"))
+        & (holds.c.attempt == bindparam("my_attempt"))
+        & (holds.c.budget == bindparam("my_budget"))
+    )
+
+
+def _lease_figures(lease: LeaseRow) -> Row:
+    return (
+        lease.leased_nusd,
+        lease.charged_nusd,
+        lease.state,
+        lease.number,
+        lease.granted_nusd,
+        lease.renewed_ns,
+    )
+
 
 def _balance(row: Found[Any]) -> Balance:
     return Balance(
@@ -120,6 +169,7 @@ def _balance(row: Found[Any]) -> Balance:
         hard=row.limit_nusd is not None,
         spent_nusd=row.spent_nusd,
         held_nusd=row.held_nusd,
+        leased_nusd=row.leased_nusd,
         overrun_nusd=row.overrun_nusd,
         refused=row.refused,
         stored=True,
@@ -134,6 +184,7 @@ def _figures(balance: Balance) -> Row:
         balance.held_nusd,
         balance.overrun_nusd,
         balance.refused,
+        balance.leased_nusd,
     )
 
 
@@ -146,9 +197,17 @@ def _set_row(balance: Balance) -> Row:
     return (*_figures(balance), balance.budget, balance.period.name)
 
 
-def opened_row(hold: HoldId, balance: Balance, amount_nusd: int, reserved_ns: int) -> Row:
+def opened_row(
+    hold: HoldId,
+    balance: Balance,
+    amount_nusd: int,
+    reserved_ns: int,
+    closed: tuple[int, int, str, int | None] = (0, 0, "open", None),  # charge, overrun, state, when
+) -> Row:
     """Return the row of a new hold in one budget, as OPENED names it."""
-    return (*hold, balance.budget, balance.period.name, amount_nusd, 0, 0, "open", reserved_ns, None)
+    charged, overrun, state, settled_ns = closed
+    place = (balance.budget, balance.period.name)
+    return (*hold, *place, amount_nusd, charged, overrun, state, reserved_ns, settled_ns)
 
 
 def closed_row(hold: HoldId, budget: str, charge: tuple[int, int], state: str, settled_ns: int) -> Row:

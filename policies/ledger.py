@@ -23,7 +23,7 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from farthing.errors import FarthingError, LedgerError, OverBudgetError
 from farthing.policy import CompiledDocument, Facts
 from policies.book import Book
-from policies.operations import Operation, Refused, Reserve, Result, Settle, check
+from policies.operations import Operation, Refused, Reserve, Reserved, Result, Settle, Settled, check
 
 MAX_BATCH = 512  # operations in one transaction
 MAX_WAITING = 20_000  # requests queued before further ones are refused
@@ -122,12 +122,13 @@ class Ledger:
             if not result.budget:
                 raise LedgerError(result.message)
             raise OverBudgetError(result.budget, result.limit_nusd, result.free_nusd, result.asked_nusd)
+        assert isinstance(result, Reserved)
         return result.budgets
 
     def settle(self, request_id: str, attempt: int, actual_nusd: int) -> tuple[str, ...]:
         """Charge the real cost of an attempt, from a thread that may block; return the budgets charged."""
         result = self._wait(Settle(request_id, attempt, actual_nusd))
-        return () if isinstance(result, Refused) else result.budgets
+        return result.budgets if isinstance(result, Settled) else ()
 
     def _releases_here(self) -> _Releases:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What happens to documents beside being applied: compared, reverted, listed with the proxies that run them."""
+"""What happens to documents beside being applied: planned, compared, reverted, explained, and who runs them."""
 from __future__ import annotations
 
 import asyncio
@@ -6,13 +6,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from farthing.policy.envelope import json_schema
+from policies import warehouse
 from policies.check import warnings
 from policies.http import HttpError, Reply, Request
+from policies.load import load
 from policies.periods import iso
 
 if TYPE_CHECKING:
     from policies.main import ControlPlane
 
+DEFAULT_HOURS = 7 * 24.0  # that a plan replays
 
 async def schema(_plane: ControlPlane, _request: Request) -> Reply:
     """Send the JSON Schema of policy files."""
@@ -56,6 +59,26 @@ async def status(plane: ControlPlane, _request: Request) -> Reply:
             "proxies": plane.followers.status(document.version),
         }
     )
+
+
+async def plan(plane: ControlPlane, request: Request) -> Reply:
+    """Predict what applying a YAML text would do, from the calls of the last hours; nothing is changed."""
+    hours = request.number("hours") if "hours" in request.query else DEFAULT_HOURS
+    given = await asyncio.to_thread(load, await request.utf8(), "body")
+    document, changes = await asyncio.to_thread(plane.store.plan, given, request.flag("replace"))
+    before = plane.document_in_force
+    found = await asyncio.to_thread(warehouse.plan, plane.settings.url("analyzer"), before, document, hours)
+    told = {"changes": [asdict(change) for change in changes], "warnings": warnings(document)}
+    return Reply({"version": before.version, **told, **found})
+
+
+async def explain(plane: ControlPlane, request: Request) -> Reply:
+    """Tell why a request was treated as it was."""
+    name = request.text("request_id")
+    if not name:
+        raise HttpError(400, "bad_query", "request_id is missing; it is the answer's header x-farthing-request-id")
+    url, tenant = plane.settings.url("analyzer"), plane.settings.tenant
+    return Reply(await asyncio.to_thread(warehouse.explained, url, tenant, name, plane.store.at))
 
 
 def _version(request: Request, name: str, default: int | None) -> int:

@@ -34,6 +34,7 @@ from policies.ledger import Ledger
 from policies.load import load
 from policies.operations import Operation
 from policies.periods import iso
+from policies.recalls import Recalls
 from policies.store import Applied, Store
 
 MAX_WAIT_S = 60.0  # longest long poll
@@ -49,6 +50,7 @@ class ControlPlane:
     """The store, the ledger and the feed of one process, and what each route does with them."""
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self._engine: Engine = open_database(settings.control_db_url)
         self.store = Store(self._engine)
         self.keys = KeyStore(self._engine)
@@ -60,6 +62,7 @@ class ControlPlane:
             self._engine.dispose()
             raise
         self._feed = Feed(first)
+        self._recalls = Recalls()
         self.followers = Followers()
 
     def close(self) -> None:
@@ -70,6 +73,7 @@ class ControlPlane:
     def release_polls(self) -> None:
         """Let every long poll answer that nothing is new."""
         self._feed.publish(self._feed.newest)
+        self._recalls.release()
 
     async def health(self, _request: Request) -> Reply:
         """Answer once the ledger has committed: its thread lives, it is the owner, and the disk takes writes."""
@@ -93,7 +97,7 @@ class ControlPlane:
         """Put the objects of a YAML text in force, or tell what that would change."""
         replace, dry_run = request.flag("replace"), request.flag("dry_run")
         author, reason = request.text("author"), request.text("reason")
-        given = await asyncio.to_thread(load, _text(await request.body()), "body")
+        given = await asyncio.to_thread(load, await request.utf8(), "body")
         if dry_run:
             document, changes = await asyncio.to_thread(self.store.plan, given, replace)
             return _applied(self.document_in_force.version, changes, document)
@@ -142,12 +146,23 @@ class ControlPlane:
             raise HttpError(400, "bad_operation", f"the body is not a list of operations: {error}") from None
         if len(operations) > MAX_OPERATIONS:
             raise HttpError(413, "too_many_operations", f"{len(operations)} operations; send at most {MAX_OPERATIONS}")
-        return Reply(await self._ledger.run(operations) if operations else [])
+        results = await self._ledger.run(operations) if operations else []
+        self._recalls.note(results)
+        return Reply(results)
+
+    async def recalls(self, request: Request) -> Reply:
+        """Tell a worker when other workers need what it holds in advance."""
+        wait_s = min(request.number("wait"), MAX_WAIT_S)
+        recall = self._recalls.of(request.text("worker"))
+        if wait_s > 0 and not recall.budgets:
+            await first_of(recall.is_there, request, wait_s)
+        return Reply({"recalled": recall.taken()})
 
     async def settlements(self, request: Request) -> Reply:
-        """List what holds became."""
-        since_ns = request.instant_ns("since")
-        return Reply({"settlements": await asyncio.to_thread(statement.settlements, self._engine, since_ns)})
+        """List what holds became, a page at a time."""
+        since_ns, after = request.instant_ns("since"), statement.cursor(request.text("after"))
+        rows, following = await asyncio.to_thread(statement.settlements, self._engine, since_ns, after)
+        return Reply({"settlements": rows, "next": following})
 
     def budget_lines(self) -> list[dict[str, Any]]:
         """Return one line for each budget, as the ledger has it."""
@@ -213,9 +228,12 @@ ROUTES = tuple(
         ("GET", "/v1/diff", lifecycle.diff),
         ("POST", "/v1/revert", lifecycle.revert),
         ("GET", "/v1/schema", lifecycle.schema),
+        ("POST", "/v1/plan", lifecycle.plan),
+        ("GET", "/v1/explain", lifecycle.explain),
         ("GET", "/v1/audit", ControlPlane.audit),
         ("GET", "/v1/budgets", ControlPlane.budgets),
         ("GET", "/v1/ledger/settlements", ControlPlane.settlements),
+        ("GET", "/v1/ledger/recalls", ControlPlane.recalls),
         ("GET", "/metrics", metrics.page),
         ("GET", "/v1/keys", key_api.list_keys),
         ("POST", "/v1/keys", key_api.create),
@@ -301,13 +319,6 @@ def _refuse_other_sites(request: Request) -> None:
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
         raise HttpError(403, "cross_site", f"a page of {origin!r} may not change anything here")
-
-
-def _text(body: bytes) -> str:
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"body: not UTF-8 at byte {error.start}; save it as UTF-8") from None
 
 
 def _object_path(request: Request) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policies.balance import Balance
+from policies.lease import LeaseKey, LeaseRow
 from policies.operations import HoldId
 
 MAX_REMEMBERED = 8192  # settled holds whose repeats are answered without a look into the database
@@ -35,6 +36,10 @@ class Memory:
     touched: dict[tuple[str, str], Balance] = field(default_factory=dict)
     opened: list[tuple[Any, ...]] = field(default_factory=list)
     closed: list[tuple[Any, ...]] = field(default_factory=list)
+    leases: dict[LeaseKey, LeaseRow] = field(default_factory=dict)  # all that are not empty
+    last: dict[tuple[str, str], LeaseRow] = field(default_factory=dict)  # by worker and budget: changed last
+    touched_leases: dict[LeaseKey, LeaseRow] = field(default_factory=dict)
+    leases_due_ns: int | None = 0  # no lease expires before; None: there is none
 
     def touch(self, balance: Balance) -> None:
         self.touched[balance.budget, balance.period.name] = balance
@@ -49,11 +54,19 @@ class Memory:
         for balance in self.touched.values():
             balance.stored = True
         self.touched.clear()
+        for lease in self.touched_leases.values():
+            lease.stored = True
+            if lease.is_empty:
+                self.leases.pop(lease.key, None)
+        self.touched_leases.clear()
         self.opened.clear()
         self.closed.clear()
 
     def prune(self) -> None:
         """Let go of balances of past periods that no open hold points to."""
         needed = [balance for hold in self.holds.values() for balance in hold.balances]
+        needed += [lease.balance for lease in self.leases.values()]
         kept = [*self.current.values(), *needed]
+        self.leases = {key: lease for key, lease in self.leases.items() if not lease.is_empty}
+        self.last = {key: lease for key, lease in self.last.items() if not lease.is_empty}
         self.balances = {(balance.budget, balance.period.name): balance for balance in kept}

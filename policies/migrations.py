@@ -113,7 +113,26 @@ KEYS: tuple[Statement, ...] = (
     )""",
 )
 
-MIGRATIONS = (DOCUMENTS, LEDGER, KEYS)
+LEASES: tuple[Statement, ...] = (
+    # a part of held_nusd, so that the CHECK on what is spent and held covers it
+    "ALTER TABLE balances ADD COLUMN leased_nusd BIGINT NOT NULL DEFAULT 0 CHECK (leased_nusd >= 0)",
+    """CREATE TABLE leases (
+        worker TEXT NOT NULL,
+        budget TEXT NOT NULL,
+        period TEXT NOT NULL,
+        leased_nusd BIGINT NOT NULL CHECK (leased_nusd >= 0),
+        charged_nusd BIGINT NOT NULL CHECK (charged_nusd >= 0),
+        state TEXT NOT NULL CHECK (state IN ('open', 'expired', 'closed')),
+        number BIGINT NOT NULL,
+        granted_nusd BIGINT NOT NULL,
+        renewed_ns BIGINT NOT NULL,
+        PRIMARY KEY (worker, budget, period),
+        FOREIGN KEY (budget, period) REFERENCES balances (budget, period)
+    )""",
+    "CREATE INDEX leases_open ON leases (state) WHERE state <> 'closed'",
+)
+
+MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES)
 
 
 def migrate(connection: Connection) -> int:

@@ -14,6 +14,10 @@ MAX_ATTEMPT = 10**6
 RequestId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,200}\Z")]  # printable ASCII
 Attempt = Annotated[int, msgspec.Meta(ge=0, le=MAX_ATTEMPT)]
 Nusd = Annotated[int, msgspec.Meta(ge=0, le=MAX_OPERATION_NUSD)]
+WorkerId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,100}\Z")]
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Instant = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # Unix time, nanoseconds
+Place = tuple[str, str]  # a budget and one of its periods
 
 
 class Reserve(msgspec.Struct, frozen=True, tag="reserve", tag_field="op", forbid_unknown_fields=True):
@@ -31,6 +35,50 @@ class Settle(msgspec.Struct, frozen=True, tag="settle", tag_field="op", forbid_u
     request_id: RequestId
     attempt: Attempt
     actual_nusd: Nusd
+
+
+class Lease(msgspec.Struct, frozen=True, tag="lease", tag_field="op", forbid_unknown_fields=True):
+    """Change what a worker holds of one budget in advance: give back what it does not need, ask for more.
+
+    A worker sends the next for a budget once the last is answered; one with the number of the last is a repeat.
+    """
+
+    worker: WorkerId  # one life of one process
+    number: Number  # counts up, for each worker and budget
+    budget: str
+    period: str = ""  # the one that the lease belongs to; empty: there is none yet
+    back_nusd: Nusd = 0
+    want_nusd: Nusd = 0
+    least_nusd: Nusd = 0  # less than this is of no use
+    is_answer: bool = False  # to a recall: nothing is left of it but what calls under way may cost
+
+
+class Renew(msgspec.Struct, frozen=True, tag="renew", tag_field="op", forbid_unknown_fields=True):
+    """Say that a worker lives: none of its leases expires for as long again."""
+
+    worker: WorkerId
+
+
+class Draw(msgspec.Struct, frozen=True, tag="draw", tag_field="op", forbid_unknown_fields=True):
+    """Charge what an attempt cost that was reserved out of leases."""
+
+    worker: WorkerId
+    request_id: RequestId
+    attempt: Attempt
+    held_nusd: Nusd
+    actual_nusd: Nusd
+    places: tuple[Place, ...]  # of the leases, in order of budget
+    reserved_ns: Instant
+
+
+class Charge(msgspec.Struct, frozen=True, tag="charge", tag_field="op", forbid_unknown_fields=True):
+    """Charge what an attempt cost that was let through without a hold, because the ledger was away."""
+
+    request_id: RequestId
+    attempt: Attempt
+    actual_nusd: Nusd
+    facts: Facts
+    at_ns: Instant  # when it was let through
 
 
 class Reserved(msgspec.Struct, frozen=True):
@@ -57,11 +105,32 @@ class Refused(msgspec.Struct, frozen=True):
     asked_nusd: int
     message: str
     ok: bool = False
+    # workers that were asked to give a budget's lease back; ask again while there are any
+    recalled: tuple[tuple[str, str], ...] = ()
 
 
-Operation = Reserve | Settle
-Result = Reserved | Settled | Refused
+class Leased(msgspec.Struct, frozen=True):
+    """What was added to a lease, durably; 0 where the budget has no room to lend, or is not there."""
+
+    granted_nusd: int
+    period: str = ""
+    end_ns: int | None = None  # the period's; None: never ends
+    ok: bool = True
+
+
+class Renewed(msgspec.Struct, frozen=True):
+    """The worker's leases are good for as long again."""
+
+    leases: int
+    ok: bool = True
+
+
+Operation = Reserve | Settle | Lease | Renew | Draw | Charge
+Result = Reserved | Settled | Refused | Leased | Renewed
 HoldId = tuple[str, int]  # request id and attempt
+
+
+_AMOUNTS = ("amount_nusd", "actual_nusd", "held_nusd", "back_nusd", "want_nusd")
 
 
 def check(operation: Operation) -> None:
@@ -70,8 +139,11 @@ def check(operation: Operation) -> None:
     Raises:
         LedgerError: names the value and what is allowed.
     """
-    amount = operation.amount_nusd if isinstance(operation, Reserve) else operation.actual_nusd
-    if not 0 <= amount <= MAX_OPERATION_NUSD:
-        raise LedgerError(f"amount {amount!r} nUSD: allowed is 0 to {MAX_OPERATION_NUSD}")
+    for name in _AMOUNTS:
+        amount = getattr(operation, name, 0)
+        if not 0 <= amount <= MAX_OPERATION_NUSD:
+            raise LedgerError(f"amount {amount!r} nUSD: allowed is 0 to {MAX_OPERATION_NUSD}")
+    if isinstance(operation, (Lease, Renew)):
+        return
     if not operation.request_id or not 0 <= operation.attempt <= MAX_ATTEMPT:
         raise LedgerError(f"hold {operation.request_id!r}, {operation.attempt!r}: give a request id and an attempt")

@@ -79,9 +79,10 @@ balances = Table(
     Column("configured_nusd", BigInteger),  # the limit that the document names
     Column("limit_nusd", BigInteger),  # the limit in force: never below what is spent and held; NULL: a soft budget
     Column("spent_nusd", BigInteger),
-    Column("held_nusd", BigInteger),
+    Column("held_nusd", BigInteger),  # set aside: for holds and for leases
     Column("overrun_nusd", BigInteger),  # real cost past the limit, which could no longer be charged
     Column("refused", BigInteger),  # reservations
+    Column("leased_nusd", BigInteger),  # of what is set aside: for leases
 )
 holds = Table(
     "holds",
@@ -96,4 +97,17 @@ holds = Table(
     Column("state", Text),  # open | settled | expired | corrected (settled after it had expired)
     Column("reserved_ns", BigInteger),
     Column("settled_ns", BigInteger),
+)
+leases = Table(
+    "leases",
+    METADATA,
+    Column("worker", Text, primary_key=True),
+    Column("budget", Text, primary_key=True),
+    Column("period", Text, primary_key=True),
+    Column("leased_nusd", BigInteger),
+    Column("charged_nusd", BigInteger),  # of an expired lease: what of its charge nothing has accounted for yet
+    Column("state", Text),  # open | expired | closed
+    Column("number", BigInteger),  # of the last change
+    Column("granted_nusd", BigInteger),  # by the last change
+    Column("renewed_ns", BigInteger),
 )

@@ -18,14 +18,17 @@ from farthing.settings import Deployment, Settings
 from farthing.tariff import service_tier
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
+from proxy.budget_watch import BudgetWatch
 from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.dispatch import Deployments, Target
 from proxy.formats import Format
-from proxy.http import deadline_s
+from proxy.http import asked_priority, deadline_s
 from proxy.identity import facts_of, random_bytes, trace_context
 from proxy.keys import Caller
+from proxy.prompt_cache import breakpoints
 from proxy.request import Asked
+from proxy.router import Router
 from proxy.spend import MAX_NUSD, Spend
 from proxy.tokens import TokenControl
 
@@ -47,7 +50,7 @@ class Admission:
 
     def __init__(
         self, settings: Settings, hash_key: bytes, deployments: Deployments, feed: PolicyFeed, caches: Caches,
-        spend: Spend,
+        spend: Spend, watch: BudgetWatch,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._hash_key = hash_key
@@ -55,6 +58,7 @@ class Admission:
         self._feed = feed
         self._caches = caches
         self._spend = spend
+        self._router = Router(deployments, self._asked_price, watch)
         self.tokens = TokenControl()
         self._book = PriceBook(settings.prices)
         self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
@@ -75,6 +79,7 @@ class Admission:
         call.asked_model, call.is_stream, call.headers = asked.model, asked.stream, headers
         call.temperature, call.max_tokens = asked.temperature, asked.max_output
         call.limit_s = deadline_s(headers, self._settings.request_timeout_s)
+        call.asked_priority = asked_priority(headers)
         return call, asked
 
     async def admit(self, form: Format, call: Call, asked: Asked) -> Admitted:
@@ -84,12 +89,16 @@ class Admission:
             ApiError: the model is unknown, the budget is spent, the price is unknown, or the ledger is away.
         """
         decision = call.decision = decide(self._feed.compiled, call.facts, _day(call), call.request_id)
-        candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
         if decision.tokens is not None or decision.tokens_shadow is not None:
             asked = await self.tokens.govern(form, call, asked)
-        self.assign(call, asked, candidates[0])
         call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.hashed)
         call.prefix_hashes = prefix_hashes(self._hash_key, call.facts.tenant, asked.turns)
+        if decision.route is not None and decision.route.strategy is not None:
+            call.chosen = self._router.choose(call, asked, decision, form.api)
+            candidates = call.chosen.targets
+        else:
+            candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
+        self.assign(call, asked, candidates[0])
         admitted = Admitted(form, asked, candidates)
         if decision.cache is not None:
             ticket = admitted.ticket = await self._caches.look(form, call, asked)
@@ -114,11 +123,20 @@ class Admission:
         found = self._deployments.candidates(model, api)
         return found + [target for other in fallbacks for target in self._deployments.known(other, api)]
 
+    async def reserve(self, call: Call, admitted: Admitted) -> None:
+        """Reserve for a further attempt, where a budget holds the request.
+
+        Raises:
+            ApiError: it does not fit, has no price, or the ledger is away.
+        """
+        if call.decision is not None and call.decision.budgets:
+            await self._reserve(call, admitted)
+
     async def _reserve(self, call: Call, admitted: Admitted) -> None:
         assert call.decision is not None
         amount = self._bound(call, admitted)
         try:
-            call.is_reserved = await self._spend.reserve(call.request_id, call.facts, amount)
+            call.hold = await self._spend.reserve(call.request_id, call.facts, call.decision.budgets, amount)
         except OverBudgetError as error:
             raise ApiError(
                 429, "budget_exceeded", f"{error}. Ask for less (max_tokens), wait for the budget's next period, "
@@ -130,7 +148,7 @@ class Admission:
                     503, "ledger_unavailable", f"a hard budget applies and its ledger is away ({error}); try again",
                     retry_after_s=1,
                 ) from None  # fmt: skip
-        call.held_nusd = amount if call.is_reserved else 0
+            call.hold = await self._spend.let_through(call.request_id, call.facts, amount)
 
     def _bound(self, call: Call, admitted: Admitted) -> int:
         """Return an upper bound of the bill, nano-dollars, over all deployments that may serve the call.
@@ -157,6 +175,9 @@ class Admission:
         has_budget = call.decision is not None and bool(call.decision.budgets)
         is_limited = has_budget or asked.output_limit > 0
         changes = admitted.form.changes(asked, deployment, call.max_tokens if is_limited else 0)
+        cache = call.decision.cache if call.decision is not None else None
+        if cache is not None and cache.prompt_ttl is not None and admitted.form.api == "anthropic":
+            changes |= breakpoints(asked, cache.prompt_ttl)
         name = deployment.upstream_model or deployment.model
         if name != asked.model:
             changes["model"] = name
@@ -165,14 +186,23 @@ class Admission:
     def assign(self, call: Call, asked: Asked, target: Target) -> Deployment:
         """Give a call to a deployment; until it answers, the service tier is what was asked for."""
         tier, deployment = _asked_tier(asked), target.deployment
+        prices = self._prices_of(call, deployment)
+        # A third party bills a line of a batch as what it was asked as; what our own servers charge is ours to say.
+        if call.is_offline and not deployment.metered and BATCH_TIER in prices:
+            tier = BATCH_TIER
         call.deployment = deployment
-        call.service_tier = tier if _has_tiers(self._prices_of(call, deployment)) else ""
+        call.service_tier = tier if _has_tiers(prices) else ""
         call.price = self.price(call, deployment)
         return deployment
 
     def price(self, call: Call, deployment: Deployment) -> Price | None:
         """Return what a deployment charges on the day of the call, whatever its answers call themselves."""
         return self._prices_of(call, deployment).get(service_tier(call.service_tier))
+
+    def _asked_price(self, call: Call, asked: Asked, deployment: Deployment) -> Price | None:
+        """Return the price of what is asked for, before any deployment has the call."""
+        found = _billable(asked, self._prices_of(call, deployment))
+        return found[0] if found else None
 
     def use_prices(self, added: Iterable[Price]) -> None:
         """Take the prices that people added, all of them, beside the settings' and the public ones."""
@@ -210,6 +240,8 @@ def _unpriced(call: Call) -> ApiError:
 
 # What a project's settings at the provider may make of a call that leaves the choice open
 _CHOSEN_BY_PROVIDER = ("flex", "priority", "scale")
+
+BATCH_TIER = "batch"
 
 
 def _has_tiers(prices: Mapping[str, Price]) -> bool:

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from farthing import semconv
@@ -38,6 +39,7 @@ class PolicyFeed:
         self._refused = ""  # why the newest document is not the one in use
         self._task: asyncio.Task[None] | None = None
         self.compiled = CompiledDocument(EMPTY)
+        self.on_change: list[Callable[[CompiledDocument], None]] = []  # told what holds, before a request meets it
         self.fetched_at = 0.0  # epoch seconds of the last answer of the control plane; 0 = none yet
         self.last_error = ""
 
@@ -80,6 +82,8 @@ class PolicyFeed:
         if response.status == 200:
             self._take(body)
             self._etag = response.headers.get(b"etag", b"").decode("latin-1")
+        else:
+            self._tell(self.compiled)  # a policy may have expired meanwhile
         self.fetched_at = time.time()
         self.last_error = ""
         if response.status == 200:
@@ -95,8 +99,14 @@ class PolicyFeed:
             raise
 
     def _swap(self, document: Document) -> None:
-        self.compiled = CompiledDocument(document)
+        compiled = CompiledDocument(document)
+        self._tell(compiled)
+        self.compiled = compiled
         log.info("policies: version %d", document.version)
+
+    def _tell(self, compiled: CompiledDocument) -> None:
+        for tell in self.on_change:
+            tell(compiled)
 
     def _keep(self, body: bytes) -> None:
         self._kept.parent.mkdir(parents=True, exist_ok=True)

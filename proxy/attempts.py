@@ -15,6 +15,7 @@ from proxy.dispatch import Target
 from proxy.upstream import Response
 
 RETRIED = frozenset((408, 429, 500, 502, 503, 504, 529))  # answers that a second attempt may better; none is charged
+OVERLOADED = frozenset((429, 503, 529))  # answers of a deployment that has too much to do
 _FIRST_WAIT_S = 0.1
 _MAX_WAIT_S = 2.0  # a longer one is the client's to wait: it is told
 
@@ -47,6 +48,21 @@ class Attempts:
             raise ApiError(503, "upstream_unavailable", message, retry_after_s=max(1, round(wait)))
         return found
 
+    def like(self, target: Target) -> list[Target]:
+        """Return the deployments of the same model that may be asked as well as `target` may, it first."""
+        now, model = self._clock(), target.deployment.model
+        others = [
+            other for other in self._targets
+            if other is not target and other.deployment.model == model and other not in self._tried
+            and not other.health.wait_s(now) and not other.health.pause_s(now)
+        ]  # fmt: skip
+        return [target, *others]
+
+    def elsewhere(self, full: Target) -> Target | None:
+        """Return a deployment of another model, where the one of `full` has no place; None = there is none."""
+        self._tried.update([target for target in self._targets if target.deployment.model == full.deployment.model])
+        return self._ready()
+
     def begin(self, target: Target) -> None:
         self._tried.add(target)
         self.made += 1
@@ -68,7 +84,7 @@ class Attempts:
         """Keep in mind what an answer says of its deployment; return the wait that it asks for, seconds."""
         now, status = self._clock(), response.status
         wait = _seconds(response.headers.get(b"retry-after", b""))
-        if status in (429, 503, 529) and wait:
+        if status in OVERLOADED and wait:
             target.health.pause(now, wait)
         if status >= 500:
             target.health.failed(now)

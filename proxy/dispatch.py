@@ -1,14 +1,24 @@
 """Which deployments may serve a model: those configured under its name, the least busy first."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from operator import attrgetter
 
 from farthing.errors import SettingsError
+from farthing.policy.decide import concurrency_of
+from farthing.policy.flow import ConcurrencyAction
+from farthing.policy.index import CompiledDocument
 from farthing.settings import Deployment, Settings, secret
 from proxy.api_error import ApiError
+from proxy.call import Call
+from proxy.counters import Counters
 from proxy.health import Health
+from proxy.queue import Queue
 from proxy.upstream import Timeouts
+from proxy.window import Bounds, Window
 
 _FORMATS = {"openai": "openai", "azure": "openai", "anthropic": "anthropic"}  # how it is spoken to -> what is said
 _ROUTES = {"openai": "OpenAI's API (/v1/chat/completions and others)", "anthropic": "Anthropic's API (/v1/messages)"}
@@ -25,6 +35,33 @@ class Target:
     headers: tuple[tuple[str, str], ...]  # with its own key
     timeouts: Timeouts
     health: Health
+    queue: Queue | None = None  # of its model, shared by the model's targets
+    window: Window | None = None  # None: nothing limits how many requests it gets at once
+
+    @property
+    def name(self) -> str:
+        return self.deployment.name
+
+    def failed(self, now: float) -> None:
+        """It could not be reached, broke off or took too long."""
+        self.health.failed(now)
+        self.overloaded(now)
+
+    def overloaded(self, now: float) -> None:
+        """It has too much to do: its window, where it has one, gets smaller."""
+        if self.window is not None and self.window.overloaded(now) and self.queue is not None:
+            self.queue.counters.shrunk += 1
+
+    def answered(self, now: float, latency_s: float, call: Call) -> None:
+        """It answered, the head after so long: its window learns."""
+        if self.window is None or self.queue is None:
+            return
+        tokens = call.usage.output_total if call.usage is not None else 0
+        if (call.is_stream or tokens) and self.window.answered(now, latency_s, call.is_stream, tokens):
+            self.queue.counters.shrunk += 1
+
+
+_USUAL_QUEUE = ConcurrencyAction()  # what a limit of the settings alone goes by, beside its number
 
 
 class Deployments:
@@ -34,11 +71,18 @@ class Deployments:
         """Read each deployment's secret once.
 
         Raises:
-            SettingsError: a deployment names an environment variable that is not set, or an unknown API.
+            SettingsError: a deployment names an environment variable that is not set, or an unknown API, or two
+                deployments have one name.
         """
+        self._workers = max(1, settings.proxy_workers)
         self._pools: dict[str, list[Target]] = {}
-        for deployment in settings.served():
+        self.counters = Counters()
+        for deployment in named(settings.served()):
             self._pools.setdefault(deployment.model, []).append(_target(deployment, settings))
+        for model, pool in self._pools.items():
+            queue = Queue(model, self.counters)
+            for target in pool:
+                target.queue, target.window = queue, self._window(target, None)
 
     @property
     def models(self) -> list[str]:
@@ -47,6 +91,12 @@ class Deployments:
     @property
     def targets(self) -> list[Target]:
         return [target for pool in self._pools.values() for target in pool]
+
+    def busy(self, model: str) -> int:
+        """Return how many calls a model's deployments are answering or are to answer."""
+        pool = self._pools.get(model, ())
+        waiting = pool[0].queue.waiting if pool and pool[0].queue is not None else 0
+        return waiting + sum([target.health.in_flight for target in pool])
 
     def candidates(self, model: str, api: str = "openai") -> list[Target]:
         """Return the deployments of `model` that speak an API, the least busy first.
@@ -65,9 +115,60 @@ class Deployments:
                 raise ApiError(400, "wrong_api", message, param="model")
         return pool if len(pool) == 1 else sorted(pool, key=_busyness)
 
+    def follow(self, compiled: CompiledDocument) -> None:
+        """Give every deployment the window that a policy wants it to have now; what windows have learned stays."""
+        today = datetime.now(timezone.utc).date()
+        for model, pool in self._pools.items():
+            rule = concurrency_of(compiled, model, today)
+            for target in pool:
+                target.window = self._window(target, rule)
+                if target.window is not None and target.queue is not None:
+                    target.queue.hand_out(target.window)
+
+    def _window(self, target: Target, rule: ConcurrencyAction | None) -> Window | None:
+        bounds = _bounds(target.deployment.max_in_flight, rule, self._workers)
+        if bounds is None:
+            return None
+        if target.window is None:
+            return Window(bounds)
+        target.window.follow(bounds)
+        return target.window
+
     def known(self, model: str, api: str) -> list[Target]:
         """Return what `candidates` does, and nothing where it would raise."""
         return sorted([target for target in self._pools.get(model, ()) if target.api == api], key=_busyness)
+
+
+def _bounds(at_most: int, rule: ConcurrencyAction | None, workers: int) -> Bounds | None:
+    """Return one worker's share of what the settings and a policy allow together; None = anything."""
+    if rule is None and not at_most:
+        return None
+    queue = rule or _USUAL_QUEUE
+    most = min(at_most or queue.max, queue.max) if rule else at_most
+    least = min(rule.min, most) if rule else most
+    return Bounds(
+        max(1, least // workers), max(1, most // workers), queue.tolerance, -(-queue.queue // workers),
+        queue.max_wait_ms / 1000,
+    )  # fmt: skip
+
+
+def named(deployments: Iterable[Deployment]) -> list[Deployment]:
+    """Return deployments, each with a name: its own, else its model and its number among those of the model.
+
+    Raises:
+        SettingsError: two have one name, or a figure of one is none that means anything.
+    """
+    numbers: Counter[str] = Counter()
+    found: dict[str, Deployment] = {}
+    for deployment in deployments:
+        numbers[deployment.model] += 1
+        name = deployment.name or f"{deployment.model}/{numbers[deployment.model]}"
+        if name in found:
+            raise SettingsError(f"deployments: two are called {name!r}; give one of them another `name`")
+        if not 0 <= deployment.quality <= 1:
+            raise SettingsError(f"deployment {name}: quality = {deployment.quality:g}; allowed is 0 to 1")
+        found[name] = replace(deployment, name=name)
+    return list(found.values())
 
 
 def _target(deployment: Deployment, settings: Settings) -> Target:

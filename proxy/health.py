@@ -20,6 +20,7 @@ class Health:
     in_flight: int = 0
     failures: int = 0  # in a row
     latency_s: float = 0.0  # moving average of the time to the answer's head; 0 = none seen yet
+    error_rate: float = 0.0  # moving average of the share that failed
     _open_until: float = 0.0
     _paused_until: float = 0.0
     _cooldown_s: float = COOLDOWN_S
@@ -47,10 +48,12 @@ class Health:
         """It answered, if only with the error that the client deserved."""
         self.failures, self._cooldown_s, self._is_on_trial = 0, COOLDOWN_S, False
         self.latency_s += (latency_s - self.latency_s) * (_WEIGHT if self.latency_s else 1.0)
+        self.error_rate -= self.error_rate * _WEIGHT
 
     def failed(self, now: float) -> None:
         """It could not be reached, broke off, took too long or answered 5xx."""
         self.failures += 1
+        self.error_rate += (1.0 - self.error_rate) * _WEIGHT
         self._is_on_trial = False
         if self._has_failed_enough:
             self._open_until = now + self._cooldown_s

@@ -11,6 +11,7 @@ from proxy.server import Request
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 _DEADLINE = semconv.HEADER_DEADLINE.encode()
+_PRIORITY = semconv.HEADER_PRIORITY.encode()
 _PASSED_ON = tuple((name.encode(), name) for name in ("anthropic-version", "anthropic-beta", "openai-beta"))
 
 
@@ -32,6 +33,21 @@ def deadline_s(headers: Mapping[bytes, bytes], limit_s: float) -> float:
         message = f"{semconv.HEADER_DEADLINE}: {shown!r}; send a whole number of milliseconds above 0"
         raise ApiError(400, "invalid_deadline", message)
     return min(int(text) / 1000, limit_s)
+
+
+def asked_priority(headers: Mapping[bytes, bytes]) -> int | None:
+    """Return the priority that a caller asks for, None where it asks for none.
+
+    Raises:
+        ApiError: 400; it is no priority.
+    """
+    text = headers.get(_PRIORITY)
+    if text is None:
+        return None
+    if len(text) != 1 or not text.isdigit():
+        shown = text.decode("latin-1")
+        raise ApiError(400, "invalid_priority", f"{semconv.HEADER_PRIORITY}: {shown!r}; send a digit, 9 goes first")
+    return int(text)
 
 
 def passed_on(headers: Mapping[bytes, bytes]) -> list[tuple[str, str]]:

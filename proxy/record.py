@@ -32,7 +32,7 @@ Attribute = tuple[str, otlp.Value]
 def encode_span(call: Call) -> bytes:
     """Return the span of a finished call."""
     error = call.error_type if call.outcome in ("error", "refused") else ""
-    own = otlp.attributes(_identity(call) + _usage(call))
+    own = otlp.attributes(_identity(call) + _usage(call) + _routed(call))
     shared = _encoded(tuple(_shared(call)))
     return otlp.span(
         call.trace_id, call.span_id, call.parent_span_id, f"{call.operation} {_model(call)}",
@@ -89,6 +89,7 @@ def _shared(call: Call) -> list[Attribute]:
         (semconv.REQUEST_MAX_TOKENS, call.max_tokens),
         (semconv.ATTEMPTS, call.attempts if call.attempts > 1 else 0),
         (semconv.CACHE_HIT, call.cache_hit),
+        (semconv.MICRO_BATCH_CALLS, call.batch_calls if call.batch_calls > 1 else 0),
     )
     values += [(name, value) for name, value in given if value]
     return values + _decided(call)
@@ -98,6 +99,7 @@ def _decided(call: Call) -> list[Attribute]:
     values: list[Attribute] = []
     if call.deployment is not None:
         values.append((semconv.DEPLOYMENT, call.deployment.url))
+        values.append((semconv.DEPLOYMENT_NAME, call.deployment.name))
         if call.deployment.model != call.asked_model:
             values.append((semconv.ROUTED_FROM, call.asked_model))
     if call.decision is not None:
@@ -110,6 +112,29 @@ def _decided(call: Call) -> list[Attribute]:
             values.append((semconv.POLICY_ARMS, tuple(map(str, call.decision.arms))))
     if call.temperature is not None:
         values.append(("gen_ai.request.temperature", call.temperature))
+    return values
+
+
+def _routed(call: Call) -> list[Attribute]:
+    """Return what routing decided and what it saw, and how long the call waited for a place."""
+    values: list[Attribute] = []
+    if call.priority is not None:
+        values += [(semconv.PRIORITY, call.priority), (semconv.WAITED_SECONDS, call.waited_s)]
+    if call.attempt_of:
+        values.append((semconv.ATTEMPT_OF, call.attempt_of))
+    if call.discarded:
+        values.append((semconv.DISCARDED, call.discarded))
+    if call.quality is not None:
+        values.append((semconv.ANSWER_QUALITY, round(call.quality, 4)))
+    if (chosen := call.chosen) is not None:
+        values += [(semconv.ROUTE_STRATEGY, chosen.strategy), (semconv.ROUTE_REASON, chosen.reason)]
+        if chosen.saw:
+            values.append((semconv.ROUTE_CANDIDATES, chosen.saw))
+        if (judged := chosen.judgement) is not None:
+            values += [
+                (semconv.TASK, judged.task), (semconv.TASK_CONFIDENCE, round(judged.confidence, 4)),
+                (semconv.TASK_COMPLEXITY, round(judged.complexity, 4)),
+            ]  # fmt: skip
     return values
 
 
@@ -131,7 +156,7 @@ def _usage(call: Call) -> list[Attribute]:
         values.append((semconv.CACHE_SAVED_INPUT_TOKENS, call.saved_input_tokens))
     if call.reasoning_tokens:
         values.append((semconv.USAGE_REASONING_TOKENS, call.reasoning_tokens))
-    if call.is_reserved and call.settled_nusd is not None:
+    if call.settled_nusd is not None:
         values += [(semconv.HELD_NUSD, call.held_nusd), (semconv.SETTLED_NUSD, call.settled_nusd)]
     if call.cut is not None or call.cut_shadow is not None:
         values += cut_attributes(call.cut) + cut_attributes(call.cut_shadow, is_shadow=True)

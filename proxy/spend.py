@@ -1,161 +1,203 @@
-"""The proxy's side of the ledger: reserve before a call, settle after it, both in batches over one connection.
+"""The proxy's side of the ledger: reserve before a call, settle after it; out of leases as far as they reach.
 
 A hold is an upper bound of the bill, so a call that was let through can never cost more than was set aside for it.
-Settlements are repeated until the ledger has taken them; those lost with the process are charged in full by the
-ledger when their hold expires.
+Settlements are repeated until the ledger has taken them, across restarts; those that are lost all the same are charged
+in full by the ledger when their hold or lease expires.
 """
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
-from itertools import islice
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from farthing.errors import LedgerError, OverBudgetError, UpstreamError
+from farthing.errors import OverBudgetError, UpstreamError
 from farthing.policy.decide import Facts
-from proxy.upstream import Client, NotSentError, Timeouts
+from farthing.policy.document import Budget
+from proxy.backlog import Backlog, Operation
+from proxy.identity import random_bytes
+from proxy.lease import MAX_NUSD, Account, Leases
+from proxy.ledger_line import LedgerLine, Waiting, settled
+from proxy.upstream import Client, Timeouts
 
-log = logging.getLogger(__name__)
+__all__ = ["MAX_NUSD", "Hold", "Spend"]
 
-MAX_NUSD = 10**15  # nano-dollars; the most that the ledger takes in one operation
-_BATCH = 512  # operations in one request to the ledger
-_TIMEOUTS = Timeouts(connect=1.0, headers=5.0, between=5.0)
-_RETRY_S = 0.5  # seconds between attempts to hand over settlements
-_HEADERS = (("content-type", "application/json"),)
-
-Operation = dict[str, Any]
-Waiting = tuple[Operation, "asyncio.Future[Any] | None"]  # a reservation's caller waits for the answer
+_ASK_AGAIN_S = 0.005  # after a refusal that is not final: other workers are giving leases back
+_RECALL_WAIT_S = 30
+_RECALL_TIMEOUTS = Timeouts(connect=1.0, headers=_RECALL_WAIT_S + 10.0, between=10.0)
+_RETRY_S = 0.5
 
 
-class RefusedError(LedgerError):
-    """The ledger is there and will never take these operations: one of them is malformed."""
+class Hold(msgspec.Struct):
+    """What is set aside for one call: in leases of this worker, at the ledger, or, while that is away, nowhere."""
+
+    request_id: str
+    amount_nusd: int
+    reserved_ns: int
+    accounts: tuple[Account, ...] = ()  # none: it is at the ledger
+    facts: Facts | None = None  # of a call that is not held
+    is_unheld: bool = False
 
 
 class Spend:
     """Reserves and settles for one proxy worker."""
 
-    def __init__(self, client: Client, policies_url: str) -> None:
+    def __init__(
+        self,
+        client: Client,
+        policies_url: str,
+        folder: Path,  # where the backlog is kept
+        lease_s: float = 2.0,  # of recent burn, held in advance; 0 = every call is reserved at the ledger
+        hold_ttl_s: float = 600.0,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.worker = f"{os.getpid()}-{random_bytes(8).hex()}"
         self._client = client
-        self._url = f"{policies_url}/v1/ledger"
-        self._queue: deque[Waiting] = deque()
-        self._alone = 0  # operations to send one by one, because a batch with them was refused
-        self._task: asyncio.Task[None] | None = None
+        self._recalls_url = f"{policies_url}/v1/ledger/recalls?worker={self.worker}&wait={_RECALL_WAIT_S}"
+        self._backlog = Backlog(folder, self.worker)
+        self._line = LedgerLine(client, f"{policies_url}/v1/ledger", self._backlog)
+        self._leases = Leases(self._line, self.worker, lease_s, clock_ns)
+        self._lease_s = lease_s
+        self._renew_s = hold_ttl_s / 4
+        self._clock_ns = clock_ns
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def waiting(self) -> int:
         """Operations that the ledger has not answered yet."""
-        return len(self._queue)
+        return self._line.waiting
 
-    async def reserve(self, request_id: str, facts: Facts, amount_nusd: int) -> bool:
-        """Set `amount_nusd` aside in every budget that matches; False where none does.
+    @property
+    def leased(self) -> dict[str, int]:
+        """What this worker holds of each budget in advance or for calls under way, nano-dollars."""
+        return self._leases.in_hand()
+
+    def start(self) -> None:
+        """Tell the ledger what workers that died had not told it."""
+        for operation in self._backlog.adopt():
+            self._line.put(Waiting(operation, is_kept=True))
+
+    async def reserve(
+        self, request_id: str, facts: Facts, budgets: Sequence[Budget], amount_nusd: int
+    ) -> Hold | None:
+        """Set `amount_nusd` aside in every one of `budgets`; None where the ledger knows of none.
 
         Raises:
             OverBudgetError: it does not fit into one of them; nothing was set aside.
             LedgerError: the ledger cannot be reached.
         """
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        operation = {
-            "op": "reserve",
-            "request_id": request_id,
-            "attempt": 0,
-            "amount_nusd": amount_nusd,
-            "facts": {
-                "tenant": facts.tenant, "team": facts.team, "user": facts.user, "feature": facts.feature,
-                "session": facts.session, "key": facts.key, "model": facts.model, "tags": facts.tags,
-            },
-        }  # fmt: skip
-        self._put((operation, answer))
-        try:
-            result = await answer
-        except asyncio.CancelledError:
-            self.settle(request_id, 0)  # whoever asked is gone, and the ledger may have set it aside
-            raise
-        if not result["ok"]:
-            raise OverBudgetError(result["budget"], result["limit_nusd"], result["free_nusd"], result["asked_nusd"])
-        return bool(result["budgets"])
+        now = self._clock_ns()
+        if self._lease_s:
+            accounts = self._leases.take(budgets, amount_nusd, now)
+            if accounts is not None:
+                return Hold(request_id, amount_nusd, now, accounts)
+            self._look_after_leases()
+        held = await self._asked(_reserve(request_id, facts, amount_nusd))
+        return Hold(request_id, amount_nusd, now) if held else None
 
-    def settle(self, request_id: str, actual_nusd: int) -> None:
+    async def let_through(self, request_id: str, facts: Facts, amount_nusd: int) -> Hold:
+        """Note, on the disk, a call that goes on although the ledger is away; it is booked when the ledger answers."""
+        hold = Hold(request_id, amount_nusd, self._clock_ns(), facts=facts, is_unheld=True)
+        self._backlog.begin(_charge(hold, amount_nusd))
+        try:
+            await self._backlog.sync()
+        except asyncio.CancelledError:
+            self.settle(hold, 0)
+            raise
+        return hold
+
+    def settle(self, hold: Hold, actual_nusd: int) -> None:
         """Charge what the call cost and free the rest of its hold; returns at once."""
-        self._put((_settle(request_id, actual_nusd), None))
+        if hold.accounts:
+            self._line.put(Waiting(_draw(self.worker, hold, actual_nusd)))
+            self._leases.settle(hold.accounts, hold.amount_nusd, actual_nusd)
+        elif hold.is_unheld:
+            charge = _charge(hold, actual_nusd)
+            self._backlog.keep([charge], is_finished=True)
+            self._line.put(Waiting(charge, is_kept=True))
+        else:
+            self._line.put(Waiting(settled(hold.request_id, actual_nusd)))
 
     async def drain(self, seconds: float) -> None:
-        """Wait until the ledger has taken everything, at most `seconds`."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        while self._queue and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.02)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        """Give leases back and wait until the ledger has taken everything, at most `seconds`."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._leases.give_all_back()
+        await self._line.drain(seconds)
 
-    def _put(self, waiting: Waiting) -> None:
-        self._queue.append(waiting)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work())
-
-    async def _work(self) -> None:
-        while self._queue:
-            batch = list(islice(self._queue, 1 if self._alone else _BATCH))
+    async def _asked(self, operation: Operation) -> bool:
+        """Ask for a hold until the answer is final; tell whether any budget holds it."""
+        while True:
+            answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._line.put(Waiting(operation, answer))
             try:
-                results = await self._post([operation for operation, _ in batch])
-            except RefusedError as error:
-                self._set_apart(batch, error)
-            except (UpstreamError, LedgerError) as error:
-                self._refuse_reserves(batch, error)
-                await asyncio.sleep(_RETRY_S)
-            else:
-                self._answer(results)
+                result = await answer
+                recalled = result.get("recalled", ())
+                if recalled:
+                    self._leases.recall([budget for worker, budget in recalled if worker == self.worker])
+                    await asyncio.sleep(_ASK_AGAIN_S)
+                    continue
+            except asyncio.CancelledError:
+                # whoever asked is gone, and the ledger may have set it aside
+                self._line.put(Waiting(settled(operation["request_id"], 0)))
+                raise
+            if result["ok"]:
+                return bool(result["budgets"])
+            raise OverBudgetError(result["budget"], result["limit_nusd"], result["free_nusd"], result["asked_nusd"])
 
-    async def _post(self, operations: list[Operation]) -> list[Any]:
-        body = msgspec.json.encode(operations)
-        response = await self._client.request("POST", self._url, body, _HEADERS, _TIMEOUTS)
-        answer = await response.read()
-        if response.status != 200:
-            said = f"the ledger answered {response.status}: {answer[:300].decode('utf-8', 'replace')}"
-            raise RefusedError(said) if response.status in (400, 413) else LedgerError(said)
-        try:
-            results = msgspec.json.decode(answer, type=list[Any])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise LedgerError(f"the ledger's answer cannot be read: {error}") from None
-        if len(results) != len(operations):
-            raise LedgerError(f"the ledger answered {len(results)} of {len(operations)} operations")
-        return results
+    def _look_after_leases(self) -> None:
+        if not self._tasks or all(task.done() for task in self._tasks):
+            self._tasks = [asyncio.create_task(act()) for act in (self._tick, self._listen, self._renew)]
 
-    def _answer(self, results: list[Any]) -> None:
-        self._alone = max(0, self._alone - 1)
-        for result in results:
-            _, answer = self._queue.popleft()
-            if answer is not None and not answer.done():
-                answer.set_result(result)
+    async def _tick(self) -> None:
+        while not self._leases.is_idle:
+            await asyncio.sleep(self._lease_s / 4)
+            self._leases.tick()
+        for task in self._tasks[1:]:
+            task.cancel()
 
-    def _set_apart(self, batch: list[Waiting], error: RefusedError) -> None:
-        """Find the operation that the ledger will not take and leave it out, so that the others are not held up."""
-        if len(batch) > 1:
-            self._alone = len(batch)
-            return
-        self._alone = max(0, self._alone - 1)
-        operation, answer = self._queue.popleft()
-        log.error("ledger: %s refused for good: %s", operation["op"], error)
-        if answer is not None and not answer.done():
-            answer.set_exception(LedgerError(str(error)))
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._renew_s)
+            self._line.put(Waiting({"op": "renew", "worker": self.worker}))
 
-    def _refuse_reserves(self, batch: list[Waiting], error: Exception) -> None:
-        """The ledger is away: each reservation hears of it now, settlements wait."""
-        log.warning("ledger: %s; %d operations wait", error, len(self._queue))
-        sent = 0 if isinstance(error, NotSentError) else len(batch)
-        kept: deque[Waiting] = deque()
-        for number, (operation, answer) in enumerate(self._queue):
-            if answer is None:
-                kept.append((operation, None))
-                continue
-            if number < sent:  # it may have reached the ledger; settling it at 0 frees it without a double charge
-                kept.append((_settle(operation["request_id"], 0), None))
-            if not answer.done():
-                answer.set_exception(LedgerError(str(error)))
-        self._queue = kept
+    async def _listen(self) -> None:
+        """Hear of other workers that are short of what this one holds."""
+        while True:
+            try:
+                response = await self._client.request("GET", self._recalls_url, timeouts=_RECALL_TIMEOUTS)
+                body = await response.read()
+                if response.status == 200:
+                    self._leases.recall(msgspec.json.decode(body, type=_Recalled).recalled)
+                    continue
+            except (UpstreamError, msgspec.DecodeError):
+                pass  # the line to the ledger says that it is away
+            await asyncio.sleep(_RETRY_S)
 
 
-def _settle(request_id: str, actual_nusd: int) -> Operation:
-    return {"op": "settle", "request_id": request_id, "attempt": 0, "actual_nusd": actual_nusd}
+class _Recalled(msgspec.Struct):
+    recalled: list[str]
+
+
+def _reserve(request_id: str, facts: Facts, amount_nusd: int) -> Operation:
+    return {"op": "reserve", "request_id": request_id, "attempt": 0, "amount_nusd": amount_nusd, "facts": facts}
+
+
+def _draw(worker: str, hold: Hold, actual_nusd: int) -> Operation:
+    return {
+        "op": "draw", "worker": worker, "request_id": hold.request_id, "attempt": 0, "held_nusd": hold.amount_nusd,
+        "actual_nusd": actual_nusd, "places": [(one.budget, one.period) for one in hold.accounts],
+        "reserved_ns": hold.reserved_ns,
+    }  # fmt: skip
+
+
+def _charge(hold: Hold, actual_nusd: int) -> Operation:
+    return {
+        "op": "charge", "request_id": hold.request_id, "attempt": 1, "actual_nusd": actual_nusd,
+        "facts": hold.facts, "at_ns": hold.reserved_ns,
+    }  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import cast
@@ -20,6 +20,9 @@ from farthing.errors import UpstreamError
 
 _HIGH_WATER = 256 * 1024  # bytes read ahead of the consumer before the socket is paused
 _FRESH_S = 1.0  # seconds; a connection idle for longer is looked at before it is used again
+
+
+Sink = Callable[[bytes], bool]  # takes a part of a body; False = no more for now
 
 
 class NotSentError(UpstreamError):
@@ -74,6 +77,10 @@ class Connection(asyncio.Protocol):
         self._error: Exception | None = None
         self._headers_ready = False
         self._waiter: asyncio.Future[None] | None = None
+        self._sink: Sink | None = None
+        self._sink_error: Exception | None = None
+        self._is_full = False  # the sink asked for no more
+        self._between_s = 0.0
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -101,7 +108,22 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._error = error
             self.close()
-        self._wake()
+        if self._sink is not None:
+            self._pour_on(self._sink)
+        else:
+            self._wake()
+
+    def _pour_on(self, sink: Sink) -> None:
+        """Hand what has come to the sink; the task that waits is woken only where the pouring ends."""
+        self._deadline = self._loop.time() + self._between_s
+        if self._parts:
+            try:
+                self._is_full = not sink(self._taken())
+            except Exception as error:  # noqa: BLE001 - it is raised where the sink was given
+                self._sink_error = error
+                self.close()
+        if self.is_done or self.is_closed or self._is_full or self._error is not None:
+            self._wake()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._headers_ready:
@@ -123,9 +145,8 @@ class Connection(asyncio.Protocol):
             return
         self._parts.append(body)
         self._buffered += len(body)
-        if self._buffered > _HIGH_WATER and not self._is_paused and self.transport is not None:
-            self._is_paused = True
-            self.transport.pause_reading()
+        if self._buffered > _HIGH_WATER:
+            self._pause()
 
     def on_message_complete(self) -> None:
         self.is_done = self._headers_ready
@@ -172,21 +193,62 @@ class Connection(asyncio.Protocol):
                 raise UpstreamError(f"the upstream broke off before it answered: {self._error or 'closed'}")
             await self._wait(timeouts.headers, "answer")
 
+    async def arrived(self, timeouts: Timeouts) -> None:
+        """Return once a byte of the body is here, or its end."""
+        while not self._parts and not self.is_done:
+            self._refuse_broken()
+            await self._wait(timeouts.headers, "first part of the answer")
+
     async def next_part(self, timeouts: Timeouts) -> bytes:
         """Return what has come of the body, joined; empty = the body is whole."""
         while not self._parts:
             if self.is_done:
                 return b""
-            if self._error is not None or self.is_closed:
-                raise UpstreamError(f"the upstream broke off in the middle of its answer: {self._error or 'closed'}")
+            self._refuse_broken()
             await self._wait(timeouts.between, "further part of the answer")
+        part = self._taken()
+        self._resume()
+        return part
+
+    async def pour(self, sink: Sink, timeouts: Timeouts) -> bool:
+        """Hand the body to `sink` as it comes; True = it is whole, False = the sink wants no more for now."""
+        self._sink, self._is_full, self._between_s = sink, False, timeouts.between
+        try:
+            self._resume()
+            self._pour_on(sink)
+            while not self.is_done and not self._is_full:
+                self._refuse_broken()
+                await self._wait(timeouts.between, "further part of the answer")
+        finally:
+            self._sink = None
+        if self._sink_error is not None:
+            raise self._sink_error
+        if not self.is_done:
+            self._pause()
+        return self.is_done
+
+    def _refuse_broken(self) -> None:
+        if self._sink_error is not None:
+            raise self._sink_error
+        if self._error is not None or self.is_closed:
+            raise UpstreamError(f"the upstream broke off in the middle of its answer: {self._error or 'closed'}")
+
+    def _taken(self) -> bytes:
+        """Return what has come of the body, joined, and forget it."""
         part = self._parts.popleft() if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._buffered = 0
+        return part
+
+    def _pause(self) -> None:
+        if not self._is_paused and self.transport is not None and not self.is_closed:
+            self._is_paused = True
+            self.transport.pause_reading()
+
+    def _resume(self) -> None:
         if self._is_paused and self.transport is not None and not self.is_closed:
             self._is_paused = False
             self.transport.resume_reading()
-        return part
 
     @property
     def was_reset(self) -> bool:
@@ -213,11 +275,26 @@ class Response:
         self.status = connection.status
         self.headers = connection.headers
 
+    async def arrived(self) -> None:
+        """Return once a byte of the body is here, or its end; nothing of it is taken."""
+        assert self._connection is not None
+        await self._connection.arrived(self._timeouts)
+
     async def parts(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes."""
         assert self._connection is not None
         while part := await self._connection.next_part(self._timeouts):
             yield part
+        self._give_back()
+
+    async def pour(self, sink: Sink, ready: Callable[[], Awaitable[object]]) -> None:
+        """Hand the body to `sink` part by part as it comes; where it wants no more, go on once `ready` returns.
+
+        Waking a task for each part costs as much as relaying it does.
+        """
+        assert self._connection is not None
+        while not await self._connection.pour(sink, self._timeouts):
+            await ready()
         self._give_back()
 
     async def read(self, limit: int = 64 * 1024 * 1024) -> bytes:

@@ -1,5 +1,5 @@
 """The policy document and the decisions made from it: the same code in the proxy, the ledger and a replay."""
-from farthing.policy.actions import Action, CacheAction, RouteAction
+from farthing.policy.actions import Action, CacheAction
 from farthing.policy.decide import Decision, decide
 from farthing.policy.document import EMPTY, Document
 from farthing.policy.facts import Facts
@@ -11,6 +11,7 @@ from farthing.policy.kinds.budget import Budget, Window
 from farthing.policy.kinds.policy import Policy
 from farthing.policy.match import Match
 from farthing.policy.record import Named
+from farthing.policy.route import RouteAction
 
 __all__ = [
     "Document",

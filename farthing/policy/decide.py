@@ -12,12 +12,15 @@ import msgspec
 
 from farthing.policy.actions import CacheAction
 from farthing.policy.facts import Facts
+from farthing.policy.flow import ConcurrencyAction, PriorityAction
 from farthing.policy.holdout import Arm
 from farthing.policy.index import CompiledDocument, Index, Rule
 from farthing.policy.kinds.budget import Budget
 from farthing.policy.kinds.policy import Policy
+from farthing.policy.micro_batch import MicroBatchAction
+from farthing.policy.route import RouteAction
 
-__all__ = ["Decision", "Facts", "decide"]
+__all__ = ["Decision", "Facts", "concurrency_of", "decide"]
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -33,7 +36,10 @@ class Decision(msgspec.Struct, frozen=True):
     version: int  # of the document
     tokens: Policy | None = None  # what may be sent and answered
     tokens_shadow: Policy | None = None  # what is worked out and recorded beside it, and never done
+    micro_batch: MicroBatchAction | None = None  # how embeddings calls are gathered
     arms: tuple[Arm, ...] = ()  # of the policies on trial that decided, by acting or by standing back
+    route: RouteAction | None = None  # whose strategy or hedge applies; None where `route_to` says all
+    priority: PriorityAction | None = None
 
 
 def decide(compiled: CompiledDocument, facts: Facts, today: date, request_id: str = "") -> Decision:
@@ -47,20 +53,36 @@ def decide(compiled: CompiledDocument, facts: Facts, today: date, request_id: st
     tokens, shadow_tokens, tokens_arms = (
         _winner(compiled.tokens, facts, today, request_id) if compiled.token_policies else (None, (), ())
     )
-    to = route.action.route.to if route and route.action.route else None
+    gather, shadow_gathers, gather_arms = (
+        _winner(compiled.micro_batches, facts, today, request_id) if compiled.micro_batches else (None, (), ())
+    )
+    ranked, shadow_ranks, rank_arms = (
+        _winner(compiled.priorities, facts, today, request_id) if compiled.priorities else (None, (), ())
+    )
+    action = route.action.route if route else None
+    to = action.to if action else None
     return Decision(
         route_to=to if to != facts.model else None,
-        fallbacks=route.action.route.fallbacks if route and route.action.route else (),
+        fallbacks=action.fallbacks if action else (),
         cache=cache.action.cache if cache else None,
         cache_name=cache.name if cache else "",
         budgets=compiled.budgets(facts),
-        acted=tuple([policy.name for policy in (route, cache, tokens) if policy]),
-        shadowed=shadow_routes + shadow_caches + shadow_tokens,
+        acted=tuple([policy.name for policy in (route, cache, tokens, gather, ranked) if policy]),
+        shadowed=shadow_routes + shadow_caches + shadow_tokens + shadow_gathers + shadow_ranks,
         version=compiled.version,
         tokens=tokens,
         tokens_shadow=compiled.token_policies[shadow_tokens[0]] if shadow_tokens else None,
-        arms=route_arms + cache_arms + tokens_arms,
+        micro_batch=gather.action.micro_batch if gather else None,
+        arms=route_arms + cache_arms + tokens_arms + gather_arms + rank_arms,
+        route=action if action is not None and (action.strategy or action.hedge) else None,
+        priority=ranked.action.priority if ranked else None,
     )
+
+
+def concurrency_of(compiled: CompiledDocument, model: str, today: date) -> ConcurrencyAction | None:
+    """Return what governs the windows of a model's deployments; None = they have none."""
+    found, _, _ = _winner(compiled.concurrency, Facts("", model=model), today, "")
+    return found.action.concurrency if found else None
 
 
 def _winner(

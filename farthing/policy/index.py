@@ -91,6 +91,12 @@ def columns_of(match: Match) -> dict[Column, tuple[str, ...]]:
     return columns | {f"tag:{name}": values for name, values in match.tags.items()}
 
 
+def matches(match: Match, facts: Facts) -> bool:
+    """Tell whether a structured match holds, for one match by itself; an index answers it for many."""
+    values = {name: getattr(facts, name) for name in FIELDS} | {f"tag:{name}": v for name, v in facts.tags.items()}
+    return all(values.get(column, "") in Globs(patterns) for column, patterns in columns_of(match).items())
+
+
 def _container(patterns: Sequence[str]) -> Container[str]:
     return Globs(patterns) if any(is_glob(name) for name in patterns) else frozenset(patterns)
 
@@ -174,7 +180,10 @@ def _selectivity(rule: Rule[Item], column: Column, crowd: Counter[tuple[Column, 
 class CompiledDocument:
     """A document ready for deciding; made once per version and swapped in by one assignment."""
 
-    __slots__ = ("_budgets", "caches", "document", "routes", "token_policies", "tokens", "version")
+    __slots__ = (
+        "_budgets", "caches", "concurrency", "document", "micro_batches", "priorities", "routes", "token_policies",
+        "tokens", "version",
+    )  # fmt: skip
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -184,6 +193,11 @@ class CompiledDocument:
         self.caches = Index([rule for rule in ranked if rule.item.action.cache])
         self.tokens = Index([rule for rule in ranked if rule.item.action.tokens])
         self.token_policies = {policy.name: policy for policy in document.policies if policy.action.tokens}
+        gathering = [rule for rule in ranked if rule.item.action.micro_batch]
+        self.micro_batches = Index(gathering) if gathering else None
+        self.concurrency = Index([rule for rule in ranked if rule.item.action.concurrency])
+        priorities = [rule for rule in ranked if rule.item.action.priority]
+        self.priorities = Index(priorities) if priorities else None
         ordered = sorted(document.budgets, key=lambda budget: budget.name)
         self._budgets = Index([Rule(budget, budget.scope, rank) for rank, budget in enumerate(ordered)])
 

@@ -58,10 +58,20 @@ def test_a_cache_entry_lives_for_some_finite_time(ttl_s: float) -> None:
         CacheAction(ttl_s=ttl_s)
 
 
-@pytest.mark.parametrize("spec", [{"exact": False}, {"max_bytes": 0}, {"coalesce": "maybe"}, {"semantics": {}}])
+@pytest.mark.parametrize("spec", [
+    {"exact": False, "embeddings": False}, {"max_bytes": 0}, {"coalesce": "maybe"}, {"semantics": {}}
+])  # fmt: skip
 def test_a_cache_that_would_do_nothing_or_something_unknown_is_refused(spec: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         CacheAction.model_validate(spec)
+
+
+@pytest.mark.parametrize("spec", [
+    {"max_inputs": 0}, {"max_inputs": 2049}, {"max_inputs": 2, "min_inputs": 3}, {"window_ms": 1001}, {"concurrent": 0},
+])  # fmt: skip
+def test_a_micro_batch_stays_within_what_upstreams_take(spec: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Action.model_validate({"micro_batch": spec})
 
 
 def test_two_objects_of_one_kind_may_not_share_a_name() -> None:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import astuple
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -54,7 +53,7 @@ def span(
     attributes: list[tuple[str, otlp.Value]] = [
         (semconv.OPERATION_NAME, "chat"), (semconv.PROVIDER_NAME, "test"), (semconv.REQUEST_MODEL, model),
         (semconv.USAGE_SOURCE, "provider"),  # so that 0 is a count, not the absence of one
-        *((name, value) for name, value in zip(FACTS, astuple(reported), strict=True)),
+        *((name, value) for name, value in zip(FACTS, tuple(reported), strict=True)),
         *(more or {}).items(),
     ]  # fmt: skip
     if tier:

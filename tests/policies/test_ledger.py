@@ -130,7 +130,7 @@ def test_a_forgotten_hold_is_charged_in_full_and_corrected_when_its_cost_is_know
     assert bench.figures("search") == (120, 0, 280)
     ledger.settle("r", 0, 5)
     assert bench.figures("search") == (120, 0, 280)
-    assert {row["state"] for row in statement.settlements(bench.engine, 0)} == {"corrected"}
+    assert {row["state"] for row in statement.settlements(bench.engine, 0)[0]} == {"corrected"}
 
 
 def test_holds_expire_with_nobody_asking(bench: Any) -> None:

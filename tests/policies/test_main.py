@@ -172,7 +172,7 @@ def test_settlements_are_kept_for_reconciliation(client: Any) -> None:
     (row,) = client.get("/v1/ledger/settlements?since=2020-01-01").json["settlements"]
     assert (row["request_id"], row["attempt"], row["budget"]) == ("a", 0, "search")
     assert (row["held_nusd"], row["charged_nusd"], row["state"]) == (900, 33, "settled")
-    assert client.get("/v1/ledger/settlements?since=2999-01-01T00:00:00Z").json == {"settlements": []}
+    assert client.get("/v1/ledger/settlements?since=2999-01-01T00:00:00Z").json == {"settlements": [], "next": None}
 
 
 def test_everything_survives_a_restart(opened: Callable[[], AbstractContextManager[Any]]) -> None:

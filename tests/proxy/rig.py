@@ -26,6 +26,7 @@ from proxy.main import serve
 from tests.conftest import served
 
 RATES = (1_000_000_000, 2_000_000_000)  # nUSD per million input and output tokens; 1 and 2 USD
+DEAR_RATES = (4_000_000_000, 8_000_000_000)  # of the provider `east`
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 COST = 20_000  # nano-dollars of USAGE
 SERVED = ("/chat/completions", "/completions", "/responses", "/embeddings", "/messages")
@@ -193,6 +194,16 @@ async def ends_stream(request: Received, reader: asyncio.StreamReader, writer: a
     writer.close()
 
 
+def in_turn(*behaviours: Behaviour) -> Behaviour:
+    """Do one thing after the other; the last one stays."""
+    left = list(behaviours)
+
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await (left.pop(0) if len(left) > 1 else left[0])(request, reader, writer)
+
+    return behave
+
+
 @contextmanager
 def running(upstream: Upstream) -> Iterator[None]:
     """Run the fake upstream in a thread with an event loop of its own."""
@@ -240,6 +251,7 @@ async def stopped(server: asyncio.Server) -> None:
 
 def deployments(port: int, closed: int) -> tuple[Deployment, ...]:
     there, away = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{closed}/v1"
+    east, west = f"{there}/east/v1", f"{there}/west/v1"
     third, own = f"{there}/third/v1", f"{there}/own/v1"
     return (
         Deployment("gpt", third, "openai", upstream_model="gpt-real", api_key_env="UPSTREAM_KEY", metered=True),
@@ -251,17 +263,24 @@ def deployments(port: int, closed: int) -> tuple[Deployment, ...]:
         Deployment("unpriced", third, "mystery", metered=True),
         Deployment("claude", f"{there}/anthropic/v1", "anthropic", api_key_env="UPSTREAM_KEY", metered=True),
         Deployment("azured", f"{there}/azure/v1", "azure.ai.openai", api_key_env="UPSTREAM_KEY", metered=True),
+        Deployment("many", east, "east", name="eastern", weight=3.0, region="eu", quality=0.9, metered=True),
+        Deployment("many", west, "west", name="western", region="us", quality=0.6),
+        Deployment("big", east, "east", metered=True),
+        Deployment("small", west, "west", metered=True),
         Deployment("secretive", f"{there}/other/v1", "openai", api_key_env="OTHER_KEY", metered=True),
     )
 
 
-PRICES = tuple(
-    PriceOverride(provider, model, input="1", output="2")
-    for provider, model in (
-        ("openai", "gpt"), ("openai", "gpt-plain"), ("own", "own"), ("openai", "away"), ("openai", "pair"),
-        ("openai", "secretive"), ("anthropic", "claude"), ("azure.ai.openai", "azured"),
-    )
+_PRICED = (
+    ("openai", "gpt"), ("openai", "gpt-plain"), ("own", "own"), ("openai", "away"), ("openai", "pair"),
+    ("west", "many"), ("west", "small"), ("openai", "secretive"), ("anthropic", "claude"),
+    ("azure.ai.openai", "azured"),
 )  # fmt: skip
+PRICES = (
+    *(PriceOverride(provider, model, input="1", output="2") for provider, model in _PRICED),
+    *(PriceOverride("east", model, input="4", output="8") for model in ("many", "big")),
+    PriceOverride("own", "own", input="0.5", output="1", service_tier="batch"),
+)
 
 
 class Rig:
@@ -284,6 +303,13 @@ class Rig:
         self.apply(f"{head}scope: {{team: {team}}}\nlimit: {limit}\n")
         return team
 
+    def policy(self, team: str, name: str = "route", **action: object) -> None:
+        """Put a policy for one team in force, action and all."""
+        self.apply(
+            f"apiVersion: farthing/v1\nkind: Policy\nmetadata: {{name: {name}-{team}}}\nmatch: {{team: {team}}}\n"
+            f"action: {json.dumps(action)}\n"
+        )
+
     def cache(self, team: str, **spec: object) -> None:
         self.apply(
             f"apiVersion: farthing/v1\nkind: Policy\nmetadata: {{name: cache-{team}}}\nmatch: {{team: {team}}}\n"
@@ -303,8 +329,8 @@ class Rig:
 
     def client(self, team: str, **options: Any) -> openai.OpenAI:
         headers = {semconv.HEADER_TAGS: f"team={team},user=ann,tier=gold"}
-        options = {"max_retries": 0, "api_key": "of-the-client", "default_headers": headers} | options
-        return openai.OpenAI(base_url=f"{self.proxy}/v1", **options)
+        options = {"base_url": f"{self.proxy}/v1", "max_retries": 0, "api_key": "of-the-client"} | options
+        return openai.OpenAI(**{"default_headers": headers, **options})
 
     def quiet(self) -> None:
         def is_quiet() -> bool:
@@ -337,7 +363,8 @@ class Rig:
         if span[semconv.USAGE_SOURCE] == "missing":
             assert tokens == [None, None] and charge["charged_nusd"] == charge["held_nusd"]
         else:
-            assert cost_nusd(zip(tokens, RATES, strict=True)) == charge["charged_nusd"]  # type: ignore[arg-type]
+            rates = DEAR_RATES if span[semconv.PROVIDER_NAME] == "east" else RATES
+            assert cost_nusd(zip(tokens, rates, strict=True)) == charge["charged_nusd"]  # type: ignore[arg-type]
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> None:

@@ -1,7 +1,6 @@
 """proxy/attempts.py and proxy/health.py: what is tried again, where, and when a deployment is left alone."""
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from proxy.attempts import Attempts
 from proxy.dispatch import Target
 from proxy.health import COOLDOWN_S, MAX_COOLDOWN_S, Health
 from proxy.upstream import Timeouts
-from tests.proxy.rig import Behaviour, Received, Rig, answer_of, answers, asked, hangs, post, rig_in, until
+from tests.proxy.rig import Rig, answer_of, answers, asked, hangs, in_turn, post, rig_in, until
 
 
 class Clock:
@@ -98,15 +97,6 @@ def test_when_all_are_left_alone_the_client_hears_when_to_come_back() -> None:
     with pytest.raises(ApiError, match="left alone") as raised:
         attempts(pool, clock=clock).first()
     assert (raised.value.status, raised.value.retry_after_s) == (503, round(COOLDOWN_S))
-
-
-def in_turn(*behaviours: Behaviour) -> Behaviour:
-    left = list(behaviours)
-
-    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await (left.pop(0) if len(left) > 1 else left[0])(request, reader, writer)
-
-    return behave
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, 529])

@@ -457,8 +457,8 @@ def test_a_ledger_that_goes_away_refuses_hard_budgets_and_lets_soft_ones_through
             rig = Rig(upstream, settings, settings.policies_port, port, port)
             assert [post(rig, team, json.dumps(asked()).encode()).status for team in ("hard", "soft")] == [503, 200]
             until(lambda: len(upstream.spans) == 2, "both are recorded")
-            assert rig.status()["policy_version"] == 7 and rig.status()["settlements_waiting"] == 0
-            assert [semconv.SETTLED_NUSD in span for span in upstream.spans] == [False, False]
+            assert rig.status()["policy_version"] == 7 and rig.status()["settlements_waiting"] == 1
+            assert [semconv.SETTLED_NUSD in span for span in upstream.spans] == [False, True]
 
 
 def keep_documents(settings: Settings, hard: str, soft: str) -> None:

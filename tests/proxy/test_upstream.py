@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 
@@ -300,5 +302,93 @@ def test_a_request_that_is_not_repeatable_is_sent_once() -> None:
                         await client.request("GET", url + "/path?q=1", is_repeatable=False)
                 assert arrived == total + is_repeatable
             client.close()
+
+    asyncio.run(run())
+
+
+async def poured(client: Client, url: str, sink: Callable[[bytes], bool] | None = None) -> bytes:
+    taken: list[bytes] = []
+
+    def take(part: bytes) -> bool:
+        taken.append(part)
+        return sink is None or sink(part)
+
+    await (await client.request("GET", url)).pour(take, partial(asyncio.sleep, 0))
+    return b"".join(taken)
+
+
+def test_a_body_is_poured_whole_however_often_the_sink_wants_no_more() -> None:
+    body = random.Random(7).randbytes(3_000_000)
+
+    async def run() -> None:
+        async with server(answering(whole(body), whole(body), whole(b""))) as url:
+            client = Client()
+            chance = random.Random(8)
+            assert await poured(client, url, lambda _: chance.random() < 0.5) == body
+            assert await poured(client, url) == body
+            assert await poured(client, url) == b""
+            client.close()
+
+    asyncio.run(run())
+
+
+def test_a_sink_that_wants_no_more_pauses_the_server() -> None:
+    async def run() -> None:
+        sent = 0
+        may_go_on = asyncio.Event()
+
+        async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal sent
+            await head(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % 60_000_000)
+            while sent < 60_000_000:
+                writer.write(b"x" * 100_000)
+                await writer.drain()
+                sent += 100_000
+
+        async with server(flood) as url:
+            client = Client()
+            response = await client.request("GET", url)
+            came = 0
+
+            def take(part: bytes) -> bool:
+                nonlocal came
+                came += len(part)
+                return may_go_on.is_set()
+
+            pouring = asyncio.create_task(response.pour(take, may_go_on.wait))
+            await asyncio.sleep(0.3)
+            assert sent < 20_000_000 and came < 2_000_000
+            may_go_on.set()
+            await pouring
+            assert came == 60_000_000
+            client.close()
+
+    asyncio.run(run())
+
+
+def test_pouring_ends_with_what_the_server_or_the_sink_did_wrong() -> None:
+    async def run() -> None:
+        half = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"
+
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await head(reader)
+            writer.write(half)
+            await reader.read()
+
+        def wrong(part: bytes) -> bool:
+            raise ValueError(f"no use for {part!r}")
+
+        client = Client(QUICK)
+        async with server(answering(half)) as url:
+            with pytest.raises(UpstreamError, match="in the middle of its answer"):
+                await poured(client, url)
+        async with server(hang) as url:
+            with pytest.raises(UpstreamError, match=r"no further part of the answer from the upstream within 0\.2 s"):
+                await poured(client, url)
+        async with server(answering(whole(b"all"))) as url:
+            with pytest.raises(ValueError, match="no use for b'all'"):
+                await poured(client, url, wrong)
+        client.close()
 
     asyncio.run(run())

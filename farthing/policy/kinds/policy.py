@@ -4,7 +4,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from farthing.policy.actions import Action
 from farthing.policy.holdout import Canary, Trial, Verify
@@ -33,6 +33,17 @@ class Policy(Named):
     verify: Verify = Verify()
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)  # the higher one wins
     expires: date | None = None  # last day, UTC, on which it acts
+
+    @model_validator(mode="after")
+    def _matches_what_it_can(self) -> Policy:
+        """A deployment's window is shared by all who ask for it, so that only the model can choose it."""
+        alone = self.match == Match(model=self.match.model) and not self.when and self.mode in ("shadow", "enforce")
+        if self.action.concurrency is not None and not (alone and not self.verify.holdout):
+            raise ValueError(
+                "a policy of concurrency matches by `model` alone, without `when`, canary or holdout: a deployment's "
+                "window is everybody's"
+            )
+        return self
 
     def trial(self) -> Trial | None:
         """Return the draw that decides on whom it acts; None where it acts on all or none."""

@@ -1,0 +1,56 @@
+"""What the control plane asks of the warehouse; the analyzer answers, an embedded store belongs to one process."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from farthing.errors import ServeError
+from farthing.http_json import call
+from farthing.policy import Document, Facts
+from policies.explain import explain
+from policies.http import HttpError
+
+PLAN_TIMEOUT_S = 120.0
+
+
+def plan(analyzer_url: str, before: Document, after: Document, hours: float) -> dict[str, Any]:
+    """Return what a change would have done with the calls of the last hours.
+
+    Raises:
+        HttpError: the analyzer is away, or could not tell.
+    """
+    documents = {"before": before, "after": after}
+    bodies = {side: json.loads(one.with_keys(()).to_json()) for side, one in documents.items()}
+    return _asked(lambda: call("POST", f"{analyzer_url}/v1/plan?hours={hours:g}", bodies, PLAN_TIMEOUT_S))
+
+
+def explained(analyzer_url: str, tenant: str, request_id: str, at: Callable[[int], Document]) -> dict[str, Any]:
+    """Return why a request was treated as it was; `at` gives the document of a version.
+
+    Raises:
+        HttpError: there is no such call of the proxy, or the analyzer is away.
+    """
+    url = f"{analyzer_url}/v1/ask/decided_call"
+    rows = _asked(lambda: call("POST", url, {"request_id": request_id}))["rows"]
+    if not rows:
+        hint = "only calls through the proxy are decided about, and a span needs some seconds to arrive"
+        raise HttpError(404, "no_such_call", f"there is no call {request_id!r}; {hint}")
+    row = rows[0]
+    facts = Facts(
+        tenant, team=row["team"], user=row["user"], feature=row["feature"], session=row["session"], key=row["key"],
+        model=row["asked_model"], tags=row["tags"],
+    )  # fmt: skip
+    started = datetime.fromisoformat(row["started_at"])
+    found = explain(at(row["policy_version"]), facts, request_id, started.date())
+    kept = ("started_at", "asked_model", "served_model", "outcome", "cache_hit", "cost_usd")
+    recorded = {"policies": row["policies"], "arms": row["arms"], "shadowed": row["shadowed"]}
+    return {"request_id": request_id, **{name: row[name] for name in kept}, "recorded": recorded, **found}
+
+
+def _asked(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except ServeError as error:
+        raise HttpError(503, "analyzer_unavailable", f"the warehouse cannot be asked: {error}") from None

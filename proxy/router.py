@@ -1,0 +1,218 @@
+"""Puts the deployments that may serve a call in order, by the strategy that its policy names, and says why.
+
+Runs only for calls whose policy has a strategy. The first of the order is asked first; the others are asked where it
+cannot answer, the least busy first, then the fallbacks that the policy names. A prompt is read only for `tier`.
+"""
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from farthing.policy import strategies
+from farthing.policy.decide import Decision
+from farthing.policy.facts import Facts
+from farthing.policy.route import RouteAction
+from farthing.policy.strategies import Candidate
+from farthing.policy.task import Judgement, TaskModel
+from farthing.prices import Price, Usage
+from farthing.settings import Deployment
+from proxy.api_error import ApiError
+from proxy.budget_watch import BudgetWatch
+from proxy.call import Call
+from proxy.dispatch import Deployments, Target
+from proxy.prompt import text_of
+from proxy.request import Asked
+
+_USUAL_OUTPUT = 256  # tokens of an answer whose length nobody has limited
+_BYTES_PER_TOKEN = 4
+UNPRICED = 10**18  # stands for a price that nobody knows: never the cheapest
+_SHOWN = 8  # candidates whose figures a row keeps
+PriceOf = Callable[[Call, Asked, Deployment], Price | None]
+
+
+@dataclass(slots=True)
+class Chosen:
+    """What a strategy decided for one call, and what it saw."""
+
+    strategy: str
+    reason: str
+    targets: list[Target] = field(default_factory=list[Target])  # the first is asked first
+    saw: tuple[str, ...] = ()  # the figures of each candidate
+    judgement: Judgement | None = None
+    levels: list[list[Target]] = field(default_factory=list[list[Target]])  # of a cascade, the cheapest first
+
+
+class Router:
+    """Chooses for one worker."""
+
+    def __init__(
+        self, deployments: Deployments, price_of: PriceOf, watch: BudgetWatch,
+        draw: Callable[[], float] = random.random,
+    ) -> None:  # fmt: skip
+        self._deployments = deployments
+        self._price_of = price_of
+        self._watch = watch
+        self._draw = draw
+
+    def choose(self, call: Call, asked: Asked, decision: Decision, api: str) -> Chosen:
+        """Return the order of the targets.
+
+        Raises:
+            ApiError: a model is not served here, or not over this API.
+        """
+        route = decision.route
+        assert route is not None and route.strategy is not None
+        self._deployments.counters.routed += 1
+        chosen = Chosen(route.strategy, "")
+        if route.strategy == "cascade":
+            self._cascade(route, chosen, api)
+            return chosen
+        elif route.strategy == "tier":
+            self._pool(self._tier(route, asked, chosen), chosen, api)
+        elif route.strategy == "budget_fallback":
+            self._pool(self._step(route, decision, chosen), chosen, api)
+        else:
+            self._rank(call, asked, decision, chosen, api)
+        have = set(map(id, chosen.targets))
+        others = [target for model in route.fallbacks for target in self._deployments.known(model, api)]
+        chosen.targets += [target for target in others if id(target) not in have]
+        if route.need is not None and route.need.region:  # never given up, not even where the first cannot answer
+            chosen.targets = [one for one in chosen.targets if one.deployment.region == route.need.region]
+        return chosen
+
+    def _pool(self, model: str, chosen: Chosen, api: str) -> None:
+        chosen.targets = list(self._deployments.candidates(model, api))
+
+    def _cascade(self, route: RouteAction, chosen: Chosen, api: str) -> None:
+        models = route.models[: route.cascade.max_attempts if route.cascade else 2]
+        chosen.levels = [list(self._deployments.candidates(model, api)) for model in models]
+        last = chosen.levels[-1]
+        last += [one for model in route.fallbacks for one in self._deployments.known(model, api) if one not in last]
+        chosen.targets = list(chosen.levels[0])
+        chosen.reason = " first, then ".join(models)
+
+    def _tier(self, route: RouteAction, asked: Asked, chosen: Chosen) -> str:
+        judged = chosen.judgement = TaskModel.default().judge(text_of(asked))
+        scores = {
+            "complexity": judged.complexity, "creativity": judged.creativity, "reasoning": judged.reasoning,
+            "factual": judged.factual, "tokens": float(judged.tokens),
+        }  # fmt: skip
+        tiers = [
+            strategies.Tier(tier.model, frozenset(tier.tasks), tier.max_scores())
+            for tier in route.tiers[:-1]
+            if judged.confidence >= tier.min_confidence
+        ]
+        model = strategies.tier((*tiers, strategies.Tier(route.tiers[-1].model)), judged.task, scores)
+        chosen.reason = f"{judged.task} ({judged.confidence:.2f}), complexity {judged.complexity:.2f}: {model}"
+        return model
+
+    def _step(self, route: RouteAction, decision: Decision, chosen: Chosen) -> str:
+        assert route.budget is not None
+        names = [route.budget.budget] if route.budget.budget else [budget.name for budget in decision.budgets]
+        if not names:
+            chosen.reason = f"no budget applies: {route.models[0]}"
+            return route.models[0]
+        used = self._watch.used(names)
+        model = strategies.fallback(route.models, route.budget.at, used)
+        share = "an unknown share" if used != used else f"{used:.0%}"
+        chosen.reason = f"{share} of {', '.join(names)} is used: {model}"
+        return model
+
+    def _rank(self, call: Call, asked: Asked, decision: Decision, chosen: Chosen, api: str) -> None:
+        """Choose among all deployments of the models that are meant."""
+        route = decision.route
+        assert route is not None
+        models = route.models or (decision.route_to or call.asked_model,)
+        targets = [*self._deployments.candidates(models[0], api)]
+        for model in models[1:]:
+            targets += self._deployments.known(model, api)
+        candidates = [self._candidate(call, asked, target, route) for target in targets]
+        first, chosen.reason = self._first(call, route, candidates)
+        chosen.saw = tuple([_figures(candidate) for candidate in candidates[:_SHOWN]])
+        at = candidates.index(first)
+        chosen.targets = [targets[at], *targets[:at], *targets[at + 1 :]]
+
+    def _first(self, call: Call, route: RouteAction, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
+        match route.strategy:
+            case "fixed":
+                return self._fixed(route, candidates)
+            case "weighted":
+                return strategies.weighted(candidates, self._draw()), "by weight"
+            case "latency":
+                return strategies.lower_latency(candidates, self._draw(), self._draw()), "the quicker of two drawn"
+            case "cost":
+                return strategies.cheapest(candidates), "the cheapest"
+            case "score":
+                score = route.score
+                weighting = strategies.Weighting(score.load, score.performance, score.cost) if score else _EVEN
+                return strategies.by_score(candidates, weighting), "the least of load, wait and cost together"
+            case "requirement":
+                return _required(route, candidates)
+            case "prefix_affinity":
+                return _by_prefix(call, candidates)
+            case "sticky":
+                return _by_fact(call.facts, route.sticky_by or "session", candidates)
+            case _:
+                return strategies.least_in_flight(candidates), "the fewest in flight for its weight"
+
+    def _fixed(self, route: RouteAction, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
+        found = strategies.fixed(candidates, route.deployment)
+        if found is None:
+            least = strategies.least_in_flight(candidates)
+            return least, f"the deployment {route.deployment!r} does not serve this model here; the least busy one does"
+        return found, "fixed"
+
+    def _candidate(self, call: Call, asked: Asked, target: Target, route: RouteAction) -> Candidate:
+        deployment, health, window = target.deployment, target.health, target.window
+        weight = route.weights.get(deployment.name, route.weights.get(deployment.model, deployment.weight))
+        return Candidate(
+            deployment.name, weight, health.in_flight, int(window.limit) if window else 0, health.latency_s * 1000,
+            health.error_rate, self._expected_nusd(call, asked, deployment), deployment.quality, deployment.region,
+        )  # fmt: skip
+
+    def _expected_nusd(self, call: Call, asked: Asked, deployment: Deployment) -> int:
+        price = self._price_of(call, asked, deployment)
+        if price is None:
+            return UNPRICED
+        output = asked.choices * (call.max_tokens or _USUAL_OUTPUT)
+        return price.cost_nusd(Usage(len(asked.body) // _BYTES_PER_TOKEN, output=output))
+
+
+_EVEN = strategies.Weighting()
+
+
+def _required(route: RouteAction, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
+    need = route.need
+    assert need is not None
+    wanted = strategies.Need(need.max_latency_ms, need.max_cost_nusd, need.min_quality, need.region)
+    pick = strategies.requirement(candidates, wanted)
+    if pick is None:
+        message = f"no deployment of this model runs in {need.region!r}, and a policy requires it"
+        raise ApiError(503, "region_unavailable", message)
+    if pick.violates:
+        return pick.candidate, f"nothing meets all needs; this one misses {', '.join(pick.violates)}"
+    return pick.candidate, "meets all needs"
+
+
+def _by_prefix(call: Call, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
+    if not call.prefix_hashes:
+        return strategies.least_in_flight(candidates), "the prompt has no prefix; the fewest in flight"
+    prefix = call.prefix_hashes[0]
+    return strategies.prefix_affinity(candidates, prefix.encode()), f"owns the prefix {prefix}"
+
+
+def _by_fact(facts: Facts, name: str, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
+    value: str = getattr(facts, name)
+    if not value:
+        return strategies.least_in_flight(candidates), f"the request names no {name}; the fewest in flight"
+    return strategies.sticky(candidates, value.encode()), f"owns this {name}"
+
+
+def _figures(candidate: Candidate) -> str:
+    cost = "unpriced" if candidate.cost_nusd == UNPRICED else f"{candidate.cost_nusd} nUSD"
+    room = f"/{candidate.capacity}" if candidate.capacity else ""
+    return (
+        f"{candidate.name}: {candidate.in_flight}{room} in flight, {candidate.latency_ms:.0f} ms, "
+        f"{candidate.error_rate:.0%} failed, {cost}, weight {candidate.weight:g}, quality {candidate.quality:g}"
+    )

@@ -1,0 +1,240 @@
+"""proxy/lease.py with its ledger: several workers at the edge of a budget, a ledger or a worker that goes away."""
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farthing import http_json
+from farthing.errors import LedgerError, OverBudgetError
+from farthing.policy import Document, Facts
+from farthing.settings import Settings
+from policies.main import app
+from proxy.spend import Spend
+from proxy.upstream import Client
+from tests.conftest import REPOSITORY, served
+from tests.proxy.rig import closed_port, until
+
+FACTS = Facts("default", team="t")
+COMPANY = "apiVersion: farthing/v1\nkind: Budget\nmetadata: {{name: {name}}}\nlimit: {limit:.9f} USD\n"
+
+
+class Plane:
+    """A control plane with budgets that hold every call."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def limit(self, nusd: int, *names: str) -> Document:
+        text = "---\n".join(COMPANY.format(name=name, limit=nusd / 1e9) for name in names or ("company",))
+        http_json.call("POST", f"{self.url}/v1/apply?replace=true", text)
+        return self.document()
+
+    def document(self) -> Document:
+        return Document.model_validate(http_json.call("GET", f"{self.url}/v1/document"))
+
+    def line(self, name: str = "company") -> dict[str, Any]:
+        return next(one for one in http_json.call("GET", f"{self.url}/v1/budgets")["budgets"] if one["name"] == name)
+
+    def figures(self, name: str = "company") -> tuple[int, int, int]:
+        line = self.line(name)
+        return line["spent_nusd"], line["held_nusd"], line["leased_nusd"]
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[Plane]:
+    with served(app(Settings(data_dir=tmp_path / "control"))) as port:
+        yield Plane(port)
+
+
+@asynccontextmanager
+async def workers(url: str, folder: Path, number: int = 1, lease_s: float = 0.4) -> AsyncIterator[list[Spend]]:
+    client = Client()
+    made = [Spend(client, url, folder, lease_s) for _ in range(number)]
+    for one in made:
+        one.start()
+    try:
+        yield made
+    finally:
+        for one in made:
+            await one.drain(5.0)
+        client.close()
+
+
+async def call(spend: Spend, document: Document, name: str, hold: int, cost: int) -> int:
+    """Reserve and settle one call; return what it cost, 0 where it was refused."""
+    try:
+        held = await spend.reserve(name, FACTS, document.budgets, hold)
+    except OverBudgetError:
+        return 0
+    assert held is not None
+    await asyncio.sleep(0)
+    spend.settle(held, cost)
+    return cost
+
+
+def test_a_busy_worker_reserves_most_calls_without_asking_and_returns_what_it_does_not_need(
+    plane: Plane, tmp_path: Path
+) -> None:
+    async def main(document: Document) -> None:
+        async with workers(plane.url, tmp_path) as (spend,):
+            for n in range(20):
+                await call(spend, document, f"warm-{n}", 100, 60)
+            asked = 0
+            for n in range(300):
+                held = await spend.reserve(f"r{n}", FACTS, document.budgets, 100)
+                assert held is not None
+                asked += not held.accounts
+                spend.settle(held, 60)
+                if n % 20 == 0:
+                    await asyncio.sleep(0.01)
+            assert asked < 60
+            line = await asyncio.to_thread(plane.line)
+            assert line["spent_nusd"] + line["held_nusd"] + line["leased_nusd"] <= line["limit_nusd"]
+            while spend.leased or spend.waiting:
+                await asyncio.sleep(0.05)
+            assert await asyncio.to_thread(plane.figures) == (320 * 60, 0, 0)
+
+    asyncio.run(main(plane.limit(10**8)))
+
+
+def test_a_call_that_costs_nothing_is_held_like_any_other(plane: Plane, tmp_path: Path) -> None:
+    async def main(document: Document) -> None:
+        async with workers(plane.url, tmp_path) as (spend,):
+            for n in range(3):
+                held = await spend.reserve(f"free-{n}", FACTS, document.budgets, 0)
+                assert held is not None and held.accounts == ()  # nothing is leased yet
+                spend.settle(held, 0)
+
+    asyncio.run(main(plane.limit(100)))
+    rows = http_json.call("GET", f"{plane.url}/v1/ledger/settlements")["settlements"]
+    assert [row["charged_nusd"] for row in rows] == [0, 0, 0]
+
+
+def test_64_callers_of_two_workers_use_a_budget_to_its_last_request_and_are_refused_nothing_before(
+    plane: Plane, tmp_path: Path
+) -> None:
+    """Every call costs its hold: exactly 400 fit, however leases and calls fall together."""
+
+    async def caller(spend: Spend, document: Document, number: int) -> int:
+        return sum([await call(spend, document, f"{number}-{n}", 100, 100) for n in range(10)])
+
+    async def main(document: Document) -> None:
+        async with workers(plane.url, tmp_path, 2) as both:
+            spent = await asyncio.gather(*(caller(both[n % 2], document, n) for n in range(64)))
+            assert sum(spent) == 400 * 100
+        assert plane.figures() == (400 * 100, 0, 0)
+
+    asyncio.run(main(plane.limit(400 * 100 + 99)))
+
+
+def test_what_one_worker_holds_in_advance_refuses_another_worker_nothing(plane: Plane, tmp_path: Path) -> None:
+    async def main(document: Document) -> None:
+        async with workers(plane.url, tmp_path, 2, lease_s=5.0) as (rich, poor):
+            for n in range(12):
+                await call(rich, document, f"rich-{n}", 100, 1)
+            while rich.waiting:
+                await asyncio.sleep(0.01)
+            in_hand = sum(rich.leased.values())
+            assert in_hand >= 100
+            free = (await asyncio.to_thread(plane.line))["free_nusd"]
+            held = await poor.reserve("poor", FACTS, document.budgets, free + in_hand)
+            assert held is not None
+            poor.settle(held, 7)
+        assert plane.figures() == (12 + 7, 0, 0)
+
+    asyncio.run(main(plane.limit(10_000)))
+
+
+def test_nested_budgets_are_leased_together_and_the_tightest_decides(plane: Plane, tmp_path: Path) -> None:
+    async def main(document: Document) -> None:
+        chance = random.Random(1)
+        async with workers(plane.url, tmp_path, 2) as both:
+            costs = [(n, chance.randrange(101)) for n in range(400)]
+            spent = await asyncio.gather(*(call(both[n % 2], document, f"r{n}", 100, cost) for n, cost in costs))
+        for name in ("company", "team"):
+            assert plane.figures(name) == (sum(spent), 0, 0)
+        assert plane.line("team")["refused"] > 0 and plane.line("company")["refused"] == 0
+
+    plane.limit(10_000, "team")
+    http_json.call("POST", f"{plane.url}/v1/apply", COMPANY.format(name="company", limit=0.00002))
+    asyncio.run(main(plane.document()))
+
+
+def test_calls_let_through_while_the_ledger_is_away_are_booked_when_it_is_back_by_whoever_starts_then(
+    plane: Plane, tmp_path: Path
+) -> None:
+    document = plane.limit(10_000)
+
+    async def away() -> None:
+        async with workers(f"http://127.0.0.1:{closed_port()}", tmp_path) as (spend,):
+            with pytest.raises(LedgerError):
+                await spend.reserve("r", FACTS, document.budgets, 100)
+            ended = await spend.let_through("ended", FACTS, 100)
+            spend.settle(ended, 30)
+            await spend.let_through("cut", FACTS, 100)  # its process dies before it ends: it may have cost that much
+
+    async def back() -> None:
+        async with workers(plane.url, tmp_path) as (spend,):
+            while spend.waiting:
+                await asyncio.sleep(0.01)
+            assert await asyncio.to_thread(plane.figures) == (130, 0, 0)
+
+    asyncio.run(away())
+    assert len(list(tmp_path.glob("backlog-*"))) == 1
+    asyncio.run(back())
+    assert list(tmp_path.glob("backlog-*")) == []
+    asyncio.run(back())
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from farthing.policy import Document, Facts
+from proxy.spend import Spend
+from proxy.upstream import Client
+
+async def main():
+    url, folder, document = sys.argv[1], Path(sys.argv[2]), Document.from_json(sys.argv[3].encode())
+    spend = Spend(Client(), url, folder, lease_s=2.0)
+    for n in range(100):
+        hold = await spend.reserve(f"killed-{n}", Facts("default"), document.budgets, 100)
+        if hold.accounts:
+            break
+        spend.settle(hold, 10)
+        await asyncio.sleep(0.01)
+    while spend.waiting:
+        await asyncio.sleep(0.01)
+    print(n, spend.leased["company"], flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_a_worker_killed_between_reserve_and_settle_leaves_its_lease_which_is_charged_when_it_expires(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(data_dir=tmp_path / "control", hold_ttl_s=1.5)
+    with served(app(settings)) as port:
+        plane = Plane(port)
+        document = plane.limit(100_000).to_json().decode()
+        command = [sys.executable, "-c", KILLED, plane.url, str(tmp_path), document]
+        worker = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        assert worker.stdout is not None
+        with worker.stdout as told:
+            settled, leased = map(int, told.readline().split())
+            os.kill(worker.pid, signal.SIGKILL)
+        worker.wait()
+        until(lambda: plane.figures()[2] == 0, "the lease expires")
+        assert plane.figures() == (settled * 10 + leased, 0, 0)
+        assert leased >= 100

@@ -1,0 +1,163 @@
+"""proxy/micro_batch.py in the real proxy: many callers, one request, and to each what is its own."""
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+
+from farthing import semconv
+from farthing.policy.micro_batch import MicroBatchAction
+from proxy.micro_batch import Letter, MicroBatches
+from proxy.upstream import Client, Timeouts
+from tests.proxy.rig import Received, Rig, answers, reply, resets, until
+from tests.proxy.test_caching import embedding, embeds
+
+
+def gather(rig: Rig, team: str, **rule: object) -> None:
+    rig.apply(
+        f"apiVersion: farthing/v1\nkind: Policy\nmetadata: {{name: gather-{team}}}\nmatch: {{team: {team}}}\n"
+        f"action: {{micro_batch: {json.dumps(rule)}}}\n"
+    )
+
+
+def ask_all(rig: Rig, team: str, inputs: list[list[str]], **options: Any) -> list[Any]:
+    """Ask for each list from a thread of its own; return the answer or the error of each."""
+
+    def ask(texts: list[str]) -> Any:
+        try:
+            return client.embeddings.create(model="gpt-plain", input=texts, **options)
+        except openai.APIError as error:
+            return error
+
+    with rig.client(team) as client, ThreadPoolExecutor(len(inputs)) as pool:
+        return list(pool.map(ask, inputs))
+
+
+def sent(rig: Rig) -> list[list[str]]:
+    return sorted(sorted(one.json["input"]) for one in rig.upstream.received)
+
+
+@pytest.mark.parametrize("options", [{}, {"encoding_format": "float"}], ids=["base64", "float"])
+def test_calls_of_one_moment_are_one_request_and_one_bill(rig: Rig, options: dict[str, Any]) -> None:
+    team = rig.budget()
+    gather(rig, team, max_inputs=5, window_ms=1000)
+    rig.upstream.next(embedding)
+    inputs = [["a"], ["bb", "ccc"], ["dddd"], ["e"]]
+    made = ask_all(rig, team, inputs, **options)
+    assert [[datum.embedding[0] for datum in one.data] for one in made] == [[1.0], [2.0, 3.0], [4.0], [1.0]]
+    assert sent(rig) == [["a", "bb", "ccc", "dddd", "e"]]
+    assert [one.usage.prompt_tokens for one in made] == [1, 5, 4, 1]
+    until(lambda: len(rig.spans(team)) == 4, "every call is recorded")
+    rig.quiet()
+    for span in rig.spans(team):
+        rig.agrees(span, team)
+        assert span[semconv.MICRO_BATCH_CALLS] == 4
+    assert rig.balance(team)["spent_nusd"] == 11 * 1000
+
+
+def test_a_call_alone_leaves_when_its_window_is_over_and_goes_as_it_came(rig: Rig) -> None:
+    team = rig.budget()
+    gather(rig, team, window_ms=1)
+    rig.upstream.next(embedding)
+    (made,) = ask_all(rig, team, [["a"]], user="ann")
+    assert made.usage.prompt_tokens == 1 and rig.upstream.received[0].json["user"] == "ann"
+    assert semconv.MICRO_BATCH_CALLS not in rig.span(team)
+
+
+def test_calls_of_other_tenants_never_meet(rig: Rig) -> None:
+    async def act() -> None:
+        client = Client()
+        batches = MicroBatches(client)
+        fields = {"model": "m", "input": ["a"]}
+        url = f"http://127.0.0.1:{rig.upstream.port}/v1/embeddings"
+        letters = [
+            Letter(tenant, url, (), json.dumps(fields).encode(), fields, Timeouts(), True, time.monotonic() + 20)
+            for tenant in ("acme", "acme", "other", "other")
+        ]
+        rule = MicroBatchAction(max_inputs=2, min_inputs=None, window_ms=1000)
+        made = await asyncio.gather(*(batches.post(rule, letter) for letter in letters))
+        assert [one.shared_by for one in made] == [2] * 4
+        client.close()
+
+    rig.upstream.next(embedding)
+    asyncio.run(act())
+    assert len(rig.upstream.received) == 2
+
+
+def test_calls_of_other_parameters_never_meet(rig: Rig) -> None:
+    team = rig.budget()
+    gather(rig, team, max_inputs=2, window_ms=1000)
+    rig.upstream.next(embedding)
+    with ThreadPoolExecutor(4) as pool:
+        made = [pool.submit(ask_all, rig, team, [["a"], ["b"]], dimensions=n) for n in (2, 3)]
+        assert all(one.data for part in made for one in part.result())
+    assert sorted(one.json["dimensions"] for one in rig.upstream.received) == [2, 3]
+
+
+def test_a_batch_that_fails_fails_each_caller_in_shape(rig: Rig) -> None:
+    team = rig.budget()
+    gather(rig, team, max_inputs=2, window_ms=1000)
+    rig.upstream.next(answers(b'{"error": {"message": "slow down"}}', "retry-after: 7", status=429))
+    made = ask_all(rig, team, [["a"], ["b"]])
+    assert [(type(one), one.message, one.response.headers["retry-after"]) for one in made] == [
+        (openai.RateLimitError, "Error code: 429 - slow down", "7")
+    ] * 2
+    rig.upstream.next(resets)
+    assert [one.status_code for one in ask_all(rig, team, [["a"], ["b"]])] == [502, 502]
+    rig.upstream.next(answers(b'{"data": []}'))
+    assert [one.status_code for one in ask_all(rig, team, [["a"], ["b"]])] == [502, 502]
+
+
+def test_one_caller_s_bad_input_is_nobody_else_s_error(rig: Rig) -> None:
+    async def particular(request: Received, reader: Any, writer: asyncio.StreamWriter) -> None:
+        is_bad = "bad" in request.json["input"]
+        refusal = reply(b'{"error": {"message": "bad input"}}', "content-type: application/json", status=400)
+        writer.write(refusal if is_bad else reply(embeds(request), "content-type: application/json"))
+
+    team = rig.budget()
+    gather(rig, team, max_inputs=3, window_ms=1000)
+    rig.upstream.next(particular)
+    first, bad, last = ask_all(rig, team, [["a"], ["bad"], ["ccc"]])
+    assert isinstance(bad, openai.BadRequestError) and "bad input" in bad.message
+    assert [first.usage.prompt_tokens, last.usage.prompt_tokens] == [1, 3]
+    assert rig.status()["micro_batches"]["refused_batches"] >= 1
+
+
+def test_limits_change_while_it_runs(rig: Rig) -> None:
+    team = rig.budget()
+    for most, requests in ((4, 1), (2, 2), (1, 4)):
+        gather(rig, team, max_inputs=most, window_ms=1000)
+        rig.upstream.next(embedding)
+        ask_all(rig, team, [["a"], ["b"], ["c"], ["d"]])
+        assert len(rig.upstream.received) == requests
+
+
+def test_a_batch_leaves_early_for_a_call_whose_time_is_short_and_once_enough_wait(rig: Rig) -> None:
+    team = rig.budget()
+    gather(rig, team, max_inputs=9, window_ms=1000)
+    rig.upstream.next(embedding)
+    with rig.client(team, timeout=20) as client:
+        made = client.embeddings.create(
+            model="gpt-plain", input="a", extra_headers={semconv.HEADER_DEADLINE: "400"}
+        )
+    assert made.usage.prompt_tokens == 1
+    gather(rig, team, max_inputs=9, min_inputs=1, window_ms=1000)
+    assert ask_all(rig, team, [["b"]])[0].usage.prompt_tokens == 1
+    until(lambda: len(rig.spans(team)) == 2, "both are recorded")
+    assert all(span[semconv.PROXY_SECONDS] < 0.9 for span in rig.spans(team))
+
+
+def test_what_is_cached_is_not_gathered(rig: Rig) -> None:
+    team = rig.budget()
+    rig.cache(team)
+    gather(rig, team, max_inputs=2, window_ms=1000)
+    rig.upstream.next(embedding)
+    ask_all(rig, team, [["a"], ["b"]])
+    made = ask_all(rig, team, [["a", "cc"], ["b", "ddd"]])
+    assert sent(rig) == [["a", "b"], ["cc", "ddd"]]
+    assert [one.usage.prompt_tokens for one in made] == [2, 3]

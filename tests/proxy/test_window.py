@@ -1,0 +1,244 @@
+"""proxy/window.py and proxy/queue.py: how many run, who waits, who goes first, and what is refused."""
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from farthing.settings import Deployment
+from proxy.api_error import ApiError
+from proxy.counters import Counters
+from proxy.dispatch import Target
+from proxy.health import Health
+from proxy.queue import Queue, ShedError
+from proxy.upstream import Timeouts
+from proxy.window import Bounds, Window
+
+BOUNDS = Bounds(least=1, most=40, tolerance=2.0, queue=3, max_wait_s=30.0)
+
+
+def served(window: Window, capacity: int, service_s: float, rounds: int, dice: random.Random) -> float:
+    """Fill the window again and again before a server that slows down past its capacity; return the last limit."""
+    for number in range(rounds):
+        while window.has_room:
+            window.take()
+        crowd = max(1.0, window.taken / capacity)
+        latency = service_s * crowd * dice.uniform(0.9, 1.1)
+        window.answered(number * 0.02, latency, is_stream=True, tokens=0)
+        window.release(latency)
+        while window.taken > int(window.limit):
+            window.release(latency)
+    return window.limit
+
+
+def test_a_window_shrinks_to_what_its_deployment_takes_and_grows_with_it() -> None:
+    window, dice = Window(BOUNDS), random.Random(1)
+    for _ in range(20):  # quiet at first, so that the quick latency is known
+        window.answered(0.0, 0.1 * dice.uniform(0.9, 1.1), is_stream=True, tokens=0)
+    assert served(window, 5, 0.1, 400, dice) < 16  # twice the quick latency is tolerated: 10 at 5
+    assert served(window, 20, 0.1, 600, dice) > 25
+
+
+def test_a_window_that_is_not_in_use_says_nothing_and_stays() -> None:
+    window = Window(BOUNDS)
+    window.limit = 10.0
+    for _ in range(50):
+        window.take()
+        window.answered(0.0, 0.1, is_stream=True, tokens=0)
+        window.release(0.1)
+    assert window.limit == 10.0
+
+
+def test_long_answers_do_not_look_like_overload() -> None:
+    window, dice = Window(BOUNDS), random.Random(2)
+    for _ in range(300):
+        tokens = dice.choice((10, 2_000))
+        while window.has_room:
+            window.take()
+        window.answered(0.0, (tokens + 16) * 0.01, is_stream=False, tokens=tokens)
+        window.release(1.0)
+    assert window.limit == BOUNDS.most
+
+
+def test_refusals_shrink_a_window_once_for_each_answer_s_time_and_never_below_its_least() -> None:
+    window = Window(BOUNDS)
+    window.taken = 20
+    assert [window.overloaded(now) for now in (1.0, 1.01, 1.02)] == [True, False, False]
+    assert window.limit == pytest.approx(14.0)
+    for now in range(2, 60):
+        window.overloaded(float(now))
+    assert window.limit == BOUNDS.least
+
+
+def test_new_bounds_hold_at_once_and_what_was_learned_stays() -> None:
+    window = Window(BOUNDS)
+    window.follow(dataclasses.replace(BOUNDS, most=8))
+    assert window.limit == 8
+    window.limit = 3.0
+    window.follow(BOUNDS)
+    assert window.limit == 3.0
+    window.follow(dataclasses.replace(BOUNDS, least=6))
+    assert window.limit == 6
+
+
+class Crowd:
+    """A queue before deployments with so many places each, and those who came to it."""
+
+    def __init__(self, places: int = 1, bounds: Bounds = BOUNDS, deployments: int = 1) -> None:
+        self.now, self.counters = 100.0, Counters()
+        self.queue = Queue("m", self.counters, lambda: self.now)
+        fixed = dataclasses.replace(bounds, least=places, most=places)
+        self.windows = [
+            (Target(Deployment("m", name=f"m/{n}"), "openai", (), Timeouts(), Health(0)), Window(fixed))
+            for n in range(deployments)
+        ]
+        self.order: list[str] = []
+        self.refused: dict[str, ApiError] = {}
+
+    async def come(self, name: str, priority: int = 5, left_s: float = 60.0) -> asyncio.Task[Window | None]:
+        async def wait() -> Window | None:
+            try:
+                _, window = await self.queue.enter(self.windows, priority, left_s, False)
+            except ApiError as error:
+                self.refused[name] = error
+                return None
+            self.order.append(name)
+            return window
+
+        task = asyncio.create_task(wait())
+        await settle()
+        return task
+
+    async def finish(self, held_s: float = 1.0) -> None:
+        busy = next(window for _, window in self.windows if window.taken)
+        self.queue.leave(busy, held_s)
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
+def run(act: Callable[[], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        await act()
+
+    asyncio.run(whole())
+
+
+def test_the_more_important_go_first_then_the_older() -> None:
+    async def act() -> None:
+        crowd = Crowd()
+        for name, priority in (("first", 0), ("b", 5), ("c", 5), ("a", 9)):
+            await crowd.come(name, priority)
+        for _ in range(4):
+            await crowd.finish()
+        assert crowd.order == ["first", "a", "b", "c"]
+        assert (crowd.counters.queued, crowd.queue.waiting, crowd.windows[0][1].taken) == (3, 0, 0)
+
+    run(act)
+
+
+def test_in_a_full_queue_the_least_important_gives_way() -> None:
+    async def act() -> None:
+        crowd = Crowd()
+        for name, priority in (("runs", 5), ("a", 5), ("b", 3), ("c", 4), ("low", 2), ("high", 7)):
+            await crowd.come(name, priority)
+        low, b = crowd.refused["low"], crowd.refused["b"]
+        assert isinstance(low, ShedError) and isinstance(b, ShedError)
+        assert (low.status, low.code, low.retry_after_s) == (503, "overloaded", 1)
+        assert (b.status, b.code, b.retry_after_s) == (429, "pushed_out", 1)
+        assert (crowd.counters.queue_full, crowd.counters.pushed_out) == (1, 1)
+        for _ in range(4):
+            await crowd.finish()
+        assert crowd.order == ["runs", "high", "a", "c"]
+
+    run(act)
+
+
+def test_a_place_at_any_deployment_of_the_model_will_do() -> None:
+    async def act() -> None:
+        crowd = Crowd(deployments=2)
+        tasks = [await crowd.come(name) for name in "abc"]
+        assert tasks[0].result() is not tasks[1].result() and not tasks[2].done()
+        crowd.queue.leave(crowd.windows[1][1], 1.0)
+        await settle()
+        assert tasks[2].result() is crowd.windows[1][1]
+
+    run(act)
+
+
+def test_who_is_cancelled_leaves_no_place_taken_and_no_place_in_the_queue() -> None:
+    async def act() -> None:
+        crowd = Crowd()
+        tasks = [await crowd.come(name) for name in "abc"]
+        tasks[1].cancel()
+        await settle()
+        assert crowd.queue.waiting == 1
+        crowd.queue.leave(crowd.windows[0][1], 1.0)  # c has the place now and is cancelled before it hears of it
+        tasks[2].cancel()
+        await settle()
+        assert (crowd.windows[0][1].taken, crowd.queue.waiting) == (0, 0)
+        await crowd.come("d")
+        assert crowd.order == ["a", "d"]
+
+    run(act)
+
+
+def test_what_cannot_be_answered_in_time_is_not_begun() -> None:
+    async def act() -> None:
+        crowd = Crowd()
+        crowd.windows[0][1].answered(0.0, 2.0, is_stream=False, tokens=1)
+        await crowd.come("a")
+        await crowd.come("too-late", left_s=1.0)
+        await crowd.come("in-time", left_s=10.0)
+        crowd.now += 9.0
+        await crowd.finish(held_s=0.5)
+        assert {name: error.code for name, error in crowd.refused.items()} == {
+            "too-late": "deadline_unmeetable", "in-time": "deadline_unmeetable",
+        }  # fmt: skip
+        assert (crowd.counters.hopeless, crowd.windows[0][1].taken) == (2, 0)
+
+    run(act)
+
+
+def test_a_wait_that_will_be_too_long_is_refused_at_once_with_its_length() -> None:
+    async def act() -> None:
+        crowd = Crowd()
+        crowd.windows[0][1].held_s = 20.0
+        await crowd.come("runs")
+        await crowd.come("waits")  # 20 s
+        await crowd.come("refused")  # 40 s, of 30
+        assert crowd.refused["refused"].retry_after_s == 40
+        assert crowd.queue.waiting == 1
+
+    run(act)
+
+
+def test_a_wait_ends_with_its_time() -> None:
+    async def act() -> None:
+        crowd = Crowd(bounds=dataclasses.replace(BOUNDS, max_wait_s=0.01))
+        await crowd.come("runs")
+        await (await crowd.come("waits"))
+        assert crowd.refused["waits"].code == "overloaded"
+        assert (crowd.counters.waited_out, crowd.queue.waiting) == (1, 0)
+
+    run(act)
+
+
+def test_places_that_a_policy_adds_go_to_those_who_wait() -> None:
+    async def act() -> None:
+        crowd = Crowd()
+        for name in "abc":
+            await crowd.come(name)
+        window = crowd.windows[0][1]
+        window.follow(dataclasses.replace(window.bounds, most=3))
+        crowd.queue.hand_out(window)
+        await settle()
+        assert crowd.order == ["a", "b", "c"] and window.taken == 3
+
+    run(act)
