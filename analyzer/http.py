@@ -10,7 +10,8 @@ import msgspec
 
 from farthing.serving import Receive, Scope, Send, answer
 
-MAX_BODY = 16 * 1024 * 1024  # bytes; a plan sends two policy documents
+MAX_BODY = 64 * 1024  # bytes
+MAX_BODIES = {"/v1/plan": 16 * 1024 * 1024, "/v1/guardrails": 8 * 1024 * 1024}  # they hold policy documents
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
@@ -66,14 +67,14 @@ async def read(scope: Scope, receive: Receive) -> Request:
     Raises:
         HttpError: the body is too large, or the client went away.
     """
-    body = b""
+    body, bound = b"", MAX_BODIES.get(scope["path"], MAX_BODY)
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise HttpError(400, "disconnected", "the client went away before its request was complete")
         body += message.get("body", b"")
-        if len(body) > MAX_BODY:
-            raise HttpError(413, "body_too_large", f"the body is over {MAX_BODY:,} bytes")
+        if len(body) > bound:
+            raise HttpError(413, "body_too_large", f"the body is over {bound:,} bytes")
         if not message.get("more_body"):
             query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             return Request(scope["method"], scope["path"], dict(query), body)

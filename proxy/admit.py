@@ -27,6 +27,7 @@ from proxy.formats import Format
 from proxy.http import asked_priority, deadline_s
 from proxy.identity import facts_of, random_bytes, trace_context
 from proxy.keys import Caller
+from proxy.prompt_cache import breakpoints
 from proxy.request import Asked
 from proxy.router import Router
 from proxy.spend import MAX_NUSD, Spend
@@ -123,6 +124,15 @@ class Admission:
         found = self._deployments.candidates(model, api)
         return found + [target for other in fallbacks for target in self._deployments.known(other, api)]
 
+    async def reserve(self, call: Call, admitted: Admitted) -> None:
+        """Reserve for a further attempt, where a budget holds the request.
+
+        Raises:
+            ApiError: it does not fit, has no price, or the ledger is away.
+        """
+        if call.decision is not None and call.decision.budgets:
+            await self._reserve(call, admitted)
+
     async def _reserve(self, call: Call, admitted: Admitted) -> None:
         assert call.decision is not None
         refuse_suspended(call.decision.budgets)
@@ -168,6 +178,9 @@ class Admission:
         has_budget = call.decision is not None and bool(call.decision.budgets)
         is_limited = has_budget or asked.output_limit > 0
         changes = admitted.form.changes(asked, deployment, call.max_tokens if is_limited else 0)
+        cache = call.decision.cache if call.decision is not None else None
+        if cache is not None and cache.prompt_ttl is not None and admitted.form.api == "anthropic":
+            changes |= breakpoints(asked, cache.prompt_ttl)
         name = deployment.upstream_model or deployment.model
         if name != asked.model:
             changes["model"] = name
@@ -176,8 +189,12 @@ class Admission:
     def assign(self, call: Call, asked: Asked, target: Target) -> Deployment:
         """Give a call to a deployment; until it answers, the service tier is what was asked for."""
         tier, deployment = _asked_tier(asked), target.deployment
+        prices = self._prices_of(call, deployment)
+        # A third party bills a line of a batch as what it was asked as; what our own servers charge is ours to say.
+        if call.is_offline and not deployment.metered and BATCH_TIER in prices:
+            tier = BATCH_TIER
         call.deployment = deployment
-        call.service_tier = tier if _has_tiers(self._prices_of(call, deployment)) else ""
+        call.service_tier = tier if _has_tiers(prices) else ""
         call.price = self.price(call, deployment)
         return deployment
 
@@ -226,6 +243,8 @@ def _unpriced(call: Call) -> ApiError:
 
 # What a project's settings at the provider may make of a call that leaves the choice open
 _CHOSEN_BY_PROVIDER = ("flex", "priority", "scale")
+
+BATCH_TIER = "batch"
 
 
 def _has_tiers(prices: Mapping[str, Price]) -> bool:

@@ -76,6 +76,11 @@ class Routes:
         yield from self._exact.values()
         yield from (route for _, route in self._patterns)
 
+    def exchange(self, path: str) -> Exchange | None:
+        """Return the priced route of a path, for a call that the proxy makes itself."""
+        route = self._exact.get(("POST", path))
+        return route.handle if route is not None and isinstance(route.handle, Exchange) else None
+
     async def handle(self, request: Request) -> None:
         """Answer a request: the one way to every handler."""
         route = self._exact.get((request.method, request.path)) or self._matching(request)
