@@ -171,6 +171,7 @@ class Settings:
     # Seconds of its recent burn that a proxy worker holds of a budget in advance, and gives back when it was not used
     # for so long; 0 = every call is reserved at the ledger.
     lease_s: float = 2.0
+    guardrail_interval_s: float = 60.0  # seconds between looks at the guardrails of policies on trial; 0 = never
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
     report_dir: Path = Path()  # default: <data_dir>/reports
     engine_slots: int = 8  # requests that share one decode step
