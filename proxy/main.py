@@ -93,6 +93,7 @@ class Proxy:
         self.routes.free("GET", "/v1/status", "status", self._status)
         self.routes.free("GET", "/metrics", "metrics", self._page)
         admission.tokens.summaries = Summaries(self.routes.handle)
+        readings.read_tokens(self._metrics, admission.tokens)
         self._caches.tiers.start()
         upload = self._open_files(keys)
         self._recorder.start()
