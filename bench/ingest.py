@@ -108,7 +108,7 @@ async def measure(folder: Path, rounds: int) -> dict[str, float]:
 async def _round(
     collector: Collector, application: Application, warehouse: Warehouse, sending: list[tuple[str, list[bytes]]]
 ) -> dict[str, float]:
-    """Send, flush, merge and sum up, beginning with empty tables; then insert the finished rows in the same portions."""
+    """Send, flush, merge and sum up, beginning with empty tables; then insert the finished rows likewise."""
     spans = sum(len(bodies) for _, bodies in sending) * SPANS_IN_BODY
     for table in TABLES:
         warehouse.command(f"TRUNCATE TABLE {table}")
