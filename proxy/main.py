@@ -26,6 +26,7 @@ from proxy.batch_api import BatchApi
 from proxy.batch_run import BatchRunner
 from proxy.budget_watch import BudgetWatch
 from proxy.caches import Caches
+from proxy.count_tokens import CountTokens
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
 from proxy.file_api import FileApi
@@ -87,6 +88,7 @@ class Proxy:
         self.routes.free("GET", "/v1/models/{id}", "models", self._model)
         self.routes.free("GET", "/v1/status", "status", self._status)
         self.routes.free("GET", "/metrics", "metrics", self._page)
+        CountTokens(settings, self._client, self._deployments).register(self.routes)
         admission.tokens.summaries = Summaries(self.routes.handle)
         upload = self._open_files(keys)
         self._recorder.start()
