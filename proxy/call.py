@@ -13,6 +13,7 @@ from farthing.settings import Deployment
 from proxy.spend import Hold
 
 if TYPE_CHECKING:
+    from proxy.limits import Taken
     from proxy.router import Chosen
     from proxy.tokens.cut import Cut
 
@@ -33,6 +34,7 @@ class Call(msgspec.Struct):
     decision: Decision | None = None
     price: Price | None = None
     is_stream: bool = False
+    taken: Taken | None = None  # of limits
     is_offline: bool = False  # a line of a batch
     temperature: float | None = None
     max_tokens: int = 0

@@ -74,6 +74,8 @@ class Proxy:
         self._watch = BudgetWatch(self._client, settings.url("policies"))
         self._feed.on_change += [self._deployments.follow, self._watch.follow]
         admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch)
+        self._limiter = admission.limiter
+        self._feed.on_change.append(self._limiter.follow)
         self._batches = MicroBatches(self._client)
         self._metrics = self._read_parts()
         self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
@@ -111,6 +113,7 @@ class Proxy:
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         await self._gather.stop()
+        self._limiter.close()
         self._client.close()
 
     def _open_files(self, keys: Keys) -> Callable[[Request], int]:
