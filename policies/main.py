@@ -28,6 +28,7 @@ from policies.check import warnings
 from policies.database import open_database
 from policies.feed import Edition, Feed, edition
 from policies.followers import Followers
+from policies.guard import Guard
 from policies.http import HttpError, Reply, Request, first_of, read_request, refusal, send_reply
 from policies.keys import KeyStore
 from policies.ledger import Ledger
@@ -64,6 +65,7 @@ class ControlPlane:
         self._feed = Feed(first)
         self._recalls = Recalls()
         self.followers = Followers()
+        self.guard = Guard(self)
 
     def close(self) -> None:
         """Answer what the ledger has queued, then let go of the database."""
@@ -230,6 +232,7 @@ ROUTES = tuple(
         ("GET", "/v1/schema", lifecycle.schema),
         ("POST", "/v1/plan", lifecycle.plan),
         ("GET", "/v1/explain", lifecycle.explain),
+        ("POST", "/v1/policies/[^/]+/mode", lifecycle.set_mode),
         ("GET", "/v1/audit", ControlPlane.audit),
         ("GET", "/v1/budgets", ControlPlane.budgets),
         ("GET", "/v1/ledger/settlements", ControlPlane.settlements),
@@ -282,7 +285,10 @@ class PoliciesApp:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
+        watching = asyncio.create_task(self._plane.guard.watch(self._settings.guardrail_interval_s))
         await receive()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
         await asyncio.to_thread(self._plane.close)
         await send({"type": "lifespan.shutdown.complete"})
 

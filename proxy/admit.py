@@ -27,6 +27,7 @@ from proxy.http import asked_priority, deadline_s
 from proxy.identity import facts_of, random_bytes, trace_context
 from proxy.keys import Caller
 from proxy.limits import Limiter
+from proxy.prompt_cache import breakpoints
 from proxy.request import Asked
 from proxy.router import Router
 from proxy.spend import MAX_NUSD, Spend
@@ -125,6 +126,15 @@ class Admission:
         found = self._deployments.candidates(model, api)
         return found + [target for other in fallbacks for target in self._deployments.known(other, api)]
 
+    async def reserve(self, call: Call, admitted: Admitted) -> None:
+        """Reserve for a further attempt, where a budget holds the request.
+
+        Raises:
+            ApiError: it does not fit, has no price, or the ledger is away.
+        """
+        if call.decision is not None and call.decision.budgets:
+            await self._reserve(call, admitted)
+
     async def _reserve(self, call: Call, admitted: Admitted) -> None:
         assert call.decision is not None
         amount = self._bound(call, admitted)
@@ -168,6 +178,9 @@ class Admission:
         has_budget = call.decision is not None and bool(call.decision.budgets)
         is_limited = has_budget or asked.output_limit > 0
         changes = admitted.form.changes(asked, deployment, call.max_tokens if is_limited else 0)
+        cache = call.decision.cache if call.decision is not None else None
+        if cache is not None and cache.prompt_ttl is not None and admitted.form.api == "anthropic":
+            changes |= breakpoints(asked, cache.prompt_ttl)
         name = deployment.upstream_model or deployment.model
         if name != asked.model:
             changes["model"] = name

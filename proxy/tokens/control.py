@@ -5,10 +5,10 @@ turns that were not touched keep their bytes.
 """
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from farthing.policy import Policy
 from farthing.policy.tokens import TokensAction
@@ -53,7 +53,7 @@ class TokenControl:
         if made.left_out and action.history and action.history.summary and self.summaries:
             text = await self.summaries.write(action.history.summary, made.left_out, call.headers)
             with_summary(made, text)
-        sent = _rewritten(form, asked, shape, made)
+        sent = rewritten(form, asked, shape, made)
         if made.is_limit_missing and action.max_output:
             sent = replace(sent, output_limit=action.max_output)
         call.max_tokens = sent.max_output or sent.output_limit
@@ -65,7 +65,7 @@ def _action(policy: Policy) -> TokensAction:
     return policy.action.tokens
 
 
-def _rewritten(form: Format, asked: Asked, shape: Shape, made: Plan) -> Asked:
+def rewritten(form: Format, asked: Asked, shape: Shape, made: Plan) -> Asked:
     """Return the request with the plan carried out, itself where nothing changes."""
     changes: dict[str, Any] = {**made.head, **made.limits}
     if made.kept is not None or made.edited:

@@ -329,8 +329,8 @@ class Rig:
 
     def client(self, team: str, **options: Any) -> openai.OpenAI:
         headers = {semconv.HEADER_TAGS: f"team={team},user=ann,tier=gold"}
-        options = {"max_retries": 0, "api_key": "of-the-client", "default_headers": headers} | options
-        return openai.OpenAI(base_url=f"{self.proxy}/v1", **options)
+        options = {"base_url": f"{self.proxy}/v1", "max_retries": 0, "api_key": "of-the-client"} | options
+        return openai.OpenAI(**{"default_headers": headers, **options})
 
     def quiet(self) -> None:
         def is_quiet() -> bool:
