@@ -97,6 +97,7 @@ class Proxy:
         self.routes.free("GET", "/metrics", "metrics", self._page)
         CountTokens(settings, self._client, self._deployments).register(self.routes)
         admission.tokens.summaries = Summaries(self.routes.handle)
+        readings.read_tokens(self._metrics, admission.tokens)
         self._caches.tiers.start()
         upload = self._open_files(keys)
         self._recorder.start()
