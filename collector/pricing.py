@@ -51,11 +51,12 @@ MAX_NAMES = 20_000  # names remembered at most: a sender that makes them up must
 class Pricing:
     """Resolves models against a price book and keeps the warehouse's prices filled.
 
-    `on_repriced` is told the period whose rows were priced anew, so that what was summed up of it is summed up again.
+    `on_repriced` is told the period whose rows are priced anew, before and after, so that what was summed up of it is
+    summed up again.
     """
 
     def __init__(
-        self, warehouse: Warehouse, book: PriceBook, on_repriced: Callable[[datetime, datetime], None] | None = None
+        self, warehouse: Warehouse, book: PriceBook, on_repriced: Callable[[datetime, datetime], None] = lambda *_: None
     ) -> None:
         self._warehouse = warehouse
         self._on_repriced = on_repriced
@@ -121,10 +122,10 @@ class Pricing:
             if is_dry:
                 return changes
             if any(row["changed"] for row in changes):
+                self._on_repriced(period.since, period.until)  # a crash must not leave the sums behind
                 self.store.reprice(period)
             self.store.note(period, by, reason, changes)
-        if self._on_repriced is not None:
-            self._on_repriced(period.since, period.until)
+        self._on_repriced(period.since, period.until)
         return changes
 
     def _prepare(self, segment: Path, lane: Lane) -> None:
