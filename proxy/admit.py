@@ -27,6 +27,7 @@ from proxy.formats import Format
 from proxy.http import asked_priority, deadline_s
 from proxy.identity import facts_of, random_bytes, trace_context
 from proxy.keys import Caller
+from proxy.limits import Limiter
 from proxy.prompt_cache import breakpoints
 from proxy.request import Asked
 from proxy.router import Router
@@ -61,6 +62,7 @@ class Admission:
         self._spend = spend
         self._router = Router(deployments, self._asked_price, watch)
         self.tokens = TokenControl()
+        self.limiter = Limiter(settings.data_dir / "proxy" / "limits", settings.max_output_tokens)
         self._book = PriceBook(settings.prices)
         self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
 
@@ -92,6 +94,7 @@ class Admission:
         if not (self._feed.is_known or self._settings.serve_without_policies):
             raise _ungoverned(self._feed.last_error)
         decision = call.decision = decide(self._feed.compiled, call.facts, _day(call), call.request_id)
+        self.limiter.enter(call, asked)
         if decision.tokens is not None or decision.tokens_shadow is not None:
             asked = await self.tokens.govern(form, call, asked)
         call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.hashed)
