@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from farthing import cli_keys, cli_policy, cli_prices, parts
+from farthing import cli_keys, cli_policy, cli_prices, cli_tokens, control, parts
 from farthing.cli_backup import add_commands
 from farthing.errors import FarthingError, SettingsError
 from farthing.money import format_usd
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.add_typer(cli_keys.app, name="key")
 app.add_typer(cli_prices.app, name="prices")
 app.add_typer(cli_policy.app, name="policy")
+app.add_typer(cli_tokens.app, name="token")
 app.command()(cli_prices.reprice)
 app.command()(cli_policy.apply)
 
@@ -168,9 +169,7 @@ def replay(
 @app.command()
 def budgets() -> None:
     """Show every budget: what is spent, held and free."""
-    from farthing.http_json import call
-
-    rows: list[dict[str, Any]] = call("GET", f"{_settings().url('policies')}/v1/budgets")["budgets"]
+    rows: list[dict[str, Any]] = control.ask(_settings(), "GET", "/v1/budgets")["budgets"]
     _say(f"{'budget':<24}{'limit':>16}{'spent':>16}{'held':>16}{'free':>16}  refused")
     for row in rows:
         amounts = "".join(

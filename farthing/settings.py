@@ -171,6 +171,9 @@ class Settings:
     # Seconds of its recent burn that a proxy worker holds of a budget in advance, and gives back when it was not used
     # for so long; 0 = every call is reserved at the ledger.
     lease_s: float = 2.0
+    control_auth: str = "loopback"  # who needs no token of the control API: loopback | tokens = nobody | open = all
+    control_token: str = ""  # of the control API, for the parts and the command line; the API takes it as an admin's
+    control_requests_per_s: float = 50.0  # of one caller of the control API, four seconds' worth at once; 0 = no bound
     guardrail_interval_s: float = 60.0  # seconds between looks at the guardrails of policies on trial; 0 = never
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
     report_dir: Path = Path()  # default: <data_dir>/reports
