@@ -1,13 +1,13 @@
 """The control plane over HTTP: apply and read policies, follow the document, reserve and settle money.
 
-One route table; whatever writes to the control database does so on the ledger's owner thread. It has no login of its
-own and binds the address of `settings.host`: whoever reaches the port may change policies.
+One route table, which says what role each route needs; whatever writes to the control database does so on the ledger's
+owner thread.
 """
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,7 +19,7 @@ from farthing.policy import KINDS, Document
 from farthing.semconv import HEADER_FOLLOWER, HEADER_REFUSED
 from farthing.serving import Asgi, Receive, Scope, Send
 from farthing.settings import Settings
-from policies import key_api, lifecycle, metrics, statement, token_api
+from policies import budget_api, key_api, lifecycle, metrics, statement, token_api
 from policies.access import Access, Route
 from policies.changes import Change, by_key
 from policies.check import warnings
@@ -31,7 +31,7 @@ from policies.http import HttpError, Reply, Request, first_of, read_request, ref
 from policies.keys import KeyStore
 from policies.ledger import Ledger
 from policies.load import load
-from policies.operations import Operation
+from policies.operations import OfWorkers, Operation, Result
 from policies.periods import iso
 from policies.recalls import Recalls
 from policies.store import Applied, Store
@@ -41,9 +41,8 @@ MAX_WAIT_S = 60.0  # longest long poll
 MAX_OPERATIONS = 1000  # of one POST /v1/ledger
 HEALTH_TIMEOUT_S = 5.0
 
-Handler = Callable[["ControlPlane", Request], Awaitable[Reply]]
 Made = TypeVar("Made")
-_operations = msgspec.json.Decoder(list[Operation])
+_operations = msgspec.json.Decoder(list[OfWorkers])
 
 
 class ControlPlane:
@@ -51,17 +50,17 @@ class ControlPlane:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._engine: Engine = open_database(settings.control_db_url)
-        self.store = Store(self._engine)
-        self.keys = KeyStore(self._engine)
-        self.tokens = TokenStore(self._engine)
+        self.engine: Engine = open_database(settings.control_db_url)
+        self.store = Store(self.engine)
+        self.keys = KeyStore(self.engine)
+        self.tokens = TokenStore(self.engine)
         try:
             self.access = Access(settings, ROUTES, self.tokens)
             first = self._edition(self.store.current())
-            self._ledger = Ledger(self._engine, first.compiled, settings.hold_ttl_s)
+            self._ledger = Ledger(self.engine, first.compiled, settings.hold_ttl_s)
             self._ledger.start()
         except FarthingError:
-            self._engine.dispose()
+            self.engine.dispose()
             raise
         self._feed = Feed(first)
         self._recalls = Recalls()
@@ -71,7 +70,7 @@ class ControlPlane:
     def close(self) -> None:
         """Answer what the ledger has queued, then let go of the database."""
         self._ledger.close()
-        self._engine.dispose()
+        self.engine.dispose()
 
     def release_polls(self) -> None:
         """Let every long poll answer that nothing is new."""
@@ -137,10 +136,6 @@ class ControlPlane:
         rows = await asyncio.to_thread(self.store.audit)
         return Reply({"audit": [row | {"at": iso(row.pop("at_ns"))} for row in rows]})
 
-    async def budgets(self, _request: Request) -> Reply:
-        """List every budget with what it has spent and holds."""
-        return Reply({"budgets": await asyncio.to_thread(self.budget_lines)})
-
     async def ledger(self, request: Request) -> Reply:
         """Perform reservations and settlements; the answer is durable."""
         try:
@@ -149,9 +144,7 @@ class ControlPlane:
             raise HttpError(400, "bad_operation", f"the body is not a list of operations: {error}") from None
         if len(operations) > MAX_OPERATIONS:
             raise HttpError(413, "too_many_operations", f"{len(operations)} operations; send at most {MAX_OPERATIONS}")
-        results = await self._ledger.run(operations) if operations else []
-        self._recalls.note(results)
-        return Reply(results)
+        return Reply(await self.perform(operations) if operations else [])
 
     async def recalls(self, request: Request) -> Reply:
         """Tell a worker when other workers need what it holds in advance."""
@@ -164,12 +157,18 @@ class ControlPlane:
     async def settlements(self, request: Request) -> Reply:
         """List what holds became, a page at a time."""
         since_ns, after = request.instant_ns("since"), statement.cursor(request.text("after"))
-        rows, following = await asyncio.to_thread(statement.settlements, self._engine, since_ns, after)
+        rows, following = await asyncio.to_thread(statement.settlements, self.engine, since_ns, after)
         return Reply({"settlements": rows, "next": following})
+
+    async def perform(self, operations: Sequence[Operation]) -> list[Result]:
+        """Perform operations of the ledger; the results are durable."""
+        results = await self._ledger.run(operations)
+        self._recalls.note(results)
+        return results
 
     def budget_lines(self) -> list[dict[str, Any]]:
         """Return one line for each budget, as the ledger has it."""
-        return statement.budgets(self._engine, self.document_in_force, time.time_ns())
+        return statement.budgets(self.engine, self.document_in_force, time.time_ns())
 
     @property
     def ledger_counts(self) -> dict[str, int]:
@@ -232,7 +231,10 @@ ROUTES = tuple(
         ("GET", "/v1/explain", "viewer", lifecycle.explain),
         ("POST", "/v1/policies/{name}/mode", "operator", lifecycle.set_mode),
         ("GET", "/v1/audit", "viewer", ControlPlane.audit),
-        ("GET", "/v1/budgets", "reader", ControlPlane.budgets),
+        ("GET", "/v1/budgets", "reader", budget_api.budgets),
+        ("GET", "/v1/budget-events", "viewer", budget_api.events),
+        ("GET", "/v1/budgets/{name}", "viewer", budget_api.budget),
+        ("POST", "/v1/budgets/{name}/top-up", "operator", budget_api.top_up),
         ("GET", "/v1/ledger/settlements", "viewer", ControlPlane.settlements),
         ("GET", "/v1/ledger/recalls", "proxy", ControlPlane.recalls),
         ("GET", "/metrics", "viewer", metrics.page),
