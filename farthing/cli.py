@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from farthing import cli_keys, cli_policy, cli_prices, parts
+from farthing import cli_alerts, cli_keys, cli_policy, cli_prices, parts
 from farthing.cli_backup import add_commands
 from farthing.errors import FarthingError, SettingsError
 from farthing.money import format_usd
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(cli_alerts.app, name="alert")
 app.add_typer(cli_keys.app, name="key")
 app.add_typer(cli_prices.app, name="prices")
 app.add_typer(cli_policy.app, name="policy")
