@@ -12,6 +12,7 @@ from msgspec.json import encode
 
 from analyzer import figures, html, plan, plan_page, questions, report
 from analyzer.alerting.post import DeliveryError
+from analyzer.guardrails import MAX_CALLS, judge
 from analyzer.http import HttpError, Request, Response, json
 from analyzer.jobs import ANALYZE, HOURS, Schedule, analyze_window
 from analyzer.notation import exact_usd
@@ -52,6 +53,7 @@ class Api:
             ("POST", "/v1/alerts/look"): self.look_at_alerts,
             ("POST", "/v1/alerts/test"): self.test_channel,
             ("POST", "/v1/plan"): self.plan,
+            ("POST", "/v1/guardrails"): self.guardrails,
         }
         if request.method == "POST" and request.path.startswith(_ASK):
             return self.ask
@@ -139,6 +141,20 @@ class Api:
         except DeliveryError as error:
             raise HttpError(502, "not_delivered", f"{name}: {error}") from None
         return json({"sent": name})
+    def guardrails(self, request: Request) -> Response:
+        """Judge the guardrails of policies on trial, each since it is as it is: {document, since: {name: time}}."""
+        given = request.json_object()
+        try:
+            policies = Document.from_json(encode(given["document"])).policies
+            since = {one.name: questions.moment("since", str(given["since"][one.name])) for one in policies}
+        except (KeyError, TypeError, DocumentError, ParameterError) as error:
+            raise HttpError(400, "invalid_guardrails", f"the body is document and since, by policy: {error}") from None
+        first, now = min(since.values(), default=None), self.schedule.context.clock()
+        if first is None or first >= now:
+            return json({"verdicts": []})
+        window = Window(self.settings.tenant, first, now)
+        rows = figures.ask(self.schedule.context.warehouse, window, "trial_calls", limit=MAX_CALLS)
+        return json({"verdicts": [asdict(one) for one in judge(policies, since, rows)]})
 
     def ask(self, request: Request) -> Response:
         """Answer one of the listed questions with the parameters of the JSON body."""

@@ -38,6 +38,7 @@ class Figures:
     waste: Sequence[Finding]
     unpriced: Sequence[Row]
     settled: Sequence[Row]
+    caches: Sequence[Row]  # one of each level that was in use
 
     @property
     def spend_usd(self) -> Decimal:
@@ -65,6 +66,7 @@ def gather(warehouse: Warehouse, window: Window) -> Figures:
         waste=waste(warehouse, window),
         unpriced=ask(warehouse, window, "unpriced_models", limit=TABLE_ROWS),
         settled=ask(warehouse, window, "settled"),
+        caches=ask(warehouse, window, "cache_levels", **everything),
     )
 
 

@@ -63,6 +63,16 @@ def short_count(number: int | None) -> str:
     return f"{number:,}"
 
 
+def short_bytes(number: int | None) -> str:
+    """Write `1.2 MB`, `812 B`, or a dash; a MB is a million bytes."""
+    if number is None:
+        return UNKNOWN
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= size:
+            return f"{_trimmed(number / size, 3)} {unit}"
+    return f"{number} B"
+
+
 def seconds(duration: float | None) -> str:
     """Write `12.3 s`, `340 ms`, `0.8 ms`, or a dash."""
     if duration is None or math.isnan(duration):

@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from math import nan
 
-from analyzer import timeline
+from analyzer import caches, timeline
 from analyzer.document import (
     Card,
     Cards,
@@ -48,6 +48,7 @@ def document(figures: Figures, made_at: datetime) -> Document:
         by_team(figures),
         _drivers(figures),
         _waste(figures),
+        caches.levels(figures),
         unknowns(figures),
         reconciliation(figures),
         method(),

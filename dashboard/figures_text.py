@@ -35,6 +35,16 @@ def count(number: int | None) -> str:
     return short.rstrip("0").rstrip(".") + unit
 
 
+def size(number: int | None) -> str:
+    """Write bytes: 812 B, 1.2 MB; a MB is a million bytes."""
+    if number is None:
+        return UNKNOWN
+    for least, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if number >= least:
+            return f"{number / least:.1f} {unit}"
+    return f"{number} B"
+
+
 def seconds(duration: float | None) -> str:
     """Write a duration in ms below one second, else in s."""
     if duration is None or math.isnan(duration):

@@ -32,6 +32,7 @@ class Snapshot:
     by_team: Rows
     unpriced: Rows
     findings: Rows
+    caches: Rows
 
     @property
     def is_empty(self) -> bool:
@@ -71,6 +72,7 @@ async def read_snapshot(questions: Questions, wanted: Filter, now: datetime) -> 
         questions.ask("cost_by_team", **window, **names, limit=TABLE_ROWS),
         questions.ask("unpriced_models", **window, limit=UNPRICED),
         questions.ask("findings", limit=FINDINGS),
+        questions.ask("cache_levels", **window, **names),
     )
     dimensions, totals, before, *rest = answers
     return Snapshot(wanted, period, dimensions[0], totals[0], before[0], *rest)

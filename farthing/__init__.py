@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING
 from farthing.tags import tags
 
 if TYPE_CHECKING:
+    from farthing.cached import cached_component, cached_tool
     from farthing.tracing import configure, flush, shutdown, status
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "configure", "flush", "shutdown", "status", "tags"]
+__all__ = [
+    "__version__", "cached_component", "cached_tool", "configure", "flush", "shutdown", "status", "tags",
+]  # fmt: skip
+
+_LATER = {
+    "cached_component": "farthing.cached", "cached_tool": "farthing.cached", "configure": "farthing.tracing",
+    "flush": "farthing.tracing", "shutdown": "farthing.tracing", "status": "farthing.tracing",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> object:
-    if name in ("configure", "flush", "shutdown", "status"):
-        return getattr(import_module("farthing.tracing"), name)
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module 'farthing' has no attribute {name!r}")

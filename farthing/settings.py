@@ -116,6 +116,10 @@ DEFAULT_PRICES = (
     PriceOverride("farthing", "smollm2-135m", input="0.20", output="0.80"),
     PriceOverride("farthing", "smollm2-135m-bf16", input="0.10", output="0.40"),
     PriceOverride("farthing", "all-minilm-l6-v2", input="0.02", output="0"),
+    # What /v1/batches are charged, which run when the engine has nothing better to do
+    PriceOverride("farthing", "smollm2-135m", input="0.10", output="0.40", service_tier="batch"),
+    PriceOverride("farthing", "smollm2-135m-bf16", input="0.05", output="0.20", service_tier="batch"),
+    PriceOverride("farthing", "all-minilm-l6-v2", input="0.01", output="0", service_tier="batch"),
 )
 
 
@@ -176,10 +180,14 @@ class Settings:
     request_timeout_s: float = 120.0  # seconds a call to a deployment may take in all
     max_attempts: int = 3  # of one call, over all deployments that may serve it; only what is not charged is repeated
     breaker_failures: int = 5  # failures in a row after which a deployment is left alone for a while; 0 = never
+    cache_disk_bytes: int = 1024**3  # of answers on disk, where a cache policy says `disk: true`; 0 = none
+    cache_redis_url: str = ""  # redis://[:password@]host:6379/0 of a Redis or Valkey that proxies share; empty = none
+    cache_redis_timeout_s: float = 0.05  # seconds that a call waits for it; then it is a miss
     hold_ttl_s: float = 600.0  # seconds after which an unsettled hold is charged in full
     # Seconds of its recent burn that a proxy worker holds of a budget in advance, and gives back when it was not used
     # for so long; 0 = every call is reserved at the ledger.
     lease_s: float = 2.0
+    guardrail_interval_s: float = 60.0  # seconds between looks at the guardrails of policies on trial; 0 = never
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
     alert_interval_s: float = 60.0  # seconds between looks at the alerts; 0 = none are looked at
     report_dir: Path = Path()  # default: <data_dir>/reports

@@ -18,6 +18,7 @@ from farthing.settings import Deployment, Settings
 from farthing.tariff import service_tier
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
+from proxy.budget_rules import refuse_dear, refuse_suspended
 from proxy.budget_watch import BudgetWatch
 from proxy.caches import Caches, Ticket
 from proxy.call import Call
@@ -26,6 +27,8 @@ from proxy.formats import Format
 from proxy.http import asked_priority, deadline_s
 from proxy.identity import facts_of, random_bytes, trace_context
 from proxy.keys import Caller
+from proxy.limits import Limiter
+from proxy.prompt_cache import breakpoints
 from proxy.request import Asked
 from proxy.router import Router
 from proxy.spend import MAX_NUSD, Spend
@@ -59,6 +62,7 @@ class Admission:
         self._spend = spend
         self._router = Router(deployments, self._asked_price, watch)
         self.tokens = TokenControl()
+        self.limiter = Limiter(settings.data_dir / "proxy" / "limits", settings.max_output_tokens)
         self._book = PriceBook(settings.prices)
         self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
 
@@ -88,6 +92,7 @@ class Admission:
             ApiError: the model is unknown, the budget is spent, the price is unknown, or the ledger is away.
         """
         decision = call.decision = decide(self._feed.compiled, call.facts, _day(call), call.request_id)
+        self.limiter.enter(call, asked)
         if decision.tokens is not None or decision.tokens_shadow is not None:
             asked = await self.tokens.govern(form, call, asked)
         call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.hashed)
@@ -122,9 +127,20 @@ class Admission:
         found = self._deployments.candidates(model, api)
         return found + [target for other in fallbacks for target in self._deployments.known(other, api)]
 
+    async def reserve(self, call: Call, admitted: Admitted) -> None:
+        """Reserve for a further attempt, where a budget holds the request.
+
+        Raises:
+            ApiError: it does not fit, has no price, or the ledger is away.
+        """
+        if call.decision is not None and call.decision.budgets:
+            await self._reserve(call, admitted)
+
     async def _reserve(self, call: Call, admitted: Admitted) -> None:
         assert call.decision is not None
+        refuse_suspended(call.decision.budgets)
         amount = self._bound(call, admitted)
+        refuse_dear(call.decision.budgets, amount)
         try:
             call.hold = await self._spend.reserve(call.request_id, call.facts, call.decision.budgets, amount)
         except OverBudgetError as error:
@@ -165,6 +181,9 @@ class Admission:
         has_budget = call.decision is not None and bool(call.decision.budgets)
         is_limited = has_budget or asked.output_limit > 0
         changes = admitted.form.changes(asked, deployment, call.max_tokens if is_limited else 0)
+        cache = call.decision.cache if call.decision is not None else None
+        if cache is not None and cache.prompt_ttl is not None and admitted.form.api == "anthropic":
+            changes |= breakpoints(asked, cache.prompt_ttl)
         name = deployment.upstream_model or deployment.model
         if name != asked.model:
             changes["model"] = name
@@ -173,8 +192,12 @@ class Admission:
     def assign(self, call: Call, asked: Asked, target: Target) -> Deployment:
         """Give a call to a deployment; until it answers, the service tier is what was asked for."""
         tier, deployment = _asked_tier(asked), target.deployment
+        prices = self._prices_of(call, deployment)
+        # A third party bills a line of a batch as what it was asked as; what our own servers charge is ours to say.
+        if call.is_offline and not deployment.metered and BATCH_TIER in prices:
+            tier = BATCH_TIER
         call.deployment = deployment
-        call.service_tier = tier if _has_tiers(self._prices_of(call, deployment)) else ""
+        call.service_tier = tier if _has_tiers(prices) else ""
         call.price = self.price(call, deployment)
         return deployment
 
@@ -223,6 +246,8 @@ def _unpriced(call: Call) -> ApiError:
 
 # What a project's settings at the provider may make of a call that leaves the choice open
 _CHOSEN_BY_PROVIDER = ("flex", "priority", "scale")
+
+BATCH_TIER = "batch"
 
 
 def _has_tiers(prices: Mapping[str, Price]) -> bool:

@@ -13,11 +13,12 @@ from farthing.errors import UpstreamError
 from farthing.policy.caching import CacheAction
 from farthing.policy.document import Document
 from farthing.prices import Usage
-from proxy.cache import Entry, ExactCache, Key, shape_of
+from proxy.cache import Entry, ExactCache, Key, others, reshaped, shape_of
 from proxy.cache_counts import Level, LevelCounts, Saved
+from proxy.cache_tiers import Tiers
 from proxy.call import Call
 from proxy.coalesce import Flight, Flights
-from proxy.embedding_cache import EmbeddingCache, Plan, is_list_of_inputs
+from proxy.embedding_cache import EmbeddingCache, Item, Plan, is_list_of_inputs
 from proxy.formats import Format
 from proxy.http import JSON
 from proxy.request import Asked
@@ -31,15 +32,17 @@ class Kept:
     def __init__(self) -> None:
         self.exact = ExactCache()
         self.inputs = EmbeddingCache(max_bytes=0, ttl_s=0)  # its bounds come with each call
+        self.found_behind = 0  # whole answers that were no longer in memory
         self.saved: dict[Level, Saved] = {"exact": Saved(), "coalesced": Saved(), "embedding": Saved()}
 
     def counts(self, policy: str) -> list[LevelCounts]:
-        """Return its levels."""
+        """Return its levels; a hit behind the memory is one too."""
         exact, saved = self.exact, self.saved["exact"]
+        misses = exact.misses - self.found_behind
         shared = self.saved["coalesced"]
         inputs, spared = self.inputs, self.saved["embedding"]
         return [
-            LevelCounts(policy, "exact", exact.hits, exact.misses, exact.evictions, len(exact), exact.size, saved.nusd,
+            LevelCounts(policy, "exact", saved.hits, misses, exact.evictions, len(exact), exact.size, saved.nusd,
                         saved.unpriced_hits),
             LevelCounts(policy, "coalesced", shared.hits, 0, 0, 0, 0, shared.nusd, shared.unpriced_hits),
             LevelCounts(policy, "embedding", inputs.hits, inputs.misses, inputs.evictions, len(inputs), inputs.bytes,
@@ -78,8 +81,9 @@ class Ticket:
 class Caches:
     """The caches of one proxy worker."""
 
-    def __init__(self, document: Callable[[], Document], clock: Callable[[], float] = time) -> None:
+    def __init__(self, document: Callable[[], Document], tiers: Tiers, clock: Callable[[], float] = time) -> None:
         self._document = document  # the one in use
+        self.tiers = tiers
         self._clock = clock
         self._version = -1
         self._kept: dict[str, Kept] = {}  # by policy
@@ -98,9 +102,11 @@ class Caches:
         key: Key = (call.facts.tenant, form.path, call.request_hash, model, shape)
         ticket = Ticket(self._of(call.decision.cache_name, call.decision.version), action, key, model=model)
         if form.path == _EMBEDDINGS and action.embeddings and is_list_of_inputs(asked.fields["input"]):
-            self._plan(call, asked, ticket)
+            await self._plan(call, asked, ticket)
         elif action.exact:
             ticket.entry = ticket.kept.exact.get(key, action.ttl_s)
+            if ticket.entry is None and self.tiers.has(action):
+                await self._find_behind(ticket)
         if ticket.entry is None and action.coalesce and not asked.stream:
             await self._join(ticket)
         return ticket
@@ -119,6 +125,7 @@ class Caches:
         entry = Entry(body, content_type, usage, call.response_id, self._clock())
         if ticket.keeps_whole:
             ticket.kept.exact.put(ticket.key, entry, ticket.action.max_bytes)
+            self.tiers.put(ticket.key, entry, ticket.action)
         if ticket.flight is not None:
             flight, ticket.flight = ticket.flight, None
             flight.land(entry)
@@ -138,6 +145,8 @@ class Caches:
             if plan.is_whole:
                 return body
             raise
+        for key, item in ticket.kept.inputs.kept(plan):
+            self.tiers.put(key, item, ticket.action)
         if plan.is_whole:
             return body  # to the byte as the upstream sent it
         call.saved_input_tokens = joined.saved_tokens
@@ -154,11 +163,27 @@ class Caches:
         """Return every level of every policy."""
         return [level for policy, kept in self._kept.items() for level in kept.counts(policy)]
 
-    def _plan(self, call: Call, asked: Asked, ticket: Ticket) -> None:
+    async def _find_behind(self, ticket: Ticket) -> None:
+        """Look behind the memory, in each shape that can be turned into the one that is wanted."""
+        *same, wants = ticket.key
+        keys: list[Key] = [ticket.key, *((*same, has) for has in others(wants))]  # type: ignore[misc] # the same fields
+        exact, action = ticket.kept.exact, ticket.action
+        for key, entry in (await self.tiers.find(keys, Entry, action, self._clock())).items():
+            exact.put(key, entry, action.max_bytes)
+            if ticket.entry is None:
+                ticket.entry = entry if key == ticket.key else reshaped(entry, key[1], key[-1], wants)
+        ticket.kept.found_behind += ticket.entry is not None
+
+    async def _plan(self, call: Call, asked: Asked, ticket: Ticket) -> None:
         """Find which inputs of an embeddings call are there; with all of them there it is answered."""
         inputs, action = ticket.kept.inputs, ticket.action
         inputs.max_bytes, inputs.ttl_s = action.max_bytes, action.ttl_s
-        plan = ticket.plan = inputs.plan(call.facts.tenant, ticket.model, asked.fields)
+        plan = inputs.plan(call.facts.tenant, ticket.model, asked.fields)
+        if plan.missing and self.tiers.has(action):
+            found = await self.tiers.find(plan.missing, Item, action, self._clock())
+            inputs.add(found)
+            plan = inputs.again(plan, call.facts.tenant, ticket.model, asked.fields) if found else plan
+        ticket.plan = plan
         if not plan.missing:
             joined = inputs.join(plan)
             ticket.entry = Entry(joined.body, JSON, Usage(joined.saved_tokens), "", self._clock())

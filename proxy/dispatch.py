@@ -92,6 +92,12 @@ class Deployments:
     def targets(self) -> list[Target]:
         return [target for pool in self._pools.values() for target in pool]
 
+    def busy(self, model: str) -> int:
+        """Return how many calls a model's deployments are answering or are to answer."""
+        pool = self._pools.get(model, ())
+        waiting = pool[0].queue.waiting if pool and pool[0].queue is not None else 0
+        return waiting + sum([target.health.in_flight for target in pool])
+
     def candidates(self, model: str, api: str = "openai") -> list[Target]:
         """Return the deployments of `model` that speak an API, the least busy first.
 

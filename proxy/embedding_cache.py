@@ -7,10 +7,10 @@ upstream billed, and what the cached inputs would have cost is told apart from i
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from time import monotonic
+from time import time
 from typing import Any
 
 import msgspec
@@ -49,7 +49,7 @@ class Item:
     embedding: bytes  # JSON as the upstream sent it: a list of numbers, or base64 in quotes
     tokens: float  # what the upstream billed for it; of a request with several inputs, its share by length
     model: str  # as the upstream calls itself
-    stored_at: float  # seconds
+    stored_at: float  # epoch seconds
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Joined:
 class EmbeddingCache:
     """Vectors of one proxy worker; bounded in bytes, the least recently used one goes first."""
 
-    def __init__(self, max_bytes: int, ttl_s: float, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, max_bytes: int, ttl_s: float, clock: Callable[[], float] = time) -> None:
         self.max_bytes = max_bytes  # this and the TTL may change while it runs
         self.ttl_s = ttl_s
         self.bytes = self.hits = self.misses = self.evictions = self.saved_tokens = 0
@@ -107,6 +107,12 @@ class EmbeddingCache:
         forward = msgspec.json.encode(request | {"input": list(asked.values())}) if asked else b""
         return Plan(keys, found, tuple(asked), tuple(len(one) for one in asked.values()), forward)
 
+    def again(self, plan: Plan, tenant: str, served_model: str, request: dict[str, Any]) -> Plan:
+        """Return the plan of the same request after more was added; it is still one look-up."""
+        self.hits -= plan.hits
+        self.misses -= len(plan.missing)
+        return self.plan(tenant, served_model, request)
+
     def join(self, plan: Plan, answered: bytes = b"") -> Joined:
         """Keep what the upstream answered to `plan.forward`, and return the answer to the whole request.
 
@@ -124,6 +130,15 @@ class EmbeddingCache:
         saved = max(0, round(sum(counted) - sum(vectors[key].tokens for key in plan.missing)))
         self.saved_tokens += saved
         return Joined(b'{"object":"list","data":[' + data + b"]," + head[1:], usage.prompt_tokens, saved)
+
+    def kept(self, plan: Plan) -> list[tuple[bytes, Item]]:
+        """Return what of `plan` an upstream has answered and is kept."""
+        return [(key, item) for key in plan.missing if (item := self._items.get(key)) is not None]
+
+    def add(self, items: Mapping[bytes, Item]) -> None:
+        """Keep what was found elsewhere."""
+        for key, item in items.items():
+            self._put(key, item)
 
     def _keep(self, plan: Plan, fresh: dict[bytes, bytes], usage: _Usage, model: str) -> dict[bytes, Item]:
         whole = sum(plan.lengths) or 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hmac import compare_digest
 from math import inf
@@ -81,6 +81,7 @@ class Keys:
         }
         self._seen: Document | None = None
         self._known: Mapping[bytes, _Known] = {}
+        self._by_name: Mapping[str, _Known] = {}
 
     def caller(self, headers: Mapping[bytes, bytes], route: str) -> Caller:
         """Return who asks.
@@ -97,6 +98,20 @@ class Keys:
             raise ApiError(403, "route_not_allowed", message)
         return caller
 
+    def named(self, name: str, as_it_was: Caller) -> Caller:
+        """Return whom a key stands for now, by its name, for a call made long after the request that asked for it.
+
+        Raises:
+            ApiError: 401; the key has ended since. Who sent none is as it was.
+        """
+        if not name:
+            return replace(as_it_was, routes=_USUAL)
+        self._follow()
+        known = self._by_name.get(name)
+        if known is None:
+            raise ApiError(401, "invalid_api_key", f"the API key {name!r} is no more; {_NEW}")
+        return self._checked(known)
+
     def is_trusted(self, headers: Mapping[bytes, bytes], route: str) -> bool:
         """Tell whether `caller` would let this in; for what has to be known before the body is here."""
         try:
@@ -109,14 +124,22 @@ class Keys:
         """Tell whether a route needs one; a proxy that only this machine reaches may be looked at without."""
         return self._is_exposed if route in OPERATOR_ROUTES else self._is_required
 
-    def _look_up(self, given: bytes) -> Caller:
+    def _follow(self) -> None:
         document = self._document()
         if document is not self._seen:
             self._seen, self._known = document, self._configured | _by_digest(document, self._anyone.tenant)
+            # Of a rotated key's two, the new one: it comes first.
+            self._by_name = {known.caller.key: known for known in reversed(list(self._known.values()))}
+
+    def _look_up(self, given: bytes) -> Caller:
+        self._follow()
         sent = digest(given)
         known = self._known.get(sent)
         if known is None or not compare_digest(known.digest, sent):
             raise _unknown(given)
+        return self._checked(known)
+
+    def _checked(self, known: _Known) -> Caller:
         if self._clock() >= known.ends_at:
             raise ApiError(401, "invalid_api_key", f"the API key {known.caller.key!r} {known.why_ended}; {_NEW}")
         return known.caller

@@ -21,16 +21,25 @@ from proxy import readings
 from proxy.admit import Admission
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
+from proxy.batch import Batches
+from proxy.batch_api import BatchApi
+from proxy.batch_run import BatchRunner
 from proxy.budget_watch import BudgetWatch
+from proxy.cache_tiers import tiers_of
 from proxy.caches import Caches
+from proxy.count_tokens import CountTokens
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
+from proxy.file_api import FileApi
+from proxy.files import Files
 from proxy.formats import FORMATS
 from proxy.gather import Gather
+from proxy.hedge import Hedges
 from proxy.http import JSON
 from proxy.keys import Caller, Keys
 from proxy.metrics import Metrics
 from proxy.micro_batch import MicroBatches
+from proxy.offline import Limits
 from proxy.own_prices import PriceFeed
 from proxy.record import Recorder
 from proxy.routes import Routes
@@ -58,29 +67,39 @@ class Proxy:
         timeouts = Timeouts(headers=settings.request_timeout_s, between=settings.request_timeout_s)
         self._client = Client(timeouts)
         self._feed = PolicyFeed(self._client, settings.url("policies"), settings.data_dir / "proxy" / "policies.json")
-        self._caches = Caches(lambda: self._feed.document)
+        key = load_key(settings.hash_key, settings.data_dir)
+        self._caches = Caches(lambda: self._feed.document, tiers_of(settings, key))
         folder = settings.data_dir / "proxy"
         self._spend = Spend(self._client, settings.url("policies"), folder, settings.lease_s, settings.hold_ttl_s)
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
-        key = load_key(settings.hash_key, settings.data_dir)
         self._watch = BudgetWatch(self._client, settings.url("policies"))
         self._feed.on_change += [self._deployments.follow, self._watch.follow]
         admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch)
+        self._limiter = admission.limiter
+        self._feed.on_change.append(self._limiter.follow)
         self._batches = MicroBatches(self._client)
         self._metrics = self._read_parts()
         self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
+        counters = self._deployments.counters
+        self._hedges = Hedges(admission, self._spend, counters)
         worker = Worker(
-            settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder, self._metrics
-        )
-        self.routes = Routes(Keys(settings, lambda: self._feed.document), self._metrics.refused)
+            settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder, self._metrics,
+            self._hedges, counters,
+        )  # fmt: skip
+        keys = Keys(settings, lambda: self._feed.document)
+        self.routes = Routes(keys, self._metrics.refused)
         for form in FORMATS:
             self.routes.priced(Exchange(worker, form))
         self.routes.free("GET", "/v1/models", "models", self._models)
         self.routes.free("GET", "/v1/models/{id}", "models", self._model)
         self.routes.free("GET", "/v1/status", "status", self._status)
         self.routes.free("GET", "/metrics", "metrics", self._page)
+        CountTokens(settings, self._client, self._deployments).register(self.routes)
         admission.tokens.summaries = Summaries(self.routes.handle)
+        readings.read_tokens(self._metrics, admission.tokens)
+        self._caches.tiers.start()
+        upload = self._open_files(keys)
         self._recorder.start()
         self._spend.start()
         self._gather.start()
@@ -88,25 +107,41 @@ class Proxy:
         self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.use_prices)
         await self._prices.start()
         await self._feed.start()
-        self._server = Server(self.routes.handle, settings.max_request_bytes)
+        self._offline.start()
+        self._server = Server(self.routes.handle, settings.max_request_bytes, max_body=upload)
         await self._server.start(sock)
 
     async def close(self) -> None:
         """Let the calls under way end, hand over what they cost, and stop."""
-        await self._server.stop(_LAST_ANSWERS_S)
+        await asyncio.gather(self._server.stop(_LAST_ANSWERS_S), self._offline.stop(_LAST_ANSWERS_S))
+        await self._hedges.stop(_DRAIN_S)
         await self._prices.stop()
         await self._feed.stop()
         await self._watch.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         await self._gather.stop()
+        self._limiter.close()
+        await self._caches.tiers.close()
         self._client.close()
+
+    def _open_files(self, keys: Keys) -> Callable[[Request], int]:
+        """Open files and batches; return how long a request's body may be."""
+        folder, limits = self._settings.data_dir / "proxy", Limits(lambda: self._feed.document)
+        files, batches = Files(folder / "files"), Batches(folder / "batches")
+        self._offline = BatchRunner(batches, files, limits, keys, self._deployments, self.routes.exchange)
+        readings.read_batches(self._metrics, self._offline)
+        api = FileApi(self._settings, files, limits, keys)
+        api.register(self.routes)
+        BatchApi(batches, files, limits, self._offline.wake).register(self.routes)
+        return api.max_body
 
     def _read_parts(self) -> Metrics:
         metrics = Metrics()
         readings.read_policies(metrics, self._feed)
         readings.read_caches(metrics, self._caches)
         readings.read_deployments(metrics, self._deployments)
+        readings.read_micro_batches(metrics, self._batches)
         readings.read_senders(metrics, self._spend, self._recorder)
         readings.read_process(metrics)
         return metrics
@@ -136,6 +171,7 @@ class Proxy:
             "policy_error": self._feed.last_error,
             "prices_error": self._prices.last_error,
             "caches": self._caches.counts(),
+            "cache_tiers": self._caches.tiers.counts(),
             "calls_waiting_for_identical": self._caches.flights.waiting,
             "micro_batches": {
                 "batches": self._batches.batches,

@@ -3,16 +3,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
 
 from proxy.apply import PolicyFeed
+from proxy.batch_run import BatchRunner
 from proxy.cache_counts import LevelCounts
 from proxy.caches import Caches
-from proxy.dispatch import Deployments
+from proxy.counters import Counters
+from proxy.dispatch import Deployments, Target
 from proxy.metrics import Labelled, Metrics
+from proxy.micro_batch import MicroBatches
 from proxy.record import Recorder
 from proxy.spend import Spend
+from proxy.tokens import TokenControl
+from proxy.window import Window
 
 _PAGE_BYTES = 4096
 
@@ -45,25 +51,59 @@ def read_caches(metrics: Metrics, caches: Caches) -> None:
     )  # fmt: skip
 
 
-def read_deployments(metrics: Metrics, deployments: Deployments) -> None:
-    """Show how busy and how well each deployment is, numbered within its model."""
+def read_tokens(metrics: Metrics, tokens: TokenControl) -> None:
+    """Show what token policies cut."""
 
-    def each(value: Callable[..., float]) -> Callable[[], Labelled]:
+    def cut() -> Labelled:
+        return [({"policy": policy, "kind": kind}, count) for (policy, kind), count in tokens.cut.items()]
+
+    metrics.read("tokens_cut_total", "counter", "Estimated input tokens that a policy cut.", cut)
+
+
+def read_deployments(metrics: Metrics, deployments: Deployments) -> None:
+    """Show how busy and how well each deployment is, and who waits for a place."""
+
+    def each(value: Callable[[Target], float | None]) -> Callable[[], Labelled]:
         def labelled() -> Iterator[tuple[dict[str, str], float]]:
-            counts: dict[str, int] = {}
             for target in deployments.targets:
-                model = target.deployment.model
-                number = counts[model] = counts.get(model, -1) + 1
-                yield {"model": model, "deployment": str(number)}, value(target.health)
+                if (known := value(target)) is not None:
+                    yield {"model": target.deployment.model, "deployment": target.name}, known
 
         return labelled
 
-    metrics.read("in_flight", "gauge", "Calls that a deployment is answering.", each(attrgetter("in_flight")))
-    metrics.read("failures_in_row", "gauge", "Failures in a row of a deployment.", each(attrgetter("failures")))
+    def in_window(value: Callable[[Window], float]) -> Callable[[], Labelled]:
+        return each(lambda target: None if target.window is None else value(target.window))
+
+    def queues() -> Labelled:
+        depths = {one.deployment.model: one.queue.waiting for one in deployments.targets if one.queue is not None}
+        return [({"model": model}, depth) for model, depth in depths.items()]
+
+    metrics.read("in_flight", "gauge", "Calls that a deployment is answering.", each(attrgetter("health.in_flight")))
+    metrics.read("failures_in_row", "gauge", "Failures in a row of a deployment.", each(attrgetter("health.failures")))
     metrics.read("latency_seconds", "gauge", "Moving average of the time to an answer's head.",
-                 each(attrgetter("latency_s")))  # fmt: skip
+                 each(attrgetter("health.latency_s")))  # fmt: skip
     metrics.read("left_alone_seconds", "gauge", "For how long a failing deployment is not asked.",
-                 each(lambda health: health.wait_s(time.monotonic())))  # fmt: skip
+                 each(lambda target: target.health.wait_s(time.monotonic())))  # fmt: skip
+    metrics.read("window", "gauge", "Calls that a limited deployment gets at once.", in_window(attrgetter("limit")))
+    metrics.read("window_taken", "gauge", "Of those, the ones taken.", in_window(attrgetter("taken")))
+    metrics.read("queue_depth", "gauge", "Calls that wait for a place at a model's deployments.", queues)
+    what = [field.name for field in fields(Counters)]
+    metrics.read("flow_total", "counter", "What routing and overload control did.",
+                 lambda: [({"what": name}, getattr(deployments.counters, name)) for name in what])  # fmt: skip
+
+
+def read_micro_batches(metrics: Metrics, batches: MicroBatches) -> None:
+    """Show what of several callers left as one request."""
+    counts = {"batches": "Requests sent for several calls.", "calls": "Calls in them.", "inputs": "Inputs in them.",
+              "refused_batches": "Those that an upstream refused."}  # fmt: skip
+    for name, what in counts.items():
+        metrics.read(f"micro_{name}_total", "counter", what, lambda name=name: getattr(batches, name))
+
+
+def read_batches(metrics: Metrics, runner: BatchRunner) -> None:
+    """Show what the offline class does here."""
+    metrics.read("batches_running", "gauge", "Batches that this worker runs.", lambda: runner.running)
+    metrics.read("batch_lines_in_flight", "gauge", "Lines of batches that are being answered.", lambda: runner.lines)
 
 
 def read_senders(metrics: Metrics, spend: Spend, recorder: Recorder) -> None:

@@ -1,8 +1,8 @@
 """The proxy's routes. What is registered here runs behind the key check, because there is no other way to register.
 
-A route is either an `Exchange`, which sends nothing before `Admission` has let the call in, or a `Free` one: its
-handler is given a caller whose key was checked, and no client, so it can cost nothing. Only `/healthz` asks for no key;
-it has no handler at all.
+A route is either an `Exchange`, which sends nothing before `Admission` has let the call in, or a `Free` one, whose
+handler is given a caller whose key was checked and does nothing that anybody bills. Only `/healthz` asks for no key; it
+has no handler at all.
 """
 from __future__ import annotations
 
@@ -75,6 +75,11 @@ class Routes:
     def __iter__(self) -> Iterator[Route]:
         yield from self._exact.values()
         yield from (route for _, route in self._patterns)
+
+    def exchange(self, path: str) -> Exchange | None:
+        """Return the priced route of a path, for a call that the proxy makes itself."""
+        route = self._exact.get(("POST", path))
+        return route.handle if route is not None and isinstance(route.handle, Exchange) else None
 
     async def handle(self, request: Request) -> None:
         """Answer a request: the one way to every handler."""

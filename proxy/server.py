@@ -16,6 +16,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from time import monotonic, time
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httptools
 
@@ -47,10 +48,15 @@ class Request:
     """One request, whole, and the way to answer it."""
 
     __slots__ = ("_connection", "_is_chunked", "body", "headers", "is_ended", "is_gone", "is_too_large", "keeps_alive",
-                 "method", "on_gone", "path")  # fmt: skip
+                 "method", "on_gone", "path", "raw_query")  # fmt: skip
 
-    def __init__(self, connection: Connection, method: str, path: str, headers: dict[bytes, bytes]) -> None:
+    is_offline = False  # a line of a batch: served in spare capacity, at the batch's price
+
+    def __init__(
+        self, connection: Connection, method: str, path: str, headers: dict[bytes, bytes], raw_query: bytes = b""
+    ) -> None:
         self._connection = connection
+        self.raw_query = raw_query
         self.method = method
         self.path = path
         self.headers = headers  # names in lower case; of a repeated one the last
@@ -61,6 +67,11 @@ class Request:
         self.is_gone = False  # the client has closed the connection
         self.on_gone: Callable[[], object] | None = None
         self._is_chunked = True
+
+    @property
+    def query(self) -> dict[str, str]:
+        """What follows the path's `?`; of a repeated name the last."""
+        return dict(parse_qsl(self.raw_query.decode("latin-1")))
 
     def answer(self, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
         """Send a whole answer."""
@@ -118,6 +129,7 @@ class Connection(asyncio.Protocol):
         self._reading: Request | None = None  # its head is here, its body is coming
         self._body: list[bytes] = []
         self._size = 0
+        self._max_body_bytes = 0  # of the request under way
         self._waiting: deque[Request] = deque()
         self._active: Request | None = None
         self._is_discarding = False  # what still comes of a refused body
@@ -170,14 +182,16 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         parser, headers = self._parser, self._headers
-        path = self._url.partition(b"?")[0].decode("latin-1")
-        request = self._reading = Request(self, parser.get_method().decode("latin-1"), path, headers)
+        path, _, query = self._url.partition(b"?")
+        method = parser.get_method().decode("latin-1")
+        request = self._reading = Request(self, method, path.decode("latin-1"), headers, query)
+        self._max_body_bytes = self._server.max_body(request)
         self.is_http_11 = parser.get_http_version() == "1.1"
         request.keeps_alive = parser.should_keep_alive() and not self._server.is_stopping
         self._url, self._headers, self._head_bytes = b"", {}, 0
         self.deadline = monotonic() + self._patience.body
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._server.max_body_bytes:
+        if length.isdigit() and int(length) > self._max_body_bytes:
             self._cut_short(request)
         elif headers.get(b"expect", b"").lower() == b"100-continue" and self._active is None:
             self.send(_CONTINUE)
@@ -188,7 +202,7 @@ class Connection(asyncio.Protocol):
             return
         self._body.append(body)
         self._size += len(body)
-        if self._size > self._server.max_body_bytes:
+        if self._size > self._max_body_bytes:
             self._cut_short(request)
 
     def on_message_complete(self) -> None:
@@ -292,9 +306,12 @@ class Connection(asyncio.Protocol):
 class Server:
     """Listens, hands each whole request to `handle`, and stops without cutting an answer."""
 
-    def __init__(self, handle: Handler, max_body_bytes: int, patience: Patience = Patience()) -> None:
+    def __init__(
+        self, handle: Handler, max_body_bytes: int, patience: Patience = Patience(),
+        max_body: Callable[[Request], int] | None = None,
+    ) -> None:  # fmt: skip
         self.handle = handle
-        self.max_body_bytes = max_body_bytes
+        self.max_body = max_body or (lambda request: max_body_bytes)  # of a request whose head is here, bytes
         self.patience = patience
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()

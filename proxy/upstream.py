@@ -193,6 +193,12 @@ class Connection(asyncio.Protocol):
                 raise UpstreamError(f"the upstream broke off before it answered: {self._error or 'closed'}")
             await self._wait(timeouts.headers, "answer")
 
+    async def arrived(self, timeouts: Timeouts) -> None:
+        """Return once a byte of the body is here, or its end."""
+        while not self._parts and not self.is_done:
+            self._refuse_broken()
+            await self._wait(timeouts.headers, "first part of the answer")
+
     async def next_part(self, timeouts: Timeouts) -> bytes:
         """Return what has come of the body, joined; empty = the body is whole."""
         while not self._parts:
@@ -268,6 +274,11 @@ class Response:
         self._timeouts = timeouts
         self.status = connection.status
         self.headers = connection.headers
+
+    async def arrived(self) -> None:
+        """Return once a byte of the body is here, or its end; nothing of it is taken."""
+        assert self._connection is not None
+        await self._connection.arrived(self._timeouts)
 
     async def parts(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes."""

@@ -19,6 +19,7 @@ from dashboard.components.legend import legend
 from dashboard.components.notice import first_steps, store_error
 from dashboard.components.panel import panel
 from dashboard.filters import Filter, chips, read_filter, shown
+from dashboard.pages.overview_caches import caches_table
 from dashboard.pages.overview_charts import CostStack, cost_figure, cost_legend, latency_figure, latency_legend
 from dashboard.pages.overview_kpis import overview_kpis
 from dashboard.pages.overview_tables import models_sub, models_table, teams_table, unpriced_note
@@ -44,6 +45,7 @@ OUTPUTS = {
     "teams": Output("teams", "children"),
     "models_sub": Output("models-sub", "children"),
     "models": Output("models", "children"),
+    "caches": Output("caches", "children"),
     "findings_sub": Output("findings-sub", "children"),
     "findings": Output("findings", "children"),
     "team_options": Output("f-team", "data"),
@@ -65,6 +67,7 @@ def layout() -> html.Main:
                 html.Div([
                     panel("Teams", html.Div(id="teams", className="table-place"), sub="spend and efficiency"),
                     panel("Models", html.Div(id="models", className="table-place"), sub=_sub("models-sub")),
+                    panel("Caches", html.Div(id="caches", className="table-place"), sub="work not done twice"),
                 ], className="column"),
                 panel("Findings", html.Div(id="findings"), sub=_sub("findings-sub"), name="from-top"),
             ],
@@ -134,6 +137,7 @@ def _filled(snapshot: Snapshot, settings: Settings) -> dict[str, Any]:
         "teams": teams_table(snapshot),
         "models_sub": models_sub(snapshot),
         "models": [models_table(snapshot, stack), unpriced_note(snapshot)],
+        "caches": caches_table(snapshot),
         "findings_sub": findings_sub(snapshot.findings, zone, settings.analyze_interval_s),
         "findings": findings_list(snapshot.findings)
         if snapshot.findings

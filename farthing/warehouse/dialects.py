@@ -4,10 +4,10 @@ Emitters agree on names more than on meanings. Every rule here was read off span
 tests/fixtures/otlp); a figure that no rule can settle is not corrected but marked as an estimate.
 
 The facts: `scope` (who emitted), `kind` (see `kind`), `provider`, `operation`, `stream`, `finish_reason`, `failed` and
-`is_open` (the span's status), `error_any`, `zero_count`, and the counts `in_given`, `out_given`, `reasoning_given`,
-NULL where the span does not say; `parts_given` is what was read from the cache or written to it, and `surplus` what the
-span's own total holds beyond input and output. A function costs 0.2 ms of planning an insert, wherever its name stands
-again in the same step, so the rules are written with few. [they and their aliases: 30 ms an insert, 1 to 3 µs a span]
+`is_open` (the span's status), `error_told`, `zero_count`, and the counts `in_told`, `out_told`, `reasoning_told`,
+NULL where the span does not say; `parts_told` is what was read from the cache or written to it, and `surplus` what the
+span's own total holds beyond input and output. Each function is planned in every insert (see `view_requests`), so the
+rules are written with few.
 """
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ def model(given: str) -> str:
 
 def operation(given: str) -> str:
     """Return SQL of the operation; to some emitters everything that goes through one API is a chat or a completion."""
-    models = "request_model_given || response_model_given"
+    models = "request_model_told || response_model_told"
     return f"if(positionCaseInsensitive({models}, 'embed') > 0, 'embeddings', {given})"
 
 
-def is_beside() -> str:
+def _is_beside() -> str:
     """Return SQL that tells whether the cached tokens come on top of the input tokens given.
 
     Not where Farthing itself says what was used. Of other emitters two figures prove it: cached tokens that exceed the
     input, and a total that adds up only with them (OpenInference on the models of Bedrock that it does not know).
     """
-    proved = f"parts_given > in_given OR (kind != '{_TOTAL}' AND surplus = parts_given)"
-    return f"ifNull(parts_given > 0 AND source_said = '' AND (kind = '{_BESIDE}' OR {proved}), 0)"
+    proved = f"parts_told > in_told OR (kind != '{_TOTAL}' AND surplus = parts_told)"
+    return f"ifNull(parts_told > 0 AND source_told = '' AND (kind = '{_BESIDE}' OR {proved}), 0)"
 
 
 def zero_count() -> str:
@@ -79,17 +79,17 @@ def zero_count() -> str:
 
 
 def input_tokens() -> str:
-    return "nullIf(accurateCastOrNull(in_given + is_beside * parts_given, 'UInt32'), zero_count)"
+    return f"nullIf(accurateCastOrNull(in_told + {_is_beside()} * parts_told, 'UInt32'), zero_count)"
 
 
 def reasoning_tokens() -> str:
-    return f"if(kind = '{_TOTAL}', accurateCastOrNull(surplus, 'UInt32'), reasoning_given)"
+    return f"if(kind = '{_TOTAL}', accurateCastOrNull(surplus, 'UInt32'), reasoning_told)"
 
 
 def output_tokens() -> str:
     """Return SQL of all output tokens, reasoning included; 0 without a known input is nothing reported."""
-    thoughts = f"if(kind IN ('{_THOUGHTS}', '{_TOTAL}'), ifNull(reasoning, 0), 0)"
-    return f"nullIf(accurateCastOrNull(out_given + {thoughts}, 'UInt32'), if(in_given > 0, {_NO_COUNT}, zero_count))"
+    thoughts = f"if(kind IN ('{_THOUGHTS}', '{_TOTAL}'), ifNull(reasoning_tokens, 0), 0)"
+    return f"nullIf(accurateCastOrNull(out_told + {thoughts}, 'UInt32'), if(in_told > 0, {_NO_COUNT}, zero_count))"
 
 
 def is_aborted() -> str:
@@ -98,14 +98,14 @@ def is_aborted() -> str:
     OpenInference says neither that a call streamed nor that it was abandoned, but sets a status on all that ended.
     """
     return (
-        f"match(error_any, '{_ABANDONED}') OR (finish_reason = '' AND ((stream AND NOT failed "
+        f"match(error_told, '{_ABANDONED}') OR (finish_reason = '' AND ((stream AND NOT failed "
         f"AND match(scope, '{_SAYS_WHY_A_STREAM_ENDED}')) OR (is_open AND startsWith(scope, 'openinference.'))))"
     )
 
 
 def error_type() -> str:
     """Return SQL of what failed: a rate limit is `429` whatever it is called, another class goes without its path."""
-    return f"replaceRegexpOne(replaceRegexpOne(error_any, '{_RATE_LIMIT}', '429'), '^.*[.]', '')"
+    return f"replaceRegexpOne(replaceRegexpOne(error_told, '{_RATE_LIMIT}', '429'), '^.*[.]', '')"
 
 
 def is_estimate() -> str:
@@ -115,8 +115,8 @@ def is_estimate() -> str:
     An unknown emitter may count Anthropic's cached tokens within the input or beside it.
     """
     return (
-        f"is_aborted OR (operation != 'embeddings' AND (ifNull(in_given + parts_given, 0) = 0 OR isNull(out_given) "
+        f"is_aborted OR (operation != 'embeddings' AND (ifNull(in_told + parts_told, 0) = 0 OR isNull(out_told) "
         f"OR kind = '{_LITELLM}')) "
         f"OR (stream AND a['{USAGE_CACHE_READ_TOKENS}'] = '' AND startsWith(scope, 'openlit.')) "
-        f"OR (kind = '' AND parts_given BETWEEN 1 AND in_given AND provider IN {_CACHES_BESIDE})"
+        f"OR (kind = '' AND parts_told BETWEEN 1 AND in_told AND provider IN {_CACHES_BESIDE})"
     )

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from farthing.warehouse import dsn as address
-from farthing.warehouse import price_rule, view, view_logs, view_metrics
+from farthing.warehouse import price_rule, view, view_logs, view_metrics, view_requests
 
 
 def values(dsn: str) -> dict[str, str]:
@@ -10,7 +10,7 @@ def values(dsn: str) -> dict[str, str]:
     return {
         "otlp_structure": view.OTLP_STRUCTURE,
         "explode_spans": view.explode_spans(),
-        "normalise_requests": view.normalise_requests(),
+        "normalise_requests": view_requests.normalise_requests(),
         "otlp_metrics_structure": view_metrics.METRICS_STRUCTURE,
         "explode_metrics": view_metrics.explode_metrics(),
         "otlp_logs_structure": view_logs.LOGS_STRUCTURE,

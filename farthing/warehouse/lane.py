@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from farthing.warehouse import view
 from farthing.warehouse.view_logs import LOGS_STRUCTURE, explode_logs, normalise_agent_calls, unseen_agent_models
 from farthing.warehouse.view_metrics import METRICS_STRUCTURE, explode_metrics
+from farthing.warehouse.view_requests import normalise_requests, unseen_models
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ TRACES = Lane(
     (
         Target("otel_traces", view.explode_spans, "Tenant, TraceId, SpanId, ReceivedAt", "ReceivedAt"),
         Target(
-            "requests", lambda source: view.normalise_requests(_apart(view.explode_spans(source))),
+            "requests", lambda source: normalise_requests(_apart(view.explode_spans(source))),
             "tenant, trace_id, span_id, received_at", "received_at",
         ),
     ),
-    view.unseen_models,
+    unseen_models,
 )  # fmt: skip
 METRICS = Lane(
     "metrics", "spool-metrics", "otlp_metrics_in", "MetricsData", METRICS_STRUCTURE,

@@ -10,26 +10,17 @@ import re
 
 from farthing.tariff import STANDARD_TIERS, Rates
 
-_BLOCK = 8 * (1 + len(Rates._fields))  # bytes of a size tier: where it begins, and the rate of each kind
+_BLOCK = 1 + len(Rates._fields)  # numbers of a size tier: input tokens past which it holds, and the rate of each kind
 
-# Columns of `requests` with the tokens of each kind, in the order of the fields of Usage and Rates
-_COMMON = (
-    "ifNull(input_uncached, 0)",
-    "ifNull(cache_read_tokens, 0)",
-    "ifNull(cache_write_tokens, 0)",
-    "ifNull(output_tokens, 0) - ifNull(output_audio_tokens, 0)",
-)
-_RARE = (
-    "ifNull(cache_write_1h_tokens, 0)",
-    "ifNull(input_audio_tokens, 0)",
-    "ifNull(cache_audio_tokens, 0)",
-    "ifNull(output_audio_tokens, 0)",
-)
-# Price book -> the text that is looked up: the rates, where in place of the base's own beginning stands that of the
-# next tier, because nearly all calls stay below it; then the version, and its length in the last byte
+# Tokens of each kind from the columns of `requests`, in the order of the fields of Usage and Rates
+_TOKENS = (
+    "ifNull(input_uncached, 0)", "ifNull(cache_read_tokens, 0)", "ifNull(cache_write_tokens, 0)",
+    "ifNull(output_tokens, 0) - ifNull(output_audio_tokens, 0)", "ifNull(cache_write_1h_tokens, 0)",
+    "ifNull(input_audio_tokens, 0)", "ifNull(cache_audio_tokens, 0)", "ifNull(output_audio_tokens, 0)",
+)  # fmt: skip
+# Price book -> the text that is looked up: the rates, then the version, and its length in the last byte
 PACKED = (
-    "concat(arrayStringConcat(arrayMap(number -> substring(reinterpretAsFixedString(number), 1, 8), arrayConcat("
-    f"[if(length(rates) > {_BLOCK // 8}, rates[{_BLOCK // 8 + 1}], 18446744073709551615)], arraySlice(rates, 2)))), "
+    "concat(arrayStringConcat(arrayMap(number -> substring(reinterpretAsFixedString(number), 1, 8), rates)), "
     "version, char(length(version)))"
 )
 _VERSION_LENGTH = "reinterpretAsUInt8(substring(price, -1))"
@@ -37,8 +28,7 @@ _VERSION_LENGTH = "reinterpretAsUInt8(substring(price, -1))"
 
 def service_tier(told: str) -> str:
     """Return SQL of the tier that a price is looked up by; the rule of `farthing.tariff.service_tier`."""
-    standard = ", ".join(f"'{name}'" for name in STANDARD_TIERS)
-    return f"transform(lower(trimBoth({told})), [{standard}], arrayWithConstant({len(STANDARD_TIERS)}, ''))"
+    return f"transform(lower(trimBoth({told})), {list(STANDARD_TIERS)}, {[''] * len(STANDARD_TIERS)})"
 
 
 def _look_up(model: str) -> str:
@@ -48,25 +38,16 @@ def _look_up(model: str) -> str:
     )
 
 
-def _number(text: str, position: object) -> str:
-    return f"reinterpretAsUInt64(substring({text}, {position}, 8))"
-
-
 def _cost_nusd() -> str:
-    """Return SQL of the cost; kinds that most calls lack are left out of its work, not out of its sum."""
-    tier = (
-        f"if(ifNull(input_tokens, 0) <= {_number('price', 1)}, price, substring(price, 1 + {_BLOCK} * "
-        f"arrayCount(tier -> {_number('price', f'{_BLOCK} * tier + 1')} < ifNull(input_tokens, 0), "
-        f"range(1, intDiv(length(price) - {_VERSION_LENGTH}, {_BLOCK})))))"
-    )
-    terms = [f"toInt128({tokens}) * {_number(tier, 9 + 8 * n)}" for n, tokens in enumerate(_COMMON + _RARE)]
-    common, rare = " + ".join(terms[: len(_COMMON)]), " + ".join(terms[len(_COMMON) :])
-    return f"intDiv(500000 + {common} + if(rare_tokens = 0, toInt128(0), {rare}), 1000000)"
+    """Return SQL of the cost; 0 where there is no price."""
+    tier = f"arrayCount(at -> rates[at] < ifNull(input_tokens, 0), range({_BLOCK + 1}, length(rates), {_BLOCK}))"
+    paid = f"arrayResize(arraySlice(rates, 2 + {_BLOCK} * {tier}, {_BLOCK - 1}), {_BLOCK - 1})"
+    return f"intDiv(500000 + arraySum((n, rate) -> toInt128(n) * rate, [{', '.join(_TOKENS)}], {paid}), 1000000)"
 
 
 def _saved_nusd() -> str:
     """Return SQL of what input would have cost that a cache had the answer to, in a call that was answered in part."""
-    return f"intDiv(500000 + toInt128(saved_input_tokens) * {_number('price', 9)}, 1000000)"
+    return "intDiv(500000 + toInt128(saved_input_tokens) * rates[2], 1000000)"
 
 
 def usd(nusd: str) -> str:
@@ -77,12 +58,12 @@ def usd(nusd: str) -> str:
 # What each step names for the next ones, from the columns of `requests` and the names before it
 LOOK_UP = {
     "is_unknown": "isNull(input_tokens) AND isNull(output_tokens)",
-    "rare_tokens": " + ".join(_RARE),
     "answered": _look_up("response_model"),
     "price": f"if(answered != '' OR request_model = response_model, answered, {_look_up('request_model')})",
 }
 WORK_OUT = {
     "priced_model": "if(response_model != '' AND (answered != '' OR price = ''), response_model, request_model)",
+    "rates": f"reinterpret(substring(price, 1, length(price) - 1 - {_VERSION_LENGTH}), 'Array(UInt64)')",
     "found_version": f"substring(price, -1 - {_VERSION_LENGTH}, {_VERSION_LENGTH})",
     "usd": f"if(price = '' OR is_unknown, NULL, {usd(_cost_nusd())})",
 }

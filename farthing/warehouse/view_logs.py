@@ -12,8 +12,8 @@ from farthing.warehouse.view import (
     _KV,  # pyright: ignore[reportPrivateUsage] - one way to read OTLP values
     _map,  # pyright: ignore[reportPrivateUsage]
     _time,  # pyright: ignore[reportPrivateUsage]
-    normalise_requests,
 )
+from farthing.warehouse.view_requests import normalise_requests
 
 _RECORD = (
     "Tuple(time_unix_nano UInt64, observed_time_unix_nano UInt64, severity_number Int32, severity_text String, "

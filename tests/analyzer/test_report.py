@@ -101,7 +101,7 @@ def test_every_section_is_there(texts: dict[str, str]) -> None:
     headings = re.findall(r"^## (.+)$", texts["md"], re.MULTILINE)
     assert headings == [
         "At a glance", "Cost over time", "Cost by model", "Top teams", "Cost drivers", "Repeated requests",
-        "What is unknown", "Ledger against warehouse", "How the figures are computed",
+        "Caches by level", "What is unknown", "Ledger against warehouse", "How the figures are computed",
     ]  # fmt: skip
     assert [text for text in headings if f"<h2>{text}</h2>" not in texts["html"]] == []
 
@@ -133,7 +133,7 @@ def test_what_is_unknown_is_counted_and_named(texts: dict[str, str]) -> None:
 
 
 def test_the_predicted_saving_is_what_the_repeat_cost(texts: dict[str, str]) -> None:
-    waste = texts["md"].split("## Repeated requests")[1].split("## What")[0]
+    waste = texts["md"].split("## Repeated requests")[1].split("## Caches")[0]
     assert "**search on gpt-4o: 1 repeated call paid for again** (**\\$0.0075125** avoidable, predicted)" in waste
     assert "not verified by a holdout" in waste
 

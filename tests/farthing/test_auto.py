@@ -47,7 +47,9 @@ def test_importing_farthing_loads_nothing_heavy_and_auto_no_client_library(app: 
 
 
 def test_the_public_names_are_these() -> None:
-    assert farthing.__all__ == ["__version__", "configure", "flush", "shutdown", "status", "tags"]
+    assert farthing.__all__ == [
+        "__version__", "cached_component", "cached_tool", "configure", "flush", "shutdown", "status", "tags",
+    ]  # fmt: skip
     assert all(getattr(farthing, name) for name in farthing.__all__)
     with pytest.raises(AttributeError, match="no attribute 'spans'"):
         _ = farthing.spans  # pyright: ignore[reportAttributeAccessIssue] - not there on purpose

@@ -29,7 +29,7 @@ RATES = (1_000_000_000, 2_000_000_000)  # nUSD per million input and output toke
 DEAR_RATES = (4_000_000_000, 8_000_000_000)  # of the provider `east`
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 COST = 20_000  # nano-dollars of USAGE
-SERVED = ("/chat/completions", "/completions", "/responses", "/embeddings", "/messages")
+SERVED = ("/chat/completions", "/completions", "/responses", "/embeddings", "/messages", "/count_tokens")
 SECRET = "sk-upstream-secret-0123456789"
 HOST_SECRET = "sk-of-another-deployment"
 Behaviour = Callable[["Received", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -271,14 +271,16 @@ def deployments(port: int, closed: int) -> tuple[Deployment, ...]:
     )
 
 
-PRICES = tuple(
-    PriceOverride(provider, model, input="1", output="2")
-    for provider, model in (
-        ("openai", "gpt"), ("openai", "gpt-plain"), ("own", "own"), ("openai", "away"), ("openai", "pair"),
-        ("west", "many"), ("west", "small"), ("openai", "secretive"),
-        ("anthropic", "claude"), ("azure.ai.openai", "azured"),
-    )
-) + tuple(PriceOverride("east", model, input="4", output="8") for model in ("many", "big"))  # fmt: skip
+_PRICED = (
+    ("openai", "gpt"), ("openai", "gpt-plain"), ("own", "own"), ("openai", "away"), ("openai", "pair"),
+    ("west", "many"), ("west", "small"), ("openai", "secretive"), ("anthropic", "claude"),
+    ("azure.ai.openai", "azured"),
+)  # fmt: skip
+PRICES = (
+    *(PriceOverride(provider, model, input="1", output="2") for provider, model in _PRICED),
+    *(PriceOverride("east", model, input="4", output="8") for model in ("many", "big")),
+    PriceOverride("own", "own", input="0.5", output="1", service_tier="batch"),
+)
 
 
 class Rig:
@@ -327,8 +329,8 @@ class Rig:
 
     def client(self, team: str, **options: Any) -> openai.OpenAI:
         headers = {semconv.HEADER_TAGS: f"team={team},user=ann,tier=gold"}
-        options = {"max_retries": 0, "api_key": "of-the-client", "default_headers": headers} | options
-        return openai.OpenAI(base_url=f"{self.proxy}/v1", **options)
+        options = {"base_url": f"{self.proxy}/v1", "max_retries": 0, "api_key": "of-the-client"} | options
+        return openai.OpenAI(**{"default_headers": headers, **options})
 
     def quiet(self) -> None:
         def is_quiet() -> bool:

@@ -5,13 +5,17 @@ import asyncio
 import base64
 import json
 import struct
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from farthing import semconv
+from farthing.settings import Settings
 from tests.proxy.rig import (
     COST,
     EVENTS,
@@ -22,6 +26,7 @@ from tests.proxy.rig import (
     answers,
     asked,
     post,
+    proxied,
     reply,
     resets,
     send_only,
@@ -29,6 +34,7 @@ from tests.proxy.rig import (
     until,
     waits,
 )
+from tests.redis_server import RedisServer
 
 
 def level(rig: Rig, team: str, name: str) -> dict[str, Any]:
@@ -211,3 +217,59 @@ def test_what_is_no_list_of_inputs_is_the_upstream_s_to_refuse(rig: Rig) -> None
     rig.upstream.next(answers(b'{"error": {"message": "bad input"}}', status=400))
     with rig.client(team) as client, pytest.raises(openai.BadRequestError, match="bad input"):
         client.embeddings.create(model="gpt-plain", input=["a", 5])  # type: ignore[list-item]
+
+
+@contextmanager
+def another(rig: Rig, folder: Path, **settings: Any) -> Iterator[str]:
+    """Run one more proxy beside the rig's, in a folder of its own; yield its URL once it has the rig's policies."""
+    settings["cache_redis_timeout_s"] = 5.0  # a busy machine is no reason for a miss here
+    made = Settings(**vars(rig.settings) | {"data_dir": folder, "hash_key": "the same on all hosts", **settings})
+    with proxied(made) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def embed_at(rig: Rig, team: str, url: str, *texts: str) -> tuple[list[float], str]:
+    with rig.client(team, base_url=f"{url}/v1") as client:
+        made = client.embeddings.with_raw_response.create(model="gpt-plain", input=list(texts))
+        return [one.embedding[0] for one in made.parse().data], made.headers[semconv.HEADER_CACHE]
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_answers_outlive_the_proxy_on_its_disk_and_reach_others_through_redis(
+    rig: Rig, redis: RedisServer, tmp_path: Path
+) -> None:
+    teams = {tier: rig.budget() for tier in ("disk", "shared", "neither")}
+    for tier, team in teams.items():
+        rig.cache(team, disk=tier == "disk", shared=tier == "shared")
+    said: dict[str, list[str]] = {tier: [] for tier in teams}
+
+    def ask(url: str, stream: bool) -> None:
+        for tier, team in teams.items():
+            rig.upstream.next(answers(answer_of()) if not stream else streams(EVENTS))
+            made = post(rig, team, body_of(seed=3, stream=stream), url)
+            said[tier].append(made.headers[semconv.HEADER_CACHE])
+            rig.upstream.next(embedding)
+            said[tier].append(embed_at(rig, team, url, *(["a", "bb"] if not stream else ["bb", "ccc"]))[1])
+
+    with another(rig, tmp_path / "one", cache_redis_url=redis.url) as url:
+        until(lambda: not rig.status(url)["cache_tiers"]["shared"]["is_away"], "Redis is there")
+        ask(url, stream=False)
+    with another(rig, tmp_path / "one", cache_redis_url="redis://127.0.0.1:1/0") as url:
+        ask(url, stream=True)  # the other form of the answer, after a restart, and without the server
+        tiers = rig.status(url)["cache_tiers"]
+        assert tiers["disk"]["hits"] > 0 and tiers["shared"]["is_away"]
+    with another(rig, tmp_path / "two", cache_redis_url=redis.url) as url:
+        until(lambda: not rig.status(url)["cache_tiers"]["shared"]["is_away"], "Redis is there")
+        ask(url, stream=True)
+    assert said == {
+        "disk": ["miss", "miss", "hit", "partial", "miss", "miss"],
+        "shared": ["miss", "miss", "miss", "miss", "hit", "partial"],
+        "neither": ["miss"] * 6,
+    }

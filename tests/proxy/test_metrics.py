@@ -7,14 +7,13 @@ import re
 import subprocess
 import sys
 import urllib.request
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import openai
 import pytest
 
-from farthing.policy import EMPTY, CompiledDocument, Facts, decide
+from farthing.policy import CompiledDocument, Document, Facts, Policy, decide
 from farthing.prices import Usage
 from farthing.prometheus import Family, render
 from farthing.settings import Deployment
@@ -25,6 +24,10 @@ from proxy.metrics import BOUNDS, MAX_SERIES, Metrics
 from tests.proxy.rig import Rig, answer_of, answers, asked, post
 
 LINE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\]|\\.)*",?)*)\})? (\S+)\Z')
+
+CHEAP = CompiledDocument(
+    Document(version=1, policies=(Policy.model_validate({"name": "cheap", "action": {"cache": {}}}),))
+)
 
 
 def read(page: bytes) -> dict[str, float]:
@@ -49,7 +52,7 @@ def call(status: int = 200, seconds: float = 0.02, model: str = "gpt", **more: o
     made.ended_ns = 10**18 + int(seconds * 1e9)
     made.status, made.deployment = status, Deployment(model)
     made.usage, made.settled_nusd = Usage(10, cache_read=4, output=5), 20_000
-    made.decision = replace(decide(CompiledDocument(EMPTY), made.facts, date(2026, 3, 1)), acted=("cheap",))
+    made.decision = decide(CHEAP, made.facts, date(2026, 3, 1))
     for name, value in more.items():
         setattr(made, name, value)
     return made

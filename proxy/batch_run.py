@@ -1,0 +1,310 @@
+"""Runs batches: each line is a call like any other, admitted, held, charged and recorded, in what capacity is left.
+
+A batch takes only what interactive calls to its model leave of its policy's `lines_in_flight`. Of several workers of a
+host one runs a batch, and all together run no more than the policy's `concurrent`.
+"""
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from farthing import semconv
+from farthing.policy.kinds.batch import Batch
+from farthing.serving import Headers
+from proxy.api_error import ApiError
+from proxy.batch import FINAL, Answered, Batches, BatchRecord, Journal, Lock
+from proxy.batch_answer import LineRequest, answer_record, expired_record
+from proxy.batch_lines import Line, lines_of, model_of, problems_of
+from proxy.dispatch import Deployments
+from proxy.exchange import Exchange
+from proxy.files import Files
+from proxy.keys import Caller, Keys
+from proxy.offline import Limits
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 1.0  # seconds between looks for a batch to run
+_ROOM_S = 0.05  # seconds between looks for spare capacity
+_SAVE_S = 0.5  # seconds between saved counts
+_SWEEP_S = 3600.0
+_TRIES = 5  # of a line that was refused for now
+_FIRST_WAIT_S = 1.0
+_MAX_WAIT_S = 60.0
+
+Exchanges = Callable[[str], Exchange | None]
+
+
+@dataclass
+class _Run:
+    """A batch under way in this worker."""
+
+    record: BatchRecord
+    journal: Journal
+    caller: Caller
+    limits: Batch
+    locks: tuple[Lock, Lock]
+    tasks: set[asyncio.Task[None]]
+    saved_at: float = 0.0
+
+
+class BatchRunner:
+    """The batches that this worker runs."""
+
+    def __init__(
+        self, batches: Batches, files: Files, limits: Limits, keys: Keys, deployments: Deployments,
+        exchange_of: Exchanges,
+    ) -> None:  # fmt: skip
+        self._batches = batches
+        self._files = files
+        self._limits = limits
+        self._keys = keys
+        self._deployments = deployments
+        self._exchange_of = exchange_of
+        self._runs: dict[str, asyncio.Task[None]] = {}
+        self._lines: dict[str, int] = {}  # model -> lines under way
+        self._is_stopping = False
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._swept_at = 0.0
+
+    @property
+    def running(self) -> int:
+        return len(self._runs)
+
+    @property
+    def lines(self) -> int:
+        """Lines that are being answered."""
+        return sum(self._lines.values())
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._look_often())
+
+    def wake(self) -> None:
+        """There may be something to run."""
+        self._wake.set()
+
+    async def stop(self, seconds: float) -> None:
+        """Begin nothing more, and let the lines under way end; what is left waits for the next start."""
+        self._is_stopping = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        runs = set(self._runs.values())
+        if runs:
+            await asyncio.wait(runs, timeout=seconds)
+        for run in runs:
+            run.cancel()
+        await asyncio.gather(*runs, return_exceptions=True)
+
+    async def _look_often(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except OSError as error:
+                log.error("batches: %s", error)
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._swept_at > _SWEEP_S:
+            self._swept_at = now
+            await asyncio.to_thread(self._files.sweep)
+            await asyncio.to_thread(self._batches.sweep)
+        waiting = await asyncio.to_thread(self._waiting)
+        for record in waiting:
+            if record.id not in self._runs and (run := self._claimed(record)) is not None:
+                task = self._runs[record.id] = asyncio.create_task(self._run(run))
+                task.add_done_callback(lambda done, batch_id=record.id: self._ended(batch_id, done))
+
+    def _waiting(self) -> list[BatchRecord]:
+        found = [record for record in self._batches.all() if record.status not in FINAL]
+        return sorted(found, key=lambda record: record.created_at)
+
+    def _claimed(self, record: BatchRecord) -> _Run | None:
+        """Take a batch on, where no other worker has it and there is room."""
+        limits = self._limits.of(Caller(record.tenant, record.team, record.user, record.key))
+        slot = self._batches.claim_slot(limits.concurrent)
+        if slot is None:
+            return None
+        lock = self._batches.claim(record.id)
+        current = self._batches.read(record.id) if lock is not None else None
+        if lock is None or current is None or current.status in FINAL:  # another one has ended it meanwhile
+            slot.release()
+            if lock is not None:
+                lock.release()
+            return None
+        caller = Caller(current.tenant, current.team, current.user, current.key)
+        journal = Journal(self._batches.folder(record.id) / "answers.jsonl")
+        return _Run(current, journal, caller, limits, (slot, lock), set())
+
+    def _ended(self, batch_id: str, task: asyncio.Task[None]) -> None:
+        del self._runs[batch_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s broke off and is taken up again", batch_id, exc_info=error)
+
+    async def _run(self, run: _Run) -> None:
+        try:
+            if run.record.status == "validating" and not await self._validate(run):
+                return
+            end = await self._ask_all(run)
+            if end:
+                await self._finish(run, end)
+        finally:
+            for task in run.tasks:
+                task.cancel()
+            await asyncio.gather(*run.tasks, return_exceptions=True)
+            run.journal.close()
+            for lock in run.locks:
+                lock.release()
+            self.wake()
+
+    async def _validate(self, run: _Run) -> bool:
+        record = run.record
+        source = self._batches.folder(record.id) / "input"
+        found = await asyncio.to_thread(problems_of, source, record.endpoint, run.limits.max_lines)
+        record.total, record.errors = found
+        now = int(time.time())
+        if record.errors:
+            record.status, record.ended_at = "failed", now
+        else:
+            record.status, record.in_progress_at = "in_progress", now
+        await asyncio.to_thread(self._batches.write, record)
+        return not record.errors
+
+    async def _ask_all(self, run: _Run) -> str:
+        """Ask every line that has no answer yet; return how the batch ends, '' where this worker stops before."""
+        end = "completed"
+        for number, line in self._open_lines(run):
+            end = await self._room(run, model_of(line))
+            if end != "room":
+                break
+            end = "completed"
+            task = asyncio.create_task(self._ask(run, number, line))
+            run.tasks.add(task)
+            task.add_done_callback(run.tasks.discard)
+            await self._save(run)
+        while run.tasks:
+            await asyncio.wait(set(run.tasks), timeout=_SAVE_S)
+            await self._save(run)
+        return "" if self._is_stopping and end == "completed" and len(run.journal.lines) < run.record.total else end
+
+    def _open_lines(self, run: _Run) -> Iterator[tuple[int, Line]]:
+        for number, line in lines_of(self._batches.folder(run.record.id) / "input"):
+            if number not in run.journal.lines:
+                yield number, line
+
+    async def _room(self, run: _Run, model: str) -> str:
+        """Wait until interactive calls leave room for a line; return 'room', or how the batch ends instead."""
+        while True:
+            if self._is_stopping:
+                return ""
+            if self._batches.is_cancelled(run.record.id):
+                return "cancelled"
+            if time.time() >= run.record.expires_at:
+                return "expired"
+            run.limits = self._limits.of(run.caller)
+            if max(self._deployments.busy(model), self._lines.get(model, 0)) < run.limits.lines_in_flight:
+                return "room"
+            await self._save(run)
+            await asyncio.sleep(_ROOM_S)
+
+    async def _save(self, run: _Run) -> None:
+        now = time.monotonic()
+        if now - run.saved_at < _SAVE_S:
+            await asyncio.sleep(0)  # calls that people wait for go first
+            return
+        run.saved_at = now
+        _count(run)
+        await asyncio.to_thread(run.journal.sync)
+        await asyncio.to_thread(self._batches.write, run.record)
+
+    async def _ask(self, run: _Run, number: int, line: Line) -> None:
+        """Have one line answered; what is refused for now is asked again later."""
+        model = model_of(line)
+        self._lines[model] = self._lines.get(model, 0) + 1
+        try:
+            for attempt in range(1, _TRIES + 1):
+                if self._is_stopping:
+                    return
+                wait_s = await self._answered(run, number, line, attempt < _TRIES)
+                if not wait_s:
+                    return
+                await asyncio.sleep(max(_FIRST_WAIT_S * 2 ** (attempt - 1), min(wait_s, _MAX_WAIT_S)))
+        finally:
+            self._lines[model] -= 1
+            if not self._lines[model]:
+                del self._lines[model]
+
+    async def _answered(self, run: _Run, number: int, line: Line, may_wait: bool) -> int:
+        """Have a line answered; return after how many seconds it is to be asked again, 0 = never."""
+
+        def keep(status: int, body: bytes, headers: Headers) -> None:
+            run.journal.add(Answered(number, status == 200, msgspec.Raw(answer_record(line, status, body, headers))))
+
+        record = run.record
+        try:
+            caller = self._keys.named(record.key, run.caller)
+            exchange = self._exchange_of(record.endpoint)
+            if exchange is None or exchange.name not in caller.routes:
+                raise ApiError(403, "route_not_allowed", f"the key {record.key!r} may not use {record.endpoint}")
+        except ApiError as error:
+            keep(error.status, error.body(), ())
+            return 0
+        headers = {semconv.HEADER_PRIORITY.encode(): b"0"}
+        if record.tags:
+            headers[semconv.HEADER_TAGS.encode()] = record.tags.encode("latin-1", "replace")
+        request = LineRequest(record.endpoint, headers, bytes(line.body), keep, may_wait)
+        try:
+            await exchange(request, caller)
+        except Exception as error:  # a defect that one line meets must not keep the others from their answers
+            log.exception("%s, line %d", record.id, number)
+            if not request.is_ended:
+                failed = ApiError(500, "internal_error", f"the proxy failed: {error!r}; please report this")
+                keep(failed.status, failed.body(), ())
+        return request.wait_s
+
+    async def _finish(self, run: _Run, end: str) -> None:
+        """Write the files and the last state."""
+        record, folder = run.record, self._batches.folder(run.record.id)
+        record.status, record.finalizing_at = "finalizing", int(time.time())
+        await asyncio.to_thread(self._batches.write, record)
+        if end == "expired":
+            for number, line in self._open_lines(run):
+                run.journal.add(Answered(number, False, msgspec.Raw(expired_record(line))))
+        await asyncio.to_thread(self._write_files, run, folder)
+        _count(run)
+        record.status, record.ended_at = end, int(time.time())
+        await asyncio.to_thread(self._batches.write, record)
+
+    def _write_files(self, run: _Run, folder: Path) -> None:
+        run.journal.sync()
+        record = run.record
+        for is_good, kind in ((True, "output"), (False, "error")):
+            path = folder / kind
+            with path.open("wb") as file:
+                for answered in run.journal.read():
+                    if answered.is_good == is_good:
+                        file.write(bytes(answered.record) + b"\n")
+            if path.stat().st_size:
+                made = self._files.adopt(record.owner, f"{record.id}_{kind}.jsonl", path, record.keep_days)
+                if is_good:
+                    record.output_file_id = made.id
+                else:
+                    record.error_file_id = made.id
+            path.unlink()
+
+
+def _count(run: _Run) -> None:
+    run.record.completed = sum(run.journal.lines.values())
+    run.record.failed = len(run.journal.lines) - run.record.completed

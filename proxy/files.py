@@ -1,0 +1,125 @@
+"""The files that callers upload and batches write, on this host's disk; a file is there whole or not at all.
+
+Every file belongs to an owner, and nobody else learns that it exists.
+"""
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from proxy.api_error import ApiError
+
+_ID = re.compile(r"file-[0-9a-f]{24}")
+
+
+class FileRecord(msgspec.Struct):
+    """What is known of a file."""
+
+    id: str
+    bytes: int
+    created_at: int  # epoch seconds
+    filename: str
+    purpose: str  # batch | batch_output
+    owner: str
+    expires_at: int
+
+    def described(self) -> dict[str, object]:
+        """Return it as OpenAI's API does."""
+        return {
+            "id": self.id, "object": "file", "bytes": self.bytes, "created_at": self.created_at,
+            "filename": self.filename, "purpose": self.purpose, "expires_at": self.expires_at, "status": "processed",
+        }  # fmt: skip
+
+
+_decode = msgspec.json.Decoder(FileRecord).decode
+
+
+class Files:
+    """One folder a file, below one folder."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._clock = clock
+
+    def add(self, owner: str, filename: str, content: bytes, keep_days: int) -> FileRecord:
+        """Keep an uploaded file."""
+        return self._add(owner, filename, "batch", keep_days, lambda path: _write(path, content))
+
+    def adopt(self, owner: str, filename: str, source: Path, keep_days: int) -> FileRecord:
+        """Keep what a batch wrote; `source` stays where it is too."""
+        return self._add(owner, filename, "batch_output", keep_days, lambda path: shutil.copyfile(source, path))
+
+    def get(self, owner: str, file_id: str) -> FileRecord:
+        """Return what is known of a file.
+
+        Raises:
+            ApiError: 404.
+        """
+        record = self._record(file_id) if _ID.fullmatch(file_id) else None
+        if record is None or record.owner != owner:
+            raise ApiError(404, "file_not_found", f"there is no file {file_id!r} of yours; see GET /v1/files")
+        return record
+
+    def path(self, file_id: str) -> Path:
+        """Return where the bytes of a file lie."""
+        return self._folder / file_id / "content"
+
+    def of(self, owner: str) -> list[FileRecord]:
+        """Return an owner's files, the newest first."""
+        found = [record for record in self._all() if record.owner == owner]
+        return sorted(found, key=lambda record: (record.created_at, record.id), reverse=True)
+
+    def delete(self, owner: str, file_id: str) -> None:
+        """Forget a file; a batch that reads it keeps what it reads.
+
+        Raises:
+            ApiError: 404.
+        """
+        shutil.rmtree(self._folder / self.get(owner, file_id).id, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Forget files whose time is over."""
+        now = self._clock()
+        for record in self._all():
+            if record.expires_at <= now:
+                shutil.rmtree(self._folder / record.id, ignore_errors=True)
+
+    def _add(
+        self, owner: str, filename: str, purpose: str, keep_days: int, write: Callable[[Path], object]
+    ) -> FileRecord:
+        file_id = f"file-{secrets.token_hex(12)}"
+        making = self._folder / f".{file_id}"
+        making.mkdir(parents=True)
+        write(making / "content")
+        now = int(self._clock())
+        size = (making / "content").stat().st_size
+        record = FileRecord(file_id, size, now, filename, purpose, owner, now + keep_days * 86_400)
+        _write(making / "record.json", msgspec.json.encode(record))
+        making.rename(self._folder / file_id)
+        return record
+
+    def _record(self, file_id: str) -> FileRecord | None:
+        try:
+            return _decode((self._folder / file_id / "record.json").read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def _all(self) -> Iterator[FileRecord]:
+        for folder in self._folder.glob("file-*"):
+            if (record := self._record(folder.name)) is not None:
+                yield record
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that is still there after a power cut."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,331 @@
+"""Files and batches through the real client: each line is a call like any other, answered and charged once."""
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from msgspec import Raw
+
+from farthing import http_json, semconv
+from proxy.batch import FINAL, Answered, Journal
+from tests.conftest import REPOSITORY
+from tests.proxy.rig import (
+    COST,
+    Behaviour,
+    Received,
+    Rig,
+    answer_of,
+    answers,
+    asked,
+    closed_port,
+    reply,
+    send_only,
+    until,
+    waits,
+)
+from tests.proxy.test_virtual_keys import client as keyed
+from tests.proxy.test_virtual_keys import make
+
+
+def lines(count: int, model: str = "gpt-plain", **more: Any) -> bytes:
+    rows = [
+        {"custom_id": f"line-{number}", "method": "POST", "url": "/v1/chat/completions",
+         "body": asked(model, user=f"line-{number}", **more)}
+        for number in range(count)
+    ]  # fmt: skip
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def begin(client: openai.OpenAI, content: bytes, endpoint: Any = "/v1/chat/completions") -> Any:
+    file = client.files.create(file=("in.jsonl", content), purpose="batch")
+    return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
+
+
+def ended(client: openai.OpenAI, batch_id: str, seconds: float = 30) -> Any:
+    found: list[Any] = []
+
+    def is_ended() -> bool:
+        found.append(client.batches.retrieve(batch_id))
+        return found[-1].status in FINAL
+
+    until(is_ended, "the batch ends", seconds)
+    return found[-1]
+
+
+def rows(client: openai.OpenAI, file_id: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in client.files.content(file_id).text.splitlines()]
+
+
+def fails_for(custom: str) -> Behaviour:
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_bad = request.json.get("user") == custom
+        writer.write(reply(b'{"error": {}}', status=400) if is_bad else reply(answer_of(request.json["user"])))
+
+    return behave
+
+
+def test_each_line_is_answered_charged_and_recorded_once(rig: Rig) -> None:
+    team = rig.budget()
+    rig.upstream.next(fails_for("line-3"))
+    with rig.client(team) as client:
+        batch = begin(client, lines(12))
+        assert (batch.object, batch.status) == ("batch", "validating")
+        done = ended(client, batch.id)
+        assert (done.status, done.request_counts.total) == ("completed", 12)
+        assert (done.request_counts.completed, done.request_counts.failed) == (11, 1)
+        good, bad = rows(client, done.output_file_id), rows(client, done.error_file_id)
+    assert {row["custom_id"] for row in good} == {f"line-{n}" for n in range(12) if n != 3}
+    for row in good:
+        assert row["response"]["status_code"] == 200 and row["response"]["request_id"].startswith("req_")
+        assert row["response"]["body"]["choices"][0]["message"]["content"] == row["custom_id"]
+    assert [(row["custom_id"], row["response"]["status_code"]) for row in bad] == [("line-3", 400)]
+    until(lambda: len(rig.spans(team)) == 12, "each line is recorded")
+    rig.quiet()
+    balance = rig.balance(team)
+    assert (balance["spent_nusd"], balance["held_nusd"]) == (11 * COST, 0)
+    assert sum(span.get(semconv.SETTLED_NUSD, 0) for span in rig.spans(team)) == 11 * COST
+
+
+def test_our_own_servers_charge_a_line_as_a_batch_and_a_third_party_as_what_it_is(rig: Rig) -> None:
+    own, third = rig.budget(), rig.budget()
+    for team, model in ((own, "own"), (third, "gpt-plain")):
+        with rig.client(team) as client:
+            assert ended(client, begin(client, lines(2, model)).id).request_counts.completed == 2
+    rig.quiet()
+    assert (rig.balance(own)["spent_nusd"], rig.balance(third)["spent_nusd"]) == (2 * COST // 2, 2 * COST)
+    assert {span.get(semconv.SERVICE_TIER) for span in rig.spans(own)} == {"batch"}
+    assert {span.get(semconv.SERVICE_TIER) for span in rig.spans(third)} == {None}
+    with rig.client(own) as client:  # the same call without a batch has the usual price
+        client.chat.completions.create(**asked("own"))
+    rig.quiet()
+    assert rig.balance(own)["spent_nusd"] == 2 * COST
+
+
+def test_a_batch_stops_at_its_budget_and_says_so_line_by_line(rig: Rig) -> None:
+    team = rig.budget("0 USD")
+    with rig.client(team) as client:
+        done = ended(client, begin(client, lines(3)).id)
+        assert (done.status, done.output_file_id, done.request_counts.failed) == ("completed", None, 3)
+        errors = [row["response"]["body"]["error"]["code"] for row in rows(client, done.error_file_id)]
+    assert errors == ["budget_exceeded"] * 3 and rig.upstream.received == []
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "line"),
+    [
+        (b"{}\n", "invalid_json_line", 1),
+        (lines(1) + lines(1), "duplicate_custom_id", 2),
+        (lines(1).replace(b"/v1/chat/completions", b"/v1/embeddings"), "invalid_url", 1),
+        (lines(1).replace(b"POST", b"GET"), "invalid_method", 1),
+        (lines(1, stream=True), "invalid_request", 1),
+        (b"\n\n", "empty_file", None),
+    ],
+    ids=["no request", "a custom_id twice", "another url", "another method", "a stream", "empty"],
+)
+def test_an_input_with_a_mistake_fails_as_a_whole_and_says_where(
+    rig: Rig, content: bytes, code: str, line: int | None
+) -> None:
+    with rig.client("x") as client:
+        done = ended(client, begin(client, content).id)
+    assert done.status == "failed" and [(e.code, e.line) for e in done.errors.data] == [(code, line)]
+    assert rig.upstream.received == []
+
+
+def test_files_are_listed_read_and_deleted_by_their_owner_alone(rig: Rig) -> None:
+    mine, other = (keyed(rig, make(rig, team=f"team-{uuid.uuid4().hex[:6]}")[1]) for _ in range(2))
+    with mine, other:
+        content = lines(3)
+        made = [mine.files.create(file=("in.jsonl", content), purpose="batch") for _ in range(3)]
+        assert (made[0].bytes, made[0].filename, made[0].purpose) == (len(content), "in.jsonl", "batch")
+        assert {file.id for file in mine.files.list(limit=2)} == {file.id for file in made}  # over its pages
+        assert mine.files.content(made[0].id).content == content
+        batch = begin(mine, lines(1))
+        for ask in (other.files.retrieve, other.files.content, other.files.delete):
+            with pytest.raises(openai.NotFoundError, match=r"there is no file .* of yours"):
+                ask(made[0].id)
+        for ask in (other.batches.retrieve, other.batches.cancel):
+            with pytest.raises(openai.NotFoundError, match=r"there is no batch .* of yours"):
+                ask(batch.id)
+        assert list(other.files.list()) == list(other.batches.list()) == []
+        assert mine.files.delete(made[0].id).deleted
+        with pytest.raises(openai.NotFoundError):
+            mine.files.retrieve(made[0].id)
+        assert [one.id for one in mine.batches.list()] == [batch.id]
+        ended(mine, batch.id)
+
+
+@pytest.mark.parametrize("path", ["../../policies.json", "..%2f..", "file-", "x" * 500])
+def test_a_file_s_id_is_never_a_way_through_the_disk(rig: Rig, path: str) -> None:
+    for kind in ("files", "batches"):
+        with pytest.raises(Exception, match=r"404|there is no"):
+            http_json.call("GET", f"{rig.proxy}/v1/{kind}/{path}")
+
+
+def test_what_is_too_large_or_no_batch_is_refused_with_what_is_allowed(rig: Rig) -> None:
+    rig.apply("apiVersion: farthing/v1\nkind: Batch\nmetadata: {name: small}\nscope: {team: tiny}\n"
+              "max_file_bytes: 1000\nmax_lines: 2\n")  # fmt: skip
+    _, secret = make(rig, team="tiny")
+    with keyed(rig, secret) as client:
+        with pytest.raises(openai.APIStatusError, match="more than 1000 bytes; split it") as refused:
+            client.files.create(file=("in.jsonl", b"x" * 1001), purpose="batch")
+        assert refused.value.status_code == 413
+        done = ended(client, begin(client, b"".join(lines(4).replace(b" ", b"").splitlines(True)[:3])).id)
+        assert [error.code for error in done.errors.data] == ["too_many_requests"]
+        with pytest.raises(openai.BadRequestError, match="purpose = 'fine-tune'; allowed is batch"):
+            client.files.create(file=("in.jsonl", lines(1)), purpose="fine-tune")
+        with pytest.raises(openai.BadRequestError, match="endpoint = '/v1/x'; allowed are /v1/chat/completions"):
+            begin(client, b"x", "/v1/x")
+    with rig.client("x") as client, pytest.raises(openai.APIStatusError) as refused:
+        client.files.create(file=("in.jsonl", b"x" * 40_000_000), purpose="batch")
+    assert refused.value.status_code == 413
+
+
+def test_a_large_file_needs_a_good_key_and_a_request_stays_bounded(rig: Rig) -> None:
+    content = lines(1)[:-1] + b" " * 5_000_000 + b"\n"
+    with rig.client("x") as client:
+        assert client.files.create(file=("in.jsonl", content), purpose="batch").bytes == len(content)
+        with pytest.raises(openai.APIStatusError, match="larger than"):
+            client.chat.completions.create(**asked(user="x" * 5_000_000))
+
+
+def test_a_key_that_is_revoked_meanwhile_answers_no_further_line(rig: Rig) -> None:
+    name, secret = make(rig)
+    rig.apply("apiVersion: farthing/v1\nkind: Batch\nmetadata: {name: one}\nlines_in_flight: 1\n")
+    rig.upstream.next(waits(rig.upstream, answers(answer_of())))
+    with keyed(rig, secret) as client:
+        batch = begin(client, lines(3))
+        assert rig.upstream.arrived.wait(20)
+        http_json.call("DELETE", f"{rig.policies}/v1/keys/{name}")
+        until(lambda: _is_refused(client), "the proxy knows")
+    rig.upstream.release.set()
+    folder = rig.settings.data_dir / "proxy" / "batches" / batch.id
+    until(lambda: json.loads((folder / "batch.json").read_bytes())["status"] == "completed", "it ends")
+    record = json.loads((folder / "batch.json").read_bytes())
+    http_json.call("DELETE", f"{rig.policies}/v1/objects/Batch/one")
+    assert (record["completed"], record["failed"]) == (1, 2)
+
+
+def _is_refused(client: openai.OpenAI) -> bool:
+    try:
+        client.models.list()
+    except openai.AuthenticationError:
+        return True
+    return False
+
+
+def test_a_batch_yields_to_interactive_calls_and_goes_on_after_them(rig: Rig) -> None:
+    rig.apply("apiVersion: farthing/v1\nkind: Batch\nmetadata: {name: one}\nlines_in_flight: 1\n")
+    rig.upstream.next(waits(rig.upstream, answers(answer_of())))
+    with send_only(rig, "people", json.dumps(asked("own")).encode()), rig.client("machines") as client:
+        assert rig.upstream.arrived.wait(20)
+        batch = begin(client, lines(2, "own"))
+        until(lambda: client.batches.retrieve(batch.id).status == "in_progress", "it has begun")
+        with pytest.raises(AssertionError, match="never happened"):
+            until(lambda: len(rig.upstream.received) > 1, "a line is asked", seconds=0.4)
+        rig.upstream.release.set()
+        assert ended(client, batch.id).request_counts.completed == 2
+    http_json.call("DELETE", f"{rig.policies}/v1/objects/Batch/one")
+
+
+def test_a_cancelled_batch_keeps_what_was_answered_and_asks_no_more(rig: Rig) -> None:
+    rig.apply("apiVersion: farthing/v1\nkind: Batch\nmetadata: {name: one}\nlines_in_flight: 1\n")
+    rig.upstream.next(waits(rig.upstream, answers(answer_of())))
+    with rig.client("x") as client:
+        batch = begin(client, lines(3))
+        assert rig.upstream.arrived.wait(20)
+        assert client.batches.cancel(batch.id).status == "cancelling"
+        rig.upstream.release.set()
+        done = ended(client, batch.id)
+        assert (done.status, done.request_counts.completed, len(rig.upstream.received)) == ("cancelled", 1, 1)
+        assert done.cancelled_at and len(rows(client, done.output_file_id)) == 1
+        with pytest.raises(openai.ConflictError, match="the batch is cancelled"):
+            client.batches.cancel(batch.id)
+    http_json.call("DELETE", f"{rig.policies}/v1/objects/Batch/one")
+
+
+def test_a_journal_forgets_what_a_kill_left_of_a_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "answers.jsonl")
+    journal.add(Answered(1, True, Raw(b'{"a":1}')))
+    journal.close()
+    with (tmp_path / "answers.jsonl").open("ab") as file:
+        file.write(b'{"line":2,"is_good":true,"rec')
+    again = Journal(tmp_path / "answers.jsonl")
+    again.add(Answered(3, False, Raw(b"{}")))
+    assert again.lines == {1: True, 3: False} and [one.line for one in again.read()] == [1, 3]
+    again.close()
+
+
+@contextlib.contextmanager
+def process(rig: Rig, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a proxy as a process that can be killed."""
+    url = vars(rig.settings)["deployments"][1].url
+    (folder / "farthing.toml").write_text(
+        f"[[deployments]]\nmodel = 'gpt-plain'\nurl = '{url}'\nprovider = 'openai'\nmetered = true\n"
+        "[[prices]]\nprovider = 'openai'\nmodel = 'gpt-plain'\ninput = '1'\noutput = '2'\n"
+    )
+    environ = {
+        **os.environ, "FARTHING_CONFIG": str(folder / "farthing.toml"), "FARTHING_DATA_DIR": str(folder / "data"),
+        "FARTHING_PROXY_PORT": str(port), "FARTHING_POLICIES_URL": rig.policies,
+        "FARTHING_COLLECTOR_URL": vars(rig.settings)["collector_url"],
+    }  # fmt: skip
+    started = subprocess.Popen([sys.executable, "-m", "farthing", "proxy"], cwd=REPOSITORY, env=environ)
+    try:
+        until(lambda: _is_up(port), "the proxy answers", 60)
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+def _is_up(port: int) -> bool:
+    try:
+        http_json.call("GET", f"http://127.0.0.1:{port}/healthz")
+    except Exception:  # noqa: BLE001 - whatever it is, it is not up
+        return False
+    return True
+
+
+def test_a_batch_survives_kill_9_and_asks_no_answered_line_again(rig: Rig, tmp_path: Path) -> None:
+    count, kill_after = 40, 12
+    team, port = rig.budget(), closed_port()
+    seen: Counter[str] = Counter()
+    enough = threading.Event()
+
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen[request.json["user"]] += 1
+        if sum(seen.values()) >= kill_after:
+            enough.set()
+        await asyncio.sleep(0.01)
+        writer.write(reply(answer_of(request.json["user"])))
+
+    rig.upstream.next(behave)
+    headers = {semconv.HEADER_TAGS: f"team={team}"}
+    url = f"http://127.0.0.1:{port}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", default_headers=headers, max_retries=5) as client:
+        with process(rig, tmp_path, port) as first:
+            batch = begin(client, lines(count))
+            assert enough.wait(30)
+            first.kill()
+            first.wait()
+        journal = tmp_path / "data" / "proxy" / "batches" / batch.id / "answers.jsonl"
+        answered = {json.loads(line)["record"]["custom_id"] for line in journal.read_bytes().splitlines()}
+        assert 0 < len(answered) < count
+        with process(rig, tmp_path, port):
+            done = ended(client, batch.id, 60)
+            assert done.request_counts.completed == count
+            found = Counter(row["custom_id"] for row in rows(client, done.output_file_id))
+    assert found == Counter({f"line-{number}": 1 for number in range(count)})
+    assert {seen[custom] for custom in answered} == {1}, "an answered line was asked again"
+    assert sum(seen.values()) <= count + 8, "no more than the lines under way were asked twice"
