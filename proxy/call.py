@@ -10,9 +10,12 @@ import msgspec
 from farthing.policy.decide import Decision, Facts
 from farthing.prices import Price, Usage
 from farthing.settings import Deployment
+from proxy.identity import random_bytes
 from proxy.spend import Hold
 
 if TYPE_CHECKING:
+    from proxy.limits import Taken
+    from proxy.place import Place
     from proxy.router import Chosen
     from proxy.tokens.cut import Cut
 
@@ -33,6 +36,7 @@ class Call(msgspec.Struct):
     decision: Decision | None = None
     price: Price | None = None
     is_stream: bool = False
+    taken: Taken | None = None  # of limits
     is_offline: bool = False  # a line of a batch
     temperature: float | None = None
     max_tokens: int = 0
@@ -67,6 +71,10 @@ class Call(msgspec.Struct):
     waited_s: float = 0.0  # for a place at its deployment
     is_waiting: bool = False  # for a place: no upstream has heard of it
     chosen: Chosen | None = None  # what a routing strategy decided, where one did
+    place: Place | None = None  # that it holds at its deployment
+    attempt_of: str = ""  # the request id of the first attempt, of a further one that is paid by itself
+    discarded: str = ""  # why its answer was not given to the client: hedge | cascade
+    quality: float | None = None  # of its answer, as a cascade judged it
     attempts: int = 0  # upstream requests made
     status: int = 200
     outcome: str = "ok"
@@ -85,6 +93,26 @@ class Call(msgspec.Struct):
         if self.outcome == "ok":
             self.outcome, self.error_type, self.status = outcome, error_type, status
 
+    def again(self) -> Call:
+        """Return a further attempt at the same request: a call of its own, that is reserved and paid by itself."""
+        now = time_ns()
+        made = Call(
+            f"req_{random_bytes(12).hex()}", self.trace_id, random_bytes(8), self.parent_span_id, self.facts,
+            self.operation, now,
+        )  # fmt: skip
+        for name in _OF_THE_REQUEST:
+            setattr(made, name, getattr(self, name))
+        made.limit_s = self.limit_s - (now - self.started_ns) / 1e9
+        made.attempt_of = self.attempt_of or self.request_id
+        return made
+
+    def swap(self, other: Call) -> None:
+        """Change places with another attempt, so that whoever holds this one holds the one that goes on."""
+        for name in self.__struct_fields__:
+            mine = getattr(self, name)
+            setattr(self, name, getattr(other, name))
+            setattr(other, name, mine)
+
     def cost_nusd(self) -> int | None:
         """Return what the call costs, nano-dollars; None = the price or the usage is unknown."""
         if self.is_cache_hit or self.outcome == "refused":
@@ -92,3 +120,10 @@ class Call(msgspec.Struct):
         if self.price is None or self.usage is None:
             return None
         return self.price.cost_nusd(self.usage)
+
+
+# What all attempts at one request have in common
+_OF_THE_REQUEST = (
+    "asked_model", "decision", "is_stream", "temperature", "max_tokens", "request_hash", "prefix_hashes", "headers",
+    "cut", "cut_shadow", "passed_on", "asked_priority", "chosen",
+)  # fmt: skip

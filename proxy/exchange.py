@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from farthing import semconv
 from farthing.errors import UpstreamError
+from farthing.policy.route import Hedge
 from farthing.prices import Usage
 from farthing.serving import Headers
 from farthing.settings import Settings
@@ -21,20 +22,24 @@ from proxy.api_error import ApiError
 from proxy.attempts import OVERLOADED, RETRIED, Attempts
 from proxy.caches import Caches, Ticket
 from proxy.call import Call
+from proxy.cascade import Cascade
+from proxy.counters import Counters
 from proxy.dispatch import Target
 from proxy.embedding_cache import is_list_of_inputs
 from proxy.formats import Format, Told
 from proxy.formats.chunks import read_answer
+from proxy.hedge import Hedges
 from proxy.http import (
     EVENT_STREAM,
     JSON,
     passed_on,
     refuse,
+    refuse_too_large,
 )
 from proxy.keys import Caller
 from proxy.metrics import Metrics
 from proxy.micro_batch import Letter, MicroBatches
-from proxy.place import enter
+from proxy.place import enter, leave
 from proxy.queue import ShedError
 from proxy.record import Recorder
 from proxy.request import Asked
@@ -42,6 +47,7 @@ from proxy.server import Request
 from proxy.spend import Spend
 from proxy.stream import EventRelay, Tape
 from proxy.upstream import Client, NotSentError, Response, Timeouts
+from proxy.withheld import Taker, Withheld
 from proxy.within import Within
 
 log = logging.getLogger(__name__)
@@ -73,6 +79,8 @@ class Worker:
     spend: Spend
     recorder: Recorder
     metrics: Metrics
+    hedges: Hedges
+    counters: Counters
 
 
 class Exchange:
@@ -88,6 +96,8 @@ class Exchange:
         self._spend = worker.spend
         self._recorder = worker.recorder
         self._metrics = worker.metrics
+        self._hedges = worker.hedges
+        self._cascade = Cascade(worker.admission, worker.counters, self.ask_for_usage, self.finish, self._keep_judged)
         self.name = form.path.partition("/")[0]  # what keys and metrics call the route
 
     @property
@@ -97,7 +107,7 @@ class Exchange:
     async def __call__(self, request: Request, caller: Caller) -> None:
         call: Call | None = None
         try:
-            _refuse_too_large(request, self._settings.max_request_bytes)
+            refuse_too_large(request, self._settings.max_request_bytes)
             call, asked = self._admission.identify(self._form, caller, request.headers, request.body)
             call.passed_on, call.is_offline = passed_on(request.headers), request.is_offline
             await self._serve(call, asked, request)
@@ -111,7 +121,7 @@ class Exchange:
             log.debug("a client went away")
         finally:
             if call is not None:
-                self._finish(call)
+                self.finish(call)
 
     async def _serve(self, call: Call, asked: Asked, request: Request) -> None:
         try:
@@ -164,7 +174,7 @@ class Exchange:
             if not request.is_gone or task.uncancel():
                 call.fail("aborted", "proxy_stopped", 503)
                 raise
-            await self._ask_for_usage(call)
+            await self.ask_for_usage(call)
             raise ClientGoneError from None
         finally:
             request.on_gone = None
@@ -194,7 +204,7 @@ class Exchange:
         call.fail("error", error.code, error.status)
         log.warning("%s: %s", call.request_id, error)
         if call.usage is None or call.usage_source == "estimate":
-            await self._ask_for_usage(call)
+            await self.ask_for_usage(call)
         if not call.is_begun:
             raise error
         with suppress(TimeoutError):
@@ -203,6 +213,12 @@ class Exchange:
                 request.end()
 
     async def _exchange(self, call: Call, admitted: Admitted, request: Request) -> None:
+        if call.chosen is not None and call.chosen.levels and self._form.operation != "embeddings":
+            await self._cascade.run(call, admitted, request, self._ask_in_turn)
+        else:
+            await self._ask_in_turn(call, admitted, request)
+
+    async def _ask_in_turn(self, call: Call, admitted: Admitted, request: Taker) -> None:
         """Ask one deployment after the other until one answers, and relay its answer."""
         attempts = Attempts(admitted.candidates, self._settings.max_attempts)
         target: Target | None = attempts.first()
@@ -212,27 +228,27 @@ class Exchange:
             raise attempts.failure
 
     async def _attempt(
-        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Request
+        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Taker
     ) -> Target | None:
         """Ask one deployment, once it has a place; return whom to ask next, None where that is all."""
-        if target.window is None:
+        hedge = call.decision.route.hedge if call.decision is not None and call.decision.route is not None else None
+        if target.window is None and hedge is None:
             return await self._ask(call, admitted, attempts, target, request)
         try:
-            target, window = await enter(call, attempts.like(target))
+            target = await enter(call, attempts.like(target)) if target.window is not None else target
         except ShedError:
             other = attempts.elsewhere(target)
             if other is None:
                 raise
             return other
-        entered_at = time.monotonic()
         try:
-            return await self._ask(call, admitted, attempts, target, request)
+            return await self._ask(call, admitted, attempts, target, request, hedge)
         finally:
-            if window is not None and target.queue is not None:
-                target.queue.leave(window, time.monotonic() - entered_at)
+            leave(call)
 
     async def _ask(
-        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Request
+        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, request: Taker,
+        hedge: Hedge | None = None,
     ) -> Target | None:
         """Ask one deployment; return whom to ask next, None where the call has its answer or none is to be had."""
         self._admission.assign(call, admitted.asked, target)
@@ -242,7 +258,10 @@ class Exchange:
         target.health.began()
         started = time.monotonic()
         try:
-            response = await self._post(call, admitted, target)
+            if hedge is None:
+                response = await self.post(call, admitted, target)
+            else:
+                response, target = await self._hedges.post(self, call, admitted, attempts, target, hedge)
             latency_s = time.monotonic() - started
             try:
                 wait_asked = attempts.note(target, response)
@@ -250,7 +269,7 @@ class Exchange:
                     target.overloaded(time.monotonic())
                 following = attempts.after(wait_asked) if response.status in RETRIED else None
                 if following is None:
-                    await self._relay(call, admitted, response, request)
+                    await self.relay(call, admitted, response, request)
                     if response.status < 500:
                         target.health.succeeded(latency_s)
                     if target.window is not None and response.status == 200:
@@ -272,7 +291,7 @@ class Exchange:
         await asyncio.sleep(wait)
         return following_target
 
-    async def _post(self, call: Call, admitted: Admitted, target: Target) -> Response:
+    async def post(self, call: Call, admitted: Admitted, target: Target) -> Response:
         deployment = target.deployment
         headers = [("content-type", "application/json"), *call.passed_on, *target.headers]
         body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
@@ -287,7 +306,7 @@ class Exchange:
             headers.append(("traceparent", f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"))
         return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable)
 
-    async def _relay(self, call: Call, admitted: Admitted, response: Response, request: Request) -> None:
+    async def relay(self, call: Call, admitted: Admitted, response: Response, request: Taker) -> None:
         if response.status != 200:
             await self._relay_error(call, response, request)
         elif response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
@@ -295,7 +314,7 @@ class Exchange:
         else:
             await self._relay_json(call, admitted, response, request)
 
-    async def _relay_error(self, call: Call, response: Response, request: Request) -> None:
+    async def _relay_error(self, call: Call, response: Response, request: Taker) -> None:
         """The upstream's own error passes through; it charges nothing for it.
 
         Raises:
@@ -315,7 +334,7 @@ class Exchange:
         call.is_begun = call.is_delivered = True
         request.answer(status, body, content_type, [*retry, *_response_headers(call)])
 
-    async def _relay_json(self, call: Call, admitted: Admitted, response: Response, request: Request) -> None:
+    async def _relay_json(self, call: Call, admitted: Admitted, response: Response, request: Taker) -> None:
         body = await response.read()
         told = self._form.told(body)
         _take(call, told)
@@ -330,7 +349,7 @@ class Exchange:
         if admitted.ticket is not None:
             self._caches.keep(call, admitted.ticket, body, content_type)
 
-    async def _relay_events(self, call: Call, admitted: Admitted, response: Response, request: Request) -> None:
+    async def _relay_events(self, call: Call, admitted: Admitted, response: Response, request: Taker) -> None:
         relay = self._form.relay(admitted.asked)
         ticket = admitted.ticket
         tape = Tape(_CACHEABLE_BYTES if ticket is not None and ticket.wants_answer else 0)
@@ -362,7 +381,12 @@ class Exchange:
         if kept is not None and ticket is not None:
             self._caches.keep(call, ticket, kept, EVENT_STREAM)
 
-    async def _ask_for_usage(self, call: Call) -> None:
+    def _keep_judged(self, call: Call, admitted: Admitted, withheld: Withheld) -> None:
+        """Keep an answer that a cascade found good, where a cache wants it."""
+        if admitted.ticket is not None:
+            self._caches.keep(call, admitted.ticket, withheld.body, withheld.content_type)
+
+    async def ask_for_usage(self, call: Call) -> None:
         """Ask the engine what a request that did not end well had used; without an answer the estimate stays."""
         deployment = call.deployment
         if deployment is None or deployment.provider != semconv.SELF_HOSTED_PROVIDER:
@@ -376,7 +400,7 @@ class Exchange:
         if response.status == 200:
             _take(call, read_answer(body))  # the engine's own shape, whatever the client speaks
 
-    def _finish(self, call: Call) -> None:
+    def finish(self, call: Call) -> None:
         """Settle and record; the end of every call."""
         call.ended_ns = time.time_ns()
         if call.usage is None and call.outcome != "refused" and not call.is_cache_hit:
@@ -388,14 +412,10 @@ class Exchange:
             # Nobody knows what was used: the hold is an upper bound and is charged, as its expiry would do.
             call.settled_nusd = call.hold.amount_nusd if cost is None else cost
             self._spend.settle(call.hold, call.settled_nusd)
+        if call.taken is not None:
+            self._admission.limiter.leave(call)
         self._recorder.put(call)
         self._metrics.called(self.name, call)
-
-
-def _refuse_too_large(request: Request, limit: int) -> None:
-    if request.is_too_large:
-        message = f"the request is larger than {limit} bytes; send less context"
-        raise ApiError(413, "request_too_large", message)
 
 
 def _take_stream(call: Call, relay: EventRelay, asked_bytes: int) -> None:

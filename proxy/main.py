@@ -27,6 +27,7 @@ from proxy.batch_run import BatchRunner
 from proxy.budget_watch import BudgetWatch
 from proxy.cache_tiers import tiers_of
 from proxy.caches import Caches
+from proxy.count_tokens import CountTokens
 from proxy.dispatch import Deployments
 from proxy.embedder import Embedder
 from proxy.exchange import Exchange, Worker
@@ -34,6 +35,7 @@ from proxy.file_api import FileApi
 from proxy.files import Files
 from proxy.formats import FORMATS
 from proxy.gather import Gather
+from proxy.hedge import Hedges
 from proxy.http import JSON
 from proxy.keys import Caller, Keys
 from proxy.metrics import Metrics
@@ -64,7 +66,7 @@ class Proxy:
         self._started_at = time.time()
         # The upstream may think long before it answers; the whole call has a limit of its own.
         timeouts = Timeouts(headers=settings.request_timeout_s, between=settings.request_timeout_s)
-        self._client = Client(timeouts)
+        self._client = Client(timeouts, {settings.url("policies"): settings.control_token})
         self._feed = PolicyFeed(self._client, settings.url("policies"), settings.data_dir / "proxy" / "policies.json")
         key = load_key(settings.hash_key, settings.data_dir)
         self._caches = Caches(lambda: self._feed.document, tiers_of(settings, key))
@@ -75,12 +77,17 @@ class Proxy:
         self._watch = BudgetWatch(self._client, settings.url("policies"))
         self._feed.on_change += [self._deployments.follow, self._watch.follow]
         admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch)
+        self._limiter = admission.limiter
+        self._feed.on_change.append(self._limiter.follow)
         self._batches = MicroBatches(self._client)
         self._metrics = self._read_parts()
         self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
+        counters = self._deployments.counters
+        self._hedges = Hedges(admission, self._spend, counters)
         worker = Worker(
-            settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder, self._metrics
-        )
+            settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder, self._metrics,
+            self._hedges, counters,
+        )  # fmt: skip
         keys = Keys(settings, lambda: self._feed.document)
         self.routes = Routes(keys, self._metrics.refused)
         for form in FORMATS:
@@ -89,8 +96,10 @@ class Proxy:
         self.routes.free("GET", "/v1/models/{id}", "models", self._model)
         self.routes.free("GET", "/v1/status", "status", self._status)
         self.routes.free("GET", "/metrics", "metrics", self._page)
+        CountTokens(settings, self._client, self._deployments).register(self.routes)
         admission.tokens.summaries = Summaries(self.routes.handle)
         self._caches.embedder = Embedder(self.routes.handle)
+        readings.read_tokens(self._metrics, admission.tokens)
         self._caches.tiers.start()
         upload = self._open_files(keys)
         self._recorder.start()
@@ -107,12 +116,14 @@ class Proxy:
     async def close(self) -> None:
         """Let the calls under way end, hand over what they cost, and stop."""
         await asyncio.gather(self._server.stop(_LAST_ANSWERS_S), self._offline.stop(_LAST_ANSWERS_S))
+        await self._hedges.stop(_DRAIN_S)
         await self._prices.stop()
         await self._feed.stop()
         await self._watch.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         await self._gather.stop()
+        self._limiter.close()
         await self._caches.close()
         self._client.close()
 

@@ -120,6 +120,12 @@ def _routed(call: Call) -> list[Attribute]:
     values: list[Attribute] = []
     if call.priority is not None:
         values += [(semconv.PRIORITY, call.priority), (semconv.WAITED_SECONDS, call.waited_s)]
+    if call.attempt_of:
+        values.append((semconv.ATTEMPT_OF, call.attempt_of))
+    if call.discarded:
+        values.append((semconv.DISCARDED, call.discarded))
+    if call.quality is not None:
+        values.append((semconv.ANSWER_QUALITY, round(call.quality, 4)))
     if (chosen := call.chosen) is not None:
         values += [(semconv.ROUTE_STRATEGY, chosen.strategy), (semconv.ROUTE_REASON, chosen.reason)]
         if chosen.saw:

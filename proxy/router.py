@@ -40,7 +40,7 @@ class Chosen:
     targets: list[Target] = field(default_factory=list[Target])  # the first is asked first
     saw: tuple[str, ...] = ()  # the figures of each candidate
     judgement: Judgement | None = None
-    quality: float | None = None  # of an answer, as a cascade judged it
+    levels: list[list[Target]] = field(default_factory=list[list[Target]])  # of a cascade, the cheapest first
 
 
 class Router:
@@ -67,6 +67,7 @@ class Router:
         chosen = Chosen(route.strategy, "")
         if route.strategy == "cascade":
             self._cascade(route, chosen, api)
+            return chosen
         elif route.strategy == "tier":
             self._pool(self._tier(route, asked, chosen), chosen, api)
         elif route.strategy == "budget_fallback":
@@ -84,9 +85,12 @@ class Router:
         chosen.targets = list(self._deployments.candidates(model, api))
 
     def _cascade(self, route: RouteAction, chosen: Chosen, api: str) -> None:
-        models = route.models
-        chosen.targets = [target for model in models for target in self._deployments.candidates(model, api)]
-        chosen.reason = f"{models[0]} first"
+        models = route.models[: route.cascade.max_attempts if route.cascade else 2]
+        chosen.levels = [list(self._deployments.candidates(model, api)) for model in models]
+        last = chosen.levels[-1]
+        last += [one for model in route.fallbacks for one in self._deployments.known(model, api) if one not in last]
+        chosen.targets = list(chosen.levels[0])
+        chosen.reason = " first, then ".join(models)
 
     def _tier(self, route: RouteAction, asked: Asked, chosen: Chosen) -> str:
         judged = chosen.judgement = TaskModel.default().judge(text_of(asked))

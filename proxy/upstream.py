@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import cast
@@ -193,6 +193,12 @@ class Connection(asyncio.Protocol):
                 raise UpstreamError(f"the upstream broke off before it answered: {self._error or 'closed'}")
             await self._wait(timeouts.headers, "answer")
 
+    async def arrived(self, timeouts: Timeouts) -> None:
+        """Return once a byte of the body is here, or its end."""
+        while not self._parts and not self.is_done:
+            self._refuse_broken()
+            await self._wait(timeouts.headers, "first part of the answer")
+
     async def next_part(self, timeouts: Timeouts) -> bytes:
         """Return what has come of the body, joined; empty = the body is whole."""
         while not self._parts:
@@ -268,6 +274,11 @@ class Response:
         self._timeouts = timeouts
         self.status = connection.status
         self.headers = connection.headers
+
+    async def arrived(self) -> None:
+        """Return once a byte of the body is here, or its end; nothing of it is taken."""
+        assert self._connection is not None
+        await self._connection.arrived(self._timeouts)
 
     async def parts(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes."""
@@ -387,8 +398,9 @@ class Pool:
 class Client:
     """Pools by origin."""
 
-    def __init__(self, timeouts: Timeouts = Timeouts()) -> None:
+    def __init__(self, timeouts: Timeouts = Timeouts(), tokens: Mapping[str, str] | None = None) -> None:
         self._timeouts = timeouts
+        self._tokens = {base: token for base, token in (tokens or {}).items() if token}  # origin -> our token there
         self._pools: dict[str, tuple[Pool, bytes, str]] = {}
 
     async def request(
@@ -413,7 +425,8 @@ class Client:
         if known is None:
             origin = Origin.of(base)
             name = f"[{origin.host}]" if ":" in origin.host else origin.host
-            host = f"host: {name}:{origin.port}\r\naccept-encoding: identity\r\n".encode("latin-1")
+            token = f"authorization: Bearer {self._tokens[base]}\r\n" if base in self._tokens else ""
+            host = f"host: {name}:{origin.port}\r\naccept-encoding: identity\r\n{token}".encode("latin-1")
             known = self._pools[base] = (Pool(origin, self._timeouts), host, base)
         return known[0], known[1]
 
