@@ -65,7 +65,7 @@ def test_long_answers_do_not_look_like_overload() -> None:
 
 def test_refusals_shrink_a_window_once_for_each_answer_s_time_and_never_below_its_least() -> None:
     window = Window(BOUNDS)
-    window.taken = 20
+    window.limit, window.taken = 40.0, 20
     assert [window.overloaded(now) for now in (1.0, 1.01, 1.02)] == [True, False, False]
     assert window.limit == pytest.approx(14.0)
     for now in range(2, 60):
@@ -75,6 +75,7 @@ def test_refusals_shrink_a_window_once_for_each_answer_s_time_and_never_below_it
 
 def test_new_bounds_hold_at_once_and_what_was_learned_stays() -> None:
     window = Window(BOUNDS)
+    window.limit = 30.0
     window.follow(dataclasses.replace(BOUNDS, most=8))
     assert window.limit == 8
     window.limit = 3.0
@@ -236,7 +237,7 @@ def test_places_that_a_policy_adds_go_to_those_who_wait() -> None:
         for name in "abc":
             await crowd.come(name)
         window = crowd.windows[0][1]
-        window.follow(dataclasses.replace(window.bounds, most=3))
+        window.follow(dataclasses.replace(window.bounds, least=3, most=3))
         crowd.queue.hand_out(window)
         await settle()
         assert crowd.order == ["a", "b", "c"] and window.taken == 3
