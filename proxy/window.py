@@ -34,7 +34,10 @@ class Bounds:
 class Window:
     """The places of one deployment; `take` and `release` come in pairs."""
 
-    __slots__ = ("_backed_off_at", "_quick", "_recent", "_seen_at", "_usual_s", "bounds", "held_s", "limit", "quickest_s", "taken")
+    __slots__ = (
+        "_backed_off_at", "_quick", "_recent", "_seen_at", "_usual_s", "bounds", "held_s", "limit", "quickest_s",
+        "taken",
+    )  # fmt: skip
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds

@@ -123,21 +123,23 @@ def test_without_a_window_the_same_load_leaves_next_to_nothing() -> None:
 
 @pytest.mark.proof
 def test_ten_times_the_load_over_sockets(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
-    """An open loop of 200 requests a second against 20 a second, each with a deadline of 2 s."""
+    """An open loop of 80 requests a second before a server that takes 8, each with a deadline of 4 s."""
     served = Server()
     team = rig.budget("1000 USD")
     work = 4 * WORK_S  # 8 a second
 
     async def crowded(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         served.crowd += 1
-        done = 0.0
+        done, last = 0.0, time.monotonic()
         while done < work:
             await asyncio.sleep(0.02)
-            done += 0.02 * min(1.0, (CAPACITY / served.crowd) ** 1.3)
+            now = time.monotonic()
+            done += (now - last) * min(1.0, (CAPACITY / served.crowd) ** 1.3)
+            last = now
         served.crowd -= 1
         writer.write(reply(answer_of(), "content-type: application/json"))
 
-    body = json.dumps(asked("many")).encode()
+    body = json.dumps(asked("small")).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
         f"{semconv.HEADER_TAGS}: team={team}\r\n{semconv.HEADER_DEADLINE}: 4000\r\n\r\n"
@@ -149,9 +151,11 @@ def test_ten_times_the_load_over_sockets(rig: Rig, capsys: pytest.CaptureFixture
         writer.write(head + body)
         answer = await reader.read()
         writer.close()
+        await writer.wait_closed()
         status = answer.split(b" ", 2)[1].decode()
-        became["in time" if status == "200" and time.monotonic() - started <= 4 else status] += 1
-        assert status == "200" or b"retry-after" in answer
+        code = "in time" if status == "200" else json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
+        became["too late" if status == "200" and time.monotonic() - started > 4 else code] += 1
+        assert status not in ("429", "503") or b"retry-after" in answer
 
     async def run(rate: float, seconds: float) -> Counter[str]:
         became: Counter[str] = Counter()
@@ -168,15 +172,13 @@ def test_ten_times_the_load_over_sockets(rig: Rig, capsys: pytest.CaptureFixture
     found: dict[str, Counter[str]] = {}
     for name, action in (("windows", {"max": 64, "queue": 50}), ("none", {"min": 5000, "max": 5000, "queue": 0})):
         rig.apply(
-            "apiVersion: farthing/v1\nkind: Policy\nmetadata: {name: goodput}\nmatch: {model: many}\n"
+            "apiVersion: farthing/v1\nkind: Policy\nmetadata: {name: goodput}\nmatch: {model: small}\n"
             f"action: {{concurrency: {json.dumps(action)}}}\n"
         )
-        rig.policy(team, route={"strategy": "fixed", "deployment": "western"})
         found[name] = asyncio.run(run(10 * rate, seconds if name == "windows" else seconds / 3))
         rig.quiet()
     with capsys.disabled():
         print(f"\ncapacity {rate:.0f}/s, load {10 * rate:.0f}/s for {seconds:.0f} s (without windows a third of it):")
         for name, became in found.items():
             print(f"{name:8} {dict(became)}")
-    # two deployments with a window each stand before the one server
-    assert found["windows"]["in time"] > 0.7 * rate * seconds
+    assert found["windows"]["in time"] > 0.6 * rate * seconds

@@ -85,6 +85,17 @@ def test_new_bounds_hold_at_once_and_what_was_learned_stays() -> None:
     assert window.limit == 6
 
 
+def test_a_call_that_is_given_up_after_long_shrinks_the_window_and_one_after_a_moment_does_not() -> None:
+    window = Window(BOUNDS)
+    target = Target(Deployment("m"), "openai", (), Timeouts(), Health(0), Queue("m", Counters()), window)
+    window.answered(0.0, 1.0, is_stream=True, tokens=0)
+    window.taken, before = 8, window.limit
+    target.gave_up(now=10.0, since=8.5, is_stream=True)
+    assert window.limit == before
+    target.gave_up(now=10.0, since=7.5, is_stream=True)
+    assert window.limit < before and target.queue is not None and target.queue.counters.shrunk == 1
+
+
 class Crowd:
     """A queue before deployments with so many places each, and those who came to it."""
 
