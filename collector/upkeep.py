@@ -47,6 +47,7 @@ class Upkeep:
         self._rolled_until = rollup.EPOCH
         self._sweep_at = self._noted_at = self._tidy_at = 0.0  # monotonic: not before
         self._roll_at: dict[datetime, float] = {}  # likewise, of hours that were rolled again
+        self._has_days = True  # of other hours than they were made of, perhaps
         self._is_untidy = True
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -123,23 +124,25 @@ class Upkeep:
         if not slots:
             return
         found = corrections.find(self._warehouse, received_ms, slots if is_wide else None)
-        # Noted before they are changed: a crash in between has an hour rolled once too often, not once too little.
-        self._note_stale(slots + corrections.moments(found))
+        if self._warehouse.path is None:  # on a server another collector may have rolled further, without these rows
+            self._rolled_until = rollup.rolled_until(self._warehouse)
+        changed = slots + corrections.moments(found)
+        self._note_stale(changed)
         if found:
             corrections.store(self._warehouse, found)
             self.corrected += len(found)
+            self._note_stale(changed)
 
     def _note_swept(self, complete_ms: int) -> None:
         if complete_ms and time.monotonic() >= self._noted_at:
             at = datetime.fromtimestamp(complete_ms / 1000, timezone.utc)
-            rollup.note(self._warehouse, "swept", [rollup.EPOCH], at)
+            rollup.note(self._warehouse, "swept", at)
             self._noted_at = time.monotonic() + NOTE_EVERY_S
 
     def _note_stale(self, moments: list[datetime]) -> None:
         """Note the hours of these moments that are rolled already."""
         hours = sorted({moment.replace(minute=0, second=0, microsecond=0) for moment in moments})
-        late = [hour for hour in hours if hour < self._rolled_until]
-        rollup.note(self._warehouse, "stale", late, datetime.now(timezone.utc))
+        rollup.note_stale(self._warehouse, [hour for hour in hours if hour < self._rolled_until])
 
     def _roll(self, is_asked_for: bool) -> None:
         deadline = time.monotonic() + ROUND_S
@@ -147,10 +150,13 @@ class Upkeep:
         while self._rolled_until < until and time.monotonic() < deadline:
             self._rolled_until = rollup.extend(self._warehouse, until)
             self._warehouse.boundary.moved()
+            self._has_days = True
         stale = [hour for hour in rollup.stale_hours(self._warehouse) if is_asked_for or self._may_roll(hour)]
         while stale and time.monotonic() < deadline:
             self._roll_again(stale[: rollup.AT_ONCE])
             stale = stale[rollup.AT_ONCE :]
+        while self._has_days and time.monotonic() < deadline:
+            self._has_days = rollup.roll_days(self._warehouse)
 
     def _may_roll(self, hour: datetime) -> bool:
         return time.monotonic() >= self._roll_at.get(hour, 0.0)
@@ -158,6 +164,7 @@ class Upkeep:
     def _roll_again(self, hours: list[datetime]) -> None:
         started = time.monotonic()
         rollup.roll(self._warehouse, hours)
+        self._has_days = True
         now = time.monotonic()
         self._roll_at = {hour: at for hour, at in self._roll_at.items() if at > now}
         self._roll_at |= dict.fromkeys(hours, now + (now - started) / len(hours) / ROLL_SHARE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -22,17 +22,18 @@ from farthing.policy import KINDS, Document
 from farthing.semconv import HEADER_FOLLOWER, HEADER_REFUSED
 from farthing.serving import Asgi, Receive, Scope, Send
 from farthing.settings import Settings
-from policies import key_api, lifecycle, metrics, statement
+from policies import budget_api, key_api, lifecycle, metrics, statement
 from policies.changes import Change, by_key
 from policies.check import warnings
 from policies.database import open_database
 from policies.feed import Edition, Feed, edition
 from policies.followers import Followers
+from policies.guard import Guard
 from policies.http import HttpError, Reply, Request, first_of, read_request, refusal, send_reply
 from policies.keys import KeyStore
 from policies.ledger import Ledger
 from policies.load import load
-from policies.operations import Operation
+from policies.operations import OfWorkers, Operation, Result
 from policies.periods import iso
 from policies.recalls import Recalls
 from policies.store import Applied, Store
@@ -43,7 +44,7 @@ HEALTH_TIMEOUT_S = 5.0
 
 Handler = Callable[["ControlPlane", Request], Awaitable[Reply]]
 Made = TypeVar("Made")
-_operations = msgspec.json.Decoder(list[Operation])
+_operations = msgspec.json.Decoder(list[OfWorkers])
 
 
 class ControlPlane:
@@ -51,24 +52,25 @@ class ControlPlane:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._engine: Engine = open_database(settings.control_db_url)
-        self.store = Store(self._engine)
-        self.keys = KeyStore(self._engine)
+        self.engine: Engine = open_database(settings.control_db_url)
+        self.store = Store(self.engine)
+        self.keys = KeyStore(self.engine)
         try:
             first = self._edition(self.store.current())
-            self._ledger = Ledger(self._engine, first.compiled, settings.hold_ttl_s)
+            self._ledger = Ledger(self.engine, first.compiled, settings.hold_ttl_s)
             self._ledger.start()
         except FarthingError:
-            self._engine.dispose()
+            self.engine.dispose()
             raise
         self._feed = Feed(first)
         self._recalls = Recalls()
         self.followers = Followers()
+        self.guard = Guard(self)
 
     def close(self) -> None:
         """Answer what the ledger has queued, then let go of the database."""
         self._ledger.close()
-        self._engine.dispose()
+        self.engine.dispose()
 
     def release_polls(self) -> None:
         """Let every long poll answer that nothing is new."""
@@ -134,10 +136,6 @@ class ControlPlane:
         rows = await asyncio.to_thread(self.store.audit)
         return Reply({"audit": [row | {"at": iso(row.pop("at_ns"))} for row in rows]})
 
-    async def budgets(self, _request: Request) -> Reply:
-        """List every budget with what it has spent and holds."""
-        return Reply({"budgets": await asyncio.to_thread(self.budget_lines)})
-
     async def ledger(self, request: Request) -> Reply:
         """Perform reservations and settlements; the answer is durable."""
         try:
@@ -146,9 +144,7 @@ class ControlPlane:
             raise HttpError(400, "bad_operation", f"the body is not a list of operations: {error}") from None
         if len(operations) > MAX_OPERATIONS:
             raise HttpError(413, "too_many_operations", f"{len(operations)} operations; send at most {MAX_OPERATIONS}")
-        results = await self._ledger.run(operations) if operations else []
-        self._recalls.note(results)
-        return Reply(results)
+        return Reply(await self.perform(operations) if operations else [])
 
     async def recalls(self, request: Request) -> Reply:
         """Tell a worker when other workers need what it holds in advance."""
@@ -161,12 +157,18 @@ class ControlPlane:
     async def settlements(self, request: Request) -> Reply:
         """List what holds became, a page at a time."""
         since_ns, after = request.instant_ns("since"), statement.cursor(request.text("after"))
-        rows, following = await asyncio.to_thread(statement.settlements, self._engine, since_ns, after)
+        rows, following = await asyncio.to_thread(statement.settlements, self.engine, since_ns, after)
         return Reply({"settlements": rows, "next": following})
+
+    async def perform(self, operations: Sequence[Operation]) -> list[Result]:
+        """Perform operations of the ledger; the results are durable."""
+        results = await self._ledger.run(operations)
+        self._recalls.note(results)
+        return results
 
     def budget_lines(self) -> list[dict[str, Any]]:
         """Return one line for each budget, as the ledger has it."""
-        return statement.budgets(self._engine, self.document_in_force, time.time_ns())
+        return statement.budgets(self.engine, self.document_in_force, time.time_ns())
 
     @property
     def ledger_counts(self) -> dict[str, int]:
@@ -230,8 +232,12 @@ ROUTES = tuple(
         ("GET", "/v1/schema", lifecycle.schema),
         ("POST", "/v1/plan", lifecycle.plan),
         ("GET", "/v1/explain", lifecycle.explain),
+        ("POST", "/v1/policies/[^/]+/mode", lifecycle.set_mode),
         ("GET", "/v1/audit", ControlPlane.audit),
-        ("GET", "/v1/budgets", ControlPlane.budgets),
+        ("GET", "/v1/budgets", budget_api.budgets),
+        ("GET", "/v1/budget-events", budget_api.events),
+        ("GET", "/v1/budgets/[^/]+", budget_api.budget),
+        ("POST", "/v1/budgets/[^/]+/top-up", budget_api.top_up),
         ("GET", "/v1/ledger/settlements", ControlPlane.settlements),
         ("GET", "/v1/ledger/recalls", ControlPlane.recalls),
         ("GET", "/metrics", metrics.page),
@@ -282,7 +288,10 @@ class PoliciesApp:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
+        watching = asyncio.create_task(self._plane.guard.watch(self._settings.guardrail_interval_s))
         await receive()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
         await asyncio.to_thread(self._plane.close)
         await send({"type": "lifespan.shutdown.complete"})
 

@@ -83,6 +83,7 @@ balances = Table(
     Column("overrun_nusd", BigInteger),  # real cost past the limit, which could no longer be charged
     Column("refused", BigInteger),  # reservations
     Column("leased_nusd", BigInteger),  # of what is set aside: for leases
+    Column("granted_nusd", BigInteger),  # on top of the configured limit
 )
 holds = Table(
     "holds",
@@ -97,6 +98,28 @@ holds = Table(
     Column("state", Text),  # open | settled | expired | corrected (settled after it had expired)
     Column("reserved_ns", BigInteger),
     Column("settled_ns", BigInteger),
+)
+budget_grants = Table(
+    "budget_grants",
+    METADATA,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("budget", Text),
+    Column("period", Text),
+    Column("amount_nusd", BigInteger),
+    Column("author", Text),
+    Column("reason", Text),
+)
+budget_events = Table(
+    "budget_events",
+    METADATA,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("budget", Text),
+    Column("period", Text),  # of a rolling window: one of its length, so that nothing is told more often
+    Column("threshold", Text),  # at 80% | forecast 100%
+    Column("spent_nusd", BigInteger),
+    Column("limit_nusd", BigInteger),
 )
 leases = Table(
     "leases",

@@ -27,6 +27,7 @@ from proxy.batch_run import BatchRunner
 from proxy.budget_watch import BudgetWatch
 from proxy.cache_tiers import tiers_of
 from proxy.caches import Caches
+from proxy.count_tokens import CountTokens
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
 from proxy.file_api import FileApi
@@ -76,6 +77,8 @@ class Proxy:
         self._watch = BudgetWatch(self._client, settings.url("policies"))
         self._feed.on_change += [self._deployments.follow, self._watch.follow]
         admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch)
+        self._limiter = admission.limiter
+        self._feed.on_change.append(self._limiter.follow)
         self._batches = MicroBatches(self._client)
         self._metrics = self._read_parts()
         self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
@@ -94,7 +97,9 @@ class Proxy:
         self.routes.free("GET", "/v1/models/{id}", "models", self._model)
         self.routes.free("GET", "/v1/status", "status", self._status)
         self.routes.free("GET", "/metrics", "metrics", self._page)
+        CountTokens(settings, self._client, self._deployments).register(self.routes)
         admission.tokens.summaries = Summaries(self.routes.handle)
+        readings.read_tokens(self._metrics, admission.tokens)
         self._caches.tiers.start()
         upload = self._open_files(keys)
         self._recorder.start()
@@ -120,6 +125,7 @@ class Proxy:
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         await self._gather.stop()
+        self._limiter.close()
         await self._caches.tiers.close()
         self._client.close()
 

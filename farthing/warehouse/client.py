@@ -142,7 +142,7 @@ class Warehouse:
 
     def work(self, step: str, **values: object) -> None:
         """Run `upkeep/<step>.sql`, which changes rows."""
-        statement = sql.text("upkeep", f"{step}.sql")
+        statement = sql.asked("upkeep", f"{step}.sql")
         for one in self._cluster.render(sql.bare(statement)) if self._cluster else [statement]:
             with self._errors(f"upkeep {step}"):
                 self.client.command(one, parameters=values, settings=dict(_UPKEEP))

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import resources
 
 _COMMENT = re.compile(r"('(?:\\.|[^'\\])*')|--[^\n]*")
-_FRAGMENT = re.compile(r"\{\{(\w+)\}\}")
+_FRAGMENT = re.compile(r"\{\{([a-z]\w*)(?:\((\w+)\))?\}\}")
 _END = re.compile(r";\s*\Z")
 
 
@@ -19,8 +19,19 @@ def text(folder: str, name: str) -> str:
 
 @cache
 def asked(folder: str, name: str) -> str:
-    """Return a file with each `{{name}}` in it replaced by the fragment that several questions share."""
-    return _FRAGMENT.sub(lambda match: bare(text("fragments", f"{match.group(1)}.sql")), text(folder, name))
+    """Return a file with each `{{name}}` in it replaced by the fragment that several questions share.
+
+    A fragment may use others, and may take a word, `{{name(word)}}`, which stands in it as `{{1}}`.
+    """
+    return _whole(text(folder, name))
+
+
+def _whole(content: str) -> str:
+    def fragment(match: re.Match[str]) -> str:
+        content = bare(text("fragments", f"{match.group(1)}.sql"))
+        return _whole(content.replace("{{1}}", match.group(2) or ""))
+
+    return _FRAGMENT.sub(fragment, content)
 
 
 @cache

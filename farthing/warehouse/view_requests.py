@@ -79,8 +79,7 @@ def _finite(key: str, kind: str = "Float64") -> str:
 
 def _below(prefix: str, value: str) -> str:
     """Return SQL of the attributes whose names begin so, without that beginning."""
-    kept = f"mapFilter((k, v) -> startsWith(k, '{prefix}'), a)"
-    return f"mapApply((k, v) -> (substring(k, {len(prefix) + 1}), {value}), {kept})"
+    return f"mapApply((k, v) -> (substring(k, {len(prefix) + 1}), {value}), mapExtractKeyLike(a, '{prefix}%'))"
 
 
 def _let(body: str, **values: str) -> str:

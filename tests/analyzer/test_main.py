@@ -12,7 +12,7 @@ import pytest
 from analyzer.main import app
 from analyzer.questions import QUESTIONS
 from farthing.settings import Settings
-from farthing.warehouse import sql
+from farthing.warehouse import rollup, sql
 from farthing.warehouse.client import Warehouse
 
 
@@ -108,9 +108,9 @@ def test_every_listed_question_is_answered_without_parameters(client: Client, qu
 
 
 @pytest.mark.parametrize("question", sorted(QUESTIONS))
-def test_the_listed_parameters_are_those_of_the_sql(question: str) -> None:
+def test_the_listed_parameters_are_those_of_the_sql(question: str, noon: datetime) -> None:
     text = sql.asked("queries", f"{question}.sql")
-    assert set(findall(r"\{(\w+):", text)) - {"tenant", "rolled_since", "rolled_until"} == set(QUESTIONS[question])
+    assert set(findall(r"\{(\w+):", text)) - {"tenant", *rollup.rows_alone(noon)} == set(QUESTIONS[question])
 
 
 def test_another_tenants_rows_cannot_be_asked_for(client: Client, put_calls, noon: datetime) -> None:

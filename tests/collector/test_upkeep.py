@@ -202,6 +202,18 @@ def test_late_money_and_corrections_reach_the_sums_of_an_hour_that_was_rolled(
     assert hours.result_rows == [(2, 1)]
 
 
+def test_rows_that_come_when_another_collector_has_rolled_their_hour_reach_its_sums(
+    served_warehouse: Warehouse, span: Callable[..., bytes], tmp_path: Path
+) -> None:
+    store = Store(served_warehouse, tmp_path / "spool", uuid.uuid4().hex)
+    store.put(span(1))
+    store.settle()
+    store.upkeep._rolled_until = rollup.EPOCH  # as far as this one had got before the other went on
+    store.put(span(2))
+    store.settle()
+    assert store.totals() == (2, 2 * USD)
+
+
 def test_corrections_survive_merges_and_a_repair_that_removes_rows(store: Store, span: Callable[..., bytes]) -> None:
     store.put(span(1), span(2, parent=1))
     store.settle()

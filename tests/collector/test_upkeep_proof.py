@@ -26,7 +26,7 @@ from collector.spool import Spool
 from collector.upkeep import Upkeep
 from farthing import otlp, semconv
 from farthing.prices import PriceBook
-from farthing.warehouse import Warehouse
+from farthing.warehouse import Warehouse, rollup
 
 CALLS = 50  # in one body, each with two spans
 AT = int(datetime(2026, 9, 20, 10, 20, tzinfo=timezone.utc).timestamp()) * 10**9
@@ -74,8 +74,7 @@ def _answer(warehouse: Warehouse, upkeep: Upkeep) -> dict[str, object]:
     since, until = (datetime(2026, 9, 20, hour, tzinfo=timezone.utc) for hour in (8, 16))
     asked: dict[str, object] = {"since": since, "until": until, "teams": [], "models": []}
     (fast,) = warehouse.ask("totals", tenant="proof", part="test", **asked)
-    alone = {"rolled_since": since, "rolled_until": since}
-    (raw,) = warehouse.ask("totals", tenant="proof", part="test", **asked, **alone)
+    (raw,) = warehouse.ask("totals", tenant="proof", part="test", **asked, **rollup.rows_alone(since))
     return {
         "fast": (fast["requests"], str(fast["cost_usd"])),
         "raw": (raw["requests"], str(raw["cost_usd"])),

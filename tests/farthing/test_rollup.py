@@ -36,6 +36,8 @@ def extend(warehouse: Warehouse, until: datetime) -> None:
     end = until.replace(minute=0, second=0, microsecond=0)
     while rollup.extend(warehouse, end) < end:
         pass
+    while rollup.roll_days(warehouse):
+        pass
     warehouse.boundary.moved()
 
 
@@ -44,14 +46,18 @@ def both(warehouse: Warehouse, question: str, **values: Any) -> tuple[list[dict[
     since = values.get("since", rollup.EPOCH)
     bounds = warehouse.boundary.bounds(values)
     fast = warehouse.ask(question, tenant=BIG, part="test", **values)
-    raw = warehouse.ask(question, tenant=BIG, part="test", **{**values, "rolled_since": since, "rolled_until": since})
-    uses_hours = bounds["rolled_since"] < bounds["rolled_until"]
-    assert uses_hours == expected_to_use_hours(values), (question, values, bounds)
+    raw = warehouse.ask(question, tenant=BIG, part="test", **values, **rollup.rows_alone(since))
+    uses = (bounds["rolled_since"] < bounds["rolled_until"], bounds["days_since"] < bounds["days_until"])
+    assert uses == expected_to_use(values), (question, values, bounds)
     return fast, raw
 
 
-def expected_to_use_hours(values: Mapping[str, Any]) -> bool:
-    return "step" not in values or (values["step"] % 3600 == 0 and values["tz"] != "Asia/Kolkata")
+def expected_to_use(values: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Tell whether hours and days may answer."""
+    if "step" not in values:
+        return True, True
+    uses_hours = values["step"] % 3600 == 0 and values["tz"] != "Asia/Kolkata"
+    return uses_hours, uses_hours and values["step"] == 86_400 and values["tz"] == "UTC"
 
 
 def same(fast: Any, raw: Any) -> bool:
@@ -64,22 +70,23 @@ def same(fast: Any, raw: Any) -> bool:
     return type(fast) is type(raw) and fast == raw
 
 
-WINDOW = ("totals", "over_time", "cost_over_time", "cost_by_model", "cost_by_team", "cost_drivers", "coverage")
+FILTERED = ("totals", "over_time", "cost_over_time", "cost_by_model", "cost_by_team")
+LIMITED = ("cost_by_model", "cost_by_team", "cost_drivers", "unpriced_models", "missing_prices")
 
 
-@pytest.mark.parametrize("question", [*WINDOW, "unpriced_models"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("question", sorted({*FILTERED, *LIMITED, "coverage", "settled"}))
+@pytest.mark.parametrize("seed", range(5))
 def test_sums_answer_as_the_rows_do_to_the_nano_dollar(rolled: Warehouse, question: str, seed: int) -> None:
     chance = random.Random(seed)
     since = SINCE + timedelta(seconds=round(chance.random() * 2 * 86_400, 3))
-    values: dict[str, Any] = {"since": since, "until": since + timedelta(days=1, seconds=chance.randrange(4 * 86_400))}
-    if question not in ("cost_drivers", "coverage", "unpriced_models"):
+    values: dict[str, Any] = {"since": since, "until": since + timedelta(days=2, seconds=chance.randrange(3 * 86_400))}
+    if question in FILTERED:
         values |= {"teams": ["team-1", "team-0"] if seed & 1 else [], "models": ["gpt-4o"] if seed & 2 else []}
-    if question in ("cost_by_model", "cost_by_team", "cost_drivers", "unpriced_models"):
+    if question in LIMITED:
         values["limit"] = 1000
     if question.endswith("over_time"):
-        values["step"] = (3600, 86_400, 1800, 86_400)[seed]
-        values["tz"] = ("UTC", "Asia/Kolkata", "UTC", "Europe/Berlin")[seed]
+        values["step"] = (86_400, 86_400, 1800, 86_400, 3600)[seed]
+        values["tz"] = ("UTC", "Asia/Kolkata", "UTC", "Europe/Berlin", "UTC")[seed]
     fast, raw = both(rolled, question, **values)
     assert raw
     assert same(fast, raw), [(one, other) for one, other in zip(fast, raw, strict=False) if not same(one, other)][:2]
@@ -94,7 +101,7 @@ def test_the_dimensions_are_those_of_the_rows(rolled: Warehouse) -> None:
 
 
 def test_a_period_without_calls_answers_as_the_rows_do(rolled: Warehouse) -> None:
-    window = {"since": SINCE - timedelta(days=9), "until": SINCE - timedelta(days=8)}
+    window = {"since": SINCE - timedelta(days=10), "until": SINCE - timedelta(days=8)}
     fast, raw = both(rolled, "totals", **window, teams=[], models=[])
     assert same(fast, raw)
     assert (fast[0]["requests"], fast[0]["cost_usd"]) == (0, None)
@@ -122,6 +129,62 @@ def test_calls_that_come_late_are_in_the_sums_once_their_hour_is_rolled_anew(
     assert cost(rolled, tenant_of_this_test, ask) == "7.000000000"
     versions = f"SELECT uniq(rolled_at) FROM hourly WHERE hour = toDateTime({hour.timestamp():.0f})"
     assert rolled._client().query(versions).result_rows == [(1,)]
+
+
+def test_a_day_follows_its_hours_and_is_read_as_it_was_until_then(rolled: Warehouse, tenant_of_this_test: str) -> None:
+    at = SINCE + timedelta(days=2)
+    hour, day = at.replace(minute=0, second=0), at.replace(hour=0, minute=0, second=0)
+    ask = {"since": day, "until": day + timedelta(days=1), "teams": [], "models": []}
+    assert rolled.boundary.bounds(ask)["days_until"] == day + timedelta(days=1)
+    seed_requests(rolled, [MILLION(at)], tenant_of_this_test)
+    assert cost(rolled, tenant_of_this_test, ask) == "0.150000000"
+    change = f"UPDATE requests SET cost_usd = 7 WHERE tenant = '{tenant_of_this_test}' AND started_at > '2026-09-01'"
+    rolled.command(change)
+    rollup.roll(rolled, [hour])  # and then the process dies
+    assert cost(rolled, tenant_of_this_test, ask) == "0.150000000"
+    assert rollup.roll_days(rolled) is False
+    assert cost(rolled, tenant_of_this_test, ask) == "7.000000000"
+    rollup.sweep_out(rolled, datetime.now(timezone.utc) + HOUR)
+    assert cost(rolled, tenant_of_this_test, ask) == "7.000000000"
+    versions = f"SELECT uniq(rolled_at) FROM hourly WHERE grain >= 4 AND hour = toDateTime({day.timestamp():.0f})"
+    assert rolled._client().query(versions).result_rows == [(1,)]
+
+
+def test_a_clock_that_is_set_back_keeps_no_change_from_the_sums(
+    rolled: Warehouse, tenant_of_this_test: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = SINCE + timedelta(days=3)
+    ask = {"since": at - HOUR, "until": at + 2 * HOUR, "teams": [], "models": []}
+    hour = at.replace(minute=0, second=0)
+    seed_requests(rolled, [MILLION(at)], tenant_of_this_test)
+    change = f"UPDATE requests SET cost_usd = 7 WHERE tenant = '{tenant_of_this_test}' AND started_at > '2026-09-01'"
+    rolled.command(change)
+    monkeypatch.setattr(rollup, "_now_us", lambda: 10**15)  # 2001
+    for _ in range(2):
+        rollup.note_stale(rolled, [hour])
+        assert rollup.stale_hours(rolled) == [hour]
+        rollup.roll(rolled, [hour])
+        assert rollup.stale_hours(rolled) == []
+        assert rollup.roll_days(rolled) is False
+    assert cost(rolled, tenant_of_this_test, ask) == "7.000000000"
+
+
+def test_a_change_that_comes_while_its_hour_is_rolled_has_it_rolled_again(
+    rolled: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hour = (SINCE + timedelta(days=4)).replace(minute=0, second=0)
+    work = rolled.work
+
+    def meanwhile(step: str, **values: object) -> None:
+        work(step, **values)
+        rollup.note_stale(rolled, [hour])  # another collector's; its rows came after these were read
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rolled, "work", meanwhile)
+        rollup.roll(rolled, [hour])
+    assert rollup.stale_hours(rolled) == [hour]
+    rollup.roll(rolled, [hour])
+    assert rollup.stale_hours(rolled) == []
 
 
 def test_a_version_that_was_not_noted_is_not_read(rolled: Warehouse, tenant_of_this_test: str) -> None:

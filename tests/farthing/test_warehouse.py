@@ -170,7 +170,7 @@ def test_every_question_binds_the_tenant() -> None:
     for path in files:
         text = path.read_text("utf-8")
         assert text.startswith("-- "), path.name
-        asked = ("requests", "hourly", "hourly_latency", "findings", "otel_metrics")
+        asked = ("requests", "hourly", "hourly_latency", "hourly_unpriced", "findings", "otel_metrics")
         tables = sum(len(re.findall(rf"FROM {table}\b", text)) for table in asked)
         assert text.count("tenant = {tenant:String}") == tables, path.name
 

@@ -8,6 +8,7 @@ SELECT
     sum(output_tokens) AS output_tokens,
     sum(unpriced)      AS unpriced
 FROM (
+    WITH 3 AS split
     SELECT
         model,
         team,
@@ -18,8 +19,7 @@ FROM (
         unpriced
     FROM hourly
     WHERE tenant = {tenant:String}
-      AND grain = 3
-      AND {{rolled_hours}}
+      AND {{rolled_cells}}
       AND NOT is_refused
       AND calls > 0
     UNION ALL

@@ -6,6 +6,7 @@ SELECT
     sum(requests) AS requests
 FROM (
     WITH
+        2 + if(empty({teams:Array(String)}), 0, 1) AS split,
         timeZoneOffset(toTimeZone(hour, {tz:String}))                               AS offset_s,
         intDiv(toUnixTimestamp(hour) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
         -- with the offset that holds at the bucket's own start: some days have 23 or 25 hours
@@ -17,8 +18,7 @@ FROM (
         calls AS requests
     FROM hourly
     WHERE tenant = {tenant:String}
-      AND grain = 2 + if(empty({teams:Array(String)}), 0, 1)
-      AND {{rolled_hours}}
+      AND {{rolled_cells}}
       AND NOT is_refused
       AND calls > 0
       AND {{chosen}}

@@ -15,14 +15,14 @@ SELECT
         SELECT
             {{percentiles}} AS duration_s
         FROM (
+            WITH 0 AS split
             SELECT
                 bin,
                 sum(calls) AS calls
             FROM hourly_latency
             WHERE tenant = {tenant:String}
-              AND grain = 0
               AND measure = 'duration'
-              AND {{rolled_hours}}
+              AND {{rolled_cells}}
             GROUP BY bin
             UNION ALL
             SELECT
@@ -37,6 +37,7 @@ SELECT
         )
     )                                      AS duration_s  -- [p50, p95, p99]
 FROM (
+    WITH 0 AS split
     SELECT
         if(is_refused, 0, calls) AS requests,
         unpriced,
@@ -51,8 +52,7 @@ FROM (
         timed
     FROM hourly
     WHERE tenant = {tenant:String}
-      AND grain = 0
-      AND {{rolled_hours}}
+      AND {{rolled_cells}}
     UNION ALL
     SELECT
         countIf(billed AND outcome != 'refused'),

@@ -6,24 +6,27 @@ SELECT
     minIf(first, rows > 0)                AS first_at,
     max(last)                             AS last_at
 FROM (
+    WITH 1 AS split
     SELECT
-        if(grain = 1, [team], [])  AS team_names,
-        if(grain = 2, [model], []) AS model_names,
-        if(grain = 1, spans, 0)    AS rows,
-        first_at                   AS first,
-        last_at                    AS last
+        [team]   AS team_names,
+        []       AS model_names,
+        spans    AS rows,
+        first_at AS first,
+        last_at  AS last
     FROM hourly
     WHERE tenant = {tenant:String}
-      AND grain IN (1, 2)
-      AND hour < {rolled_until:DateTime64(3)}
-      AND rolled_at IN (
-          SELECT max(at)
-          FROM upkeep
-          WHERE note = 'rolled'
-            AND hour >= {rolled_since:DateTime64(3)}
-            AND hour < {rolled_until:DateTime64(3)}
-          GROUP BY hour
-      )
+      AND {{rolled_cells}}
+    UNION ALL
+    WITH 2 AS split
+    SELECT
+        [],
+        [model],
+        0,
+        first_at,
+        last_at
+    FROM hourly
+    WHERE tenant = {tenant:String}
+      AND {{rolled_cells}}
     UNION ALL
     SELECT
         groupUniqArray(200)(team),

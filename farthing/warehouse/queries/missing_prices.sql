@@ -3,17 +3,14 @@ SELECT
     provider,
     model,
     service_tier,
-    count()            AS requests,
-    sum(input_tokens)  AS input_tokens,
-    sum(output_tokens) AS output_tokens,
-    min(started_at)    AS first_seen,
-    max(started_at)    AS last_seen
-FROM requests
-WHERE tenant = {tenant:String}
-  AND started_at >= {since:DateTime64(3)}
-  AND started_at < {until:DateTime64(3)}
-  AND billed
-  AND price_state = 'unpriced'
+    sum(calls.calls)         AS requests,
+    sum(calls.input_tokens)  AS input_tokens,
+    sum(calls.output_tokens) AS output_tokens,
+    min(first_at)            AS first_seen,
+    max(last_at)             AS last_seen
+FROM (
+{{unpriced_calls}}
+) AS calls
 GROUP BY
     provider,
     model,

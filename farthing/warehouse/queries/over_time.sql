@@ -17,6 +17,7 @@ FROM (
         sum(cache_hits)                        AS cache_hits
     FROM (
         WITH
+            {{split}} AS split,
             timeZoneOffset(toTimeZone(hour, {tz:String}))                               AS offset_s,
             intDiv(toUnixTimestamp(hour) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
             -- with the offset that holds at the bucket's own start: some days have 23 or 25 hours
@@ -30,8 +31,7 @@ FROM (
             cache_hits
         FROM hourly
         WHERE tenant = {tenant:String}
-          AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
-          AND {{rolled_hours}}
+          AND {{rolled_cells}}
           AND {{chosen}}
         UNION ALL
         WITH
@@ -60,6 +60,7 @@ LEFT JOIN (
         {{percentiles}} AS latency
     FROM (
         WITH
+            {{split}} AS split,
             timeZoneOffset(toTimeZone(hour, {tz:String}))                               AS offset_s,
             intDiv(toUnixTimestamp(hour) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
             local_start - timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String})) AS bucket
@@ -69,9 +70,8 @@ LEFT JOIN (
             sum(calls) AS calls
         FROM hourly_latency
         WHERE tenant = {tenant:String}
-          AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
           AND measure = 'duration'
-          AND {{rolled_hours}}
+          AND {{rolled_cells}}
           AND {{chosen}}
         GROUP BY
             bucket,

@@ -16,14 +16,14 @@ SELECT
         SELECT
             {{percentiles}} AS duration_s
         FROM (
+            WITH {{split}} AS split
             SELECT
                 bin,
                 sum(calls) AS calls
             FROM hourly_latency
             WHERE tenant = {tenant:String}
-              AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
               AND measure = 'duration'
-              AND {{rolled_hours}}
+              AND {{rolled_cells}}
               AND {{chosen}}
             GROUP BY bin
             UNION ALL
@@ -43,14 +43,14 @@ SELECT
         SELECT
             {{percentiles}} AS ttft_s
         FROM (
+            WITH {{split}} AS split
             SELECT
                 bin,
                 sum(calls) AS calls
             FROM hourly_latency
             WHERE tenant = {tenant:String}
-              AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
               AND measure = 'ttft'
-              AND {{rolled_hours}}
+              AND {{rolled_cells}}
               AND {{chosen}}
             GROUP BY bin
             UNION ALL
@@ -67,6 +67,7 @@ SELECT
         )
     )                                      AS ttft_s
 FROM (
+    WITH {{split}} AS split
     SELECT
         if(is_refused, 0, calls) AS requests,
         cost_usd,
@@ -82,8 +83,7 @@ FROM (
         received_at
     FROM hourly
     WHERE tenant = {tenant:String}
-      AND grain = if(empty({teams:Array(String)}), 0, 1) + if(empty({models:Array(String)}), 0, 2)
-      AND {{rolled_hours}}
+      AND {{rolled_cells}}
       AND {{chosen}}
     UNION ALL
     SELECT

@@ -20,9 +20,6 @@ SELECT
     sum(reasoning_tokens),
     sum(cache_hits),
     sum(unpriced),
-    sum(unpriced_input_tokens),
-    sum(unpriced_output_tokens),
-    max(unpriced_last_at),
     sum(unknown_usage),
     sum(estimated_usage),
     sum(half_usage),
@@ -35,7 +32,11 @@ SELECT
     sum(unbilled_other),
     min(first_at),
     max(last_at),
-    max(received_at)
+    max(received_at),
+    sum(proxied),
+    sum(proxied_usd),
+    sum(settled_usd),
+    sum(unlike_ledger)
 FROM (
     SELECT
         tenant,
@@ -55,9 +56,6 @@ FROM (
         sumIf(requests.reasoning_tokens, billed AND cache_hit = '')           AS reasoning_tokens,
         countIf(billed AND cache_hit != '')                                   AS cache_hits,
         countIf(billed AND price_state = 'unpriced')                          AS unpriced,
-        sumIf(requests.input_tokens, billed AND price_state = 'unpriced')     AS unpriced_input_tokens,
-        sumIf(requests.output_tokens, billed AND price_state = 'unpriced')    AS unpriced_output_tokens,
-        maxIf(started_at, billed AND price_state = 'unpriced')                AS unpriced_last_at,
         countIf(billed AND price_state = 'no_usage')                          AS unknown_usage,
         countIf(billed AND usage_source IN ('estimate', 'tokenizer'))         AS estimated_usage,
         countIf(billed AND price_state = 'priced' AND (isNull(requests.input_tokens) OR isNull(requests.output_tokens))) AS half_usage,
@@ -70,7 +68,11 @@ FROM (
         countIf(NOT billed AND unbilled_reason NOT IN ('proxy', 'nested'))    AS unbilled_other,
         min(started_at)                                                       AS first_at,
         max(started_at)                                                       AS last_at,
-        max(requests.received_at)                                             AS received_at
+        max(requests.received_at)                                             AS received_at,
+        countIf(billed AND scope = 'farthing.proxy')                          AS proxied,
+        sumIf(requests.cost_usd, billed AND scope = 'farthing.proxy')         AS proxied_usd,
+        sumIf(requests.settled_usd, billed AND scope = 'farthing.proxy')      AS settled_usd,
+        countIf(billed AND scope = 'farthing.proxy' AND isNotNull(requests.settled_usd) AND requests.cost_usd != requests.settled_usd) AS unlike_ledger
     FROM requests
     WHERE started_at >= fromUnixTimestamp64Milli({since_ms:Int64})
       AND started_at < fromUnixTimestamp64Milli({until_ms:Int64})

@@ -3,5 +3,5 @@ SELECT hour
 FROM upkeep
 WHERE note IN ('stale', 'rolled')
 GROUP BY hour
-HAVING maxIf(at, note = 'stale') > maxIf(at, note = 'rolled')
+HAVING toUnixTimestamp64Micro(maxIf(at, note = 'stale')) > argMaxIf(made_of, at, note = 'rolled')
 ORDER BY hour
