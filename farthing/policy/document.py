@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from farthing.errors import DocumentError
 from farthing.policy.key import Key
 from farthing.policy.kinds import KINDS
+from farthing.policy.kinds.alert import Alert
 from farthing.policy.kinds.batch import Batch
 from farthing.policy.kinds.budget import Budget
 from farthing.policy.kinds.limit import Limit
@@ -29,6 +30,7 @@ class Document(Record):
     version: int = Field(ge=0)
     policies: tuple[Policy, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    alerts: tuple[Alert, ...] = ()
     batches: tuple[Batch, ...] = ()
     limits: tuple[Limit, ...] = ()
     keys: tuple[Key, ...] = ()  # handed out, not written: they change without a new version
