@@ -66,7 +66,7 @@ class Proxy:
         self._started_at = time.time()
         # The upstream may think long before it answers; the whole call has a limit of its own.
         timeouts = Timeouts(headers=settings.request_timeout_s, between=settings.request_timeout_s)
-        self._client = Client(timeouts)
+        self._client = Client(timeouts, {settings.url("policies"): settings.control_token})
         self._feed = PolicyFeed(self._client, settings.url("policies"), settings.data_dir / "proxy" / "policies.json")
         key = load_key(settings.hash_key, settings.data_dir)
         self._caches = Caches(lambda: self._feed.document, tiers_of(settings, key))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import cast
@@ -412,8 +412,9 @@ class Pool:
 class Client:
     """Pools by origin."""
 
-    def __init__(self, timeouts: Timeouts = Timeouts()) -> None:
+    def __init__(self, timeouts: Timeouts = Timeouts(), tokens: Mapping[str, str] | None = None) -> None:
         self._timeouts = timeouts
+        self._tokens = {base: token for base, token in (tokens or {}).items() if token}  # origin -> our token there
         self._pools: dict[str, tuple[Pool, bytes, str]] = {}
 
     async def request(
@@ -442,7 +443,8 @@ class Client:
         if known is None:
             origin = Origin.of(base)
             name = f"[{origin.host}]" if ":" in origin.host else origin.host
-            host = f"host: {name}:{origin.port}\r\naccept-encoding: identity\r\n".encode("latin-1")
+            token = f"authorization: Bearer {self._tokens[base]}\r\n" if base in self._tokens else ""
+            host = f"host: {name}:{origin.port}\r\naccept-encoding: identity\r\n{token}".encode("latin-1")
             known = self._pools[base] = (Pool(origin, self._timeouts), host, base)
         return known[0], known[1]
 
