@@ -59,7 +59,7 @@ class Glance:
             and has_plain_spans
             and self._content.are_plain(above)
             and extent.longest <= most
-            and max(map(len, said), default=0) <= most
+            and max(map(len, _schema_urls(merged.resource_spans)), default=0) <= most
             and _has_plain_parts(merged.resource_spans)
             and self._has_few_keys(above.union(span.attributes), merged.resource_spans, extent)
         )
@@ -76,6 +76,11 @@ class Glance:
             return True
         # the tag of an attribute is J, which is counted with those in the texts
         return above <= most and max((one.count(b"J") for one in extent.bytes_of_spans), default=0) <= most
+
+
+def _schema_urls(merged: Any) -> list[bytes]:
+    """Return the only texts that lie in no resource, scope or span, whose length bounds theirs."""
+    return [*merged.schema_url, *merged.scope_spans.schema_url]
 
 
 def _has_plain_parts(merged: Any) -> bool:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
-from itertools import groupby, product
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,23 +27,24 @@ log = logging.getLogger(__name__)
 _Name = TypeVar("_Name")
 
 
-def _patterns(facts: tuple[str, ...]) -> tuple[re.Pattern[bytes], ...]:
-    """Return one pattern a dialect: the keys that carry these facts, and what follows them up to the next key.
-
-    A dialect is the word that its keys begin with, because a search for a literal beginning is the quick one.
-    """
-    names = sorted(name for fact in facts for name in semconv.ALIASES[fact])
-    by_dialect = {word: list(keys) for word, keys in groupby(names, key=lambda name: name.split(".", 1)[0] + ".")}
-    return tuple(
-        re.compile((re.escape(word) + f"(?:{'|'.join(re.escape(key[len(word):]) for key in keys)})").encode() + _VALUE)
-        for word, keys in by_dialect.items()
-    )
-
-
 # tag | length of the value | tag | length of the text, text, and a bit of what follows; either length may be 10, a \n
-_VALUE = rb"\x12(?s:.{1,5}?)\n(?s:.)[^\n]{0,400}"
-_MODEL = tuple(name.encode() for fact in ("request_model", "response_model") for name in semconv.ALIASES[fact])
-_NAMES = _patterns(("provider", "request_model", "response_model"))
+_VALUE = rb"\x12((?s:.{1,5}?)\n(?s:.)[^\n]{0,400})"
+
+
+def _pattern(word: str, *facts: str) -> re.Pattern[bytes]:
+    """Return what finds the values of the keys that hold `word` and carry these facts.
+
+    It begins with the word, because a search for a literal beginning is the quick one: a pass for each of three words,
+    where one for each dialect took twice the time. [1.0 µs a span]
+    """
+    keys = [key for fact in facts for key in semconv.ALIASES[fact] if word in key]
+    cut = [(key[: key.rindex(word) + len(word)], key[key.rindex(word) + len(word) :]) for key in keys]
+    ends = "|".join(f"(?<={re.escape(begin)}){re.escape(end)}" for begin, end in cut)
+    return re.compile(f"{word}(?:{ends})".encode() + _VALUE)
+
+
+_PROVIDERS = (_pattern("provider", "provider"), _pattern("system", "provider"))
+_MODELS = (_pattern("model", "request_model", "response_model"),)
 MAX_NAMES = 20_000  # names remembered at most: a sender that makes them up must not fill the memory
 
 
@@ -159,14 +160,11 @@ def _remember(known: set[_Name], more: set[_Name]) -> None:
 
 
 def _names(content: bytes) -> tuple[set[bytes], set[bytes]]:
-    """Return the providers and the models as they stand in the bytes, lengths included. [1.2 µs a span]
+    """Return the providers and the models as they stand in the bytes, lengths included."""
+    return _values(_PROVIDERS, content), _values(_MODELS, content)
 
-    A long value comes with some of what follows it, which is as good as a name.
-    """
-    providers: set[bytes] = set()
-    models: set[bytes] = set()
-    for found in {found for pattern in _NAMES for found in pattern.findall(content)}:
-        key, _, rest = found.partition(b"\x12")
-        value = rest[: 3 + rest[2]] if len(rest) > 2 and rest[0] < 128 else rest
-        (models if key in _MODEL else providers).add(value)
-    return providers, models
+
+def _values(patterns: Iterable[re.Pattern[bytes]], content: bytes) -> set[bytes]:
+    """Return what follows the keys; a long value comes with some of what follows it, which is as good as a name."""
+    found = {value for pattern in patterns for value in pattern.findall(content)}
+    return {value[: 3 + value[2]] if value[0] < 128 else value for value in found}

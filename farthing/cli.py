@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from farthing import cli_keys, cli_policy, cli_prices, parts
+from farthing import cli_alerts, cli_budget, cli_keys, cli_policy, cli_prices, cli_tokens, parts
 from farthing.cli_backup import add_commands
 from farthing.errors import FarthingError, SettingsError
-from farthing.money import format_usd
 from farthing.settings import PREFIX, Settings, child_environ, read_settings
 
 app = typer.Typer(
@@ -23,9 +22,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(cli_alerts.app, name="alert")
+app.add_typer(cli_budget.app, name="budget")
 app.add_typer(cli_keys.app, name="key")
 app.add_typer(cli_prices.app, name="prices")
 app.add_typer(cli_policy.app, name="policy")
+app.add_typer(cli_tokens.app, name="token")
 app.command()(cli_prices.reprice)
 app.command()(cli_policy.apply)
 
@@ -165,18 +167,7 @@ def replay(
     _say(json.dumps(booked))
 
 
-@app.command()
-def budgets() -> None:
-    """Show every budget: what is spent, held and free."""
-    from farthing.http_json import call
-
-    rows: list[dict[str, Any]] = call("GET", f"{_settings().url('policies')}/v1/budgets")["budgets"]
-    _say(f"{'budget':<24}{'limit':>16}{'spent':>16}{'held':>16}{'free':>16}  refused")
-    for row in rows:
-        amounts = "".join(
-            f"{format_usd(row[name]):>16}" for name in ("limit_nusd", "spent_nusd", "held_nusd", "free_nusd")
-        )
-        _say(f"{row['name']:<24}{amounts}  {row['refused']}")
+app.command("budgets", hidden=True)(cli_budget.list_budgets)  # what it was called first
 
 
 @app.command()

@@ -6,13 +6,12 @@ import sys
 from getpass import getuser
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlencode
+from urllib.parse import quote
 
 import typer
 
-from farthing import parts
+from farthing import control, parts
 from farthing.cli_plan import plan_lines
-from farthing.http_json import call
 
 app = typer.Typer(help="Write, check, apply and follow policy documents.", no_args_is_help=True)
 
@@ -104,12 +103,34 @@ def status(context: typer.Context) -> None:
         ends = f"  until {one['expires']}" if one["expires"] else ""
         _say(f"  {one['mode']:<8} {one['name']:<40} priority {one['priority']}{ends}")
     _warn(told["warnings"])
+    for one in told["guardrails"]:
+        _say(f"guardrail of {one['policy']}: {one['says']}")
+    for one in told["rollbacks"]:
+        _say(f"rolled back {one['at'][:19]}: {one['policy']} (version {one['version']}): {one['reason']}")
     for one in told["proxies"]:
         took = "" if one["took_s"] is None else f", took it after {one['took_s'] * 1000:.1f} ms"
         why = f": {one['refused']}" if one["refused"] else ""
         _say(f"proxy {one['name']:<32} {one['state']:<8} version {one['version']}{took}{why}")
     if not told["proxies"]:
         _say("no proxy has asked for the document yet")
+
+
+@app.command()
+def mode(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A policy in force.")],
+    to: Annotated[str, typer.Argument(metavar="MODE", help="shadow, canary or enforce.")],
+    share: Annotated[
+        float | None, typer.Option(help="Of a canary, 0 to 1; ends its ramp.", min=0.0, max=1.0)
+    ] = None,
+    reason: _Reason = "",
+) -> None:
+    """Put a policy into another mode; its text stays as it was written otherwise."""
+    asked = {"mode": to, "author": getuser(), "reason": reason}
+    more = {} if share is None else {"share": f"{share:g}"}
+    done = _control(context, "POST", f"/v1/policies/{quote(name, safe='')}/mode", asked | more)
+    _tell_changes(done)
+    _say(f"version {done['version']}")
 
 
 @app.command()
@@ -156,8 +177,7 @@ def _seen(saw: dict[str, str]) -> str:
 def _control(
     context: typer.Context, method: str, path: str, asked: dict[str, str] | None = None, body: object = None
 ) -> Any:
-    query = urlencode(asked or {})
-    return call(method, f"{context.obj().url('policies')}{path}{'?' if query else ''}{query}", body)
+    return control.ask(context.obj(), method, path, asked, body)
 
 
 def _tell_changes(told: dict[str, Any]) -> None:

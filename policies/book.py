@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from farthing.errors import LedgerError
 from farthing.policy import CompiledDocument
-from policies import lending
+from policies import lending, thresholds
 from policies.journal import Journal
 from policies.memory import Memory
 from policies.operations import Charge, Draw, Operation, Reserve, Result, Settled
@@ -59,6 +59,7 @@ class Book:
                 self._expire(connection, memory, now)
                 perform = self._teller.perform
                 results = [perform(connection, memory, operation, now) for operation in operations]
+                thresholds.cross(self._journal, connection, memory, self._teller.budgets, now)
                 self._write(connection, memory)
             memory.written()
         except BaseException:
@@ -174,3 +175,4 @@ class Book:
         self._journal.write_balances(connection, memory.touched.values())
         self._journal.write_holds(connection, memory.opened, memory.closed)
         self._journal.write_leases(connection, memory.touched_leases.values())
+        self._journal.add(connection, memory.notes)

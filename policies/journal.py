@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, delete, insert, literal_column, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, func, insert, literal_column, select, update
 from sqlalchemy import Row as Found
 from sqlalchemy.sql.dml import Insert, Update
 
@@ -18,12 +18,15 @@ from policies.balance import Balance
 from policies.lease import LeaseKey, LeaseRow
 from policies.operations import HoldId
 from policies.periods import Period
-from policies.tables import balances, holds, leases, ledger_owner
+from policies.tables import balances, budget_events, holds, leases, ledger_owner
 
 Row = tuple[Any, ...]
 
 # the values of a row, in order; names of the form my_… are compared, the others written
-FIGURES = ("configured_nusd", "limit_nusd", "spent_nusd", "held_nusd", "overrun_nusd", "refused", "leased_nusd")
+FIGURES = (
+    "configured_nusd", "limit_nusd", "spent_nusd", "held_nusd", "overrun_nusd", "refused", "leased_nusd",
+    "granted_nusd",
+)  # fmt: skip
 BALANCE = ("budget", "period", "start_ns", "end_ns", *FIGURES)
 BALANCE_KEY = ("my_budget", "my_period")
 OPENED = tuple(column.name for column in holds.c)
@@ -122,6 +125,17 @@ class Journal:
         self._add_leases.run(connection, [(*one.key, *_lease_figures(one)) for one in changed if not one.stored])
         self._set_leases.run(connection, [(*_lease_figures(one), *one.key) for one in changed if one.stored])
 
+    def add(self, connection: Connection, notes: Sequence[tuple[Table, dict[str, Any]]]) -> None:
+        """Add rows that never change; each table numbers its own."""
+        for table, row in notes:
+            entry = connection.execute(select(func.coalesce(func.max(table.c.entry), 0))).scalar_one() + 1
+            connection.execute(insert(table).values(entry=entry, **row))
+
+    def crossed(self, connection: Connection, budget: str, period: str) -> set[str]:
+        """Return the thresholds of a budget that were told of in a period."""
+        told = (budget_events.c.budget == budget) & (budget_events.c.period == period)
+        return set(connection.execute(select(budget_events.c.threshold).where(told)).scalars())
+
     def leases(self, connection: Connection) -> list[Found[Any]]:
         """Return the rows of all leases that are not empty."""
         return list(connection.execute(select(leases).where(leases.c.state != "closed")).all())
@@ -170,6 +184,7 @@ def _balance(row: Found[Any]) -> Balance:
         spent_nusd=row.spent_nusd,
         held_nusd=row.held_nusd,
         leased_nusd=row.leased_nusd,
+        granted_nusd=row.granted_nusd,
         overrun_nusd=row.overrun_nusd,
         refused=row.refused,
         stored=True,
@@ -185,6 +200,7 @@ def _figures(balance: Balance) -> Row:
         balance.overrun_nusd,
         balance.refused,
         balance.leased_nusd,
+        balance.granted_nusd,
     )
 
 

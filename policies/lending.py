@@ -45,10 +45,10 @@ def grant(memory: Memory, lease: LeaseRow, asked: Lease, now: int) -> Leased:
 
 
 def _lendable(balance: Balance, asked: Lease, now: int) -> int:
+    if balance.is_suspended or now < balance.tight_until_ns:
+        return 0
     if not balance.hard:
         return asked.want_nusd
-    if now < balance.tight_until_ns:
-        return 0
     amount = min(asked.want_nusd, balance.free_nusd // SHARE)
     return amount if amount >= asked.least_nusd else 0
 

@@ -3,13 +3,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from farthing.policy.envelope import json_schema
 from policies import warehouse
+from policies.changes import by_key
 from policies.check import warnings
 from policies.http import HttpError, Reply, Request
 from policies.load import load
+from policies.openapi import describe
 from policies.periods import iso
 
 if TYPE_CHECKING:
@@ -20,6 +22,11 @@ DEFAULT_HOURS = 7 * 24.0  # that a plan replays
 async def schema(_plane: ControlPlane, _request: Request) -> Reply:
     """Send the JSON Schema of policy files."""
     return Reply(json_schema())
+
+
+async def openapi(plane: ControlPlane, _request: Request) -> Reply:
+    """Send the OpenAPI description of this API."""
+    return Reply(describe(plane.access.routes))
 
 
 async def diff(plane: ControlPlane, request: Request) -> Reply:
@@ -35,6 +42,23 @@ async def revert(plane: ControlPlane, request: Request) -> Reply:
     version = _version(request, "version", None)
     author, reason = request.text("author"), request.text("reason")
     document, changes = await plane.change(lambda: plane.store.revert(version, author, reason))
+    return Reply({"version": document.version, "changes": [asdict(change) for change in changes]})
+
+
+async def set_mode(plane: ControlPlane, request: Request) -> Reply:
+    """Put a policy into another mode, and set the share of a canary, in the text as it was written."""
+    name, mode = request.path.split("/")[3], request.text("mode")
+    author, reason = request.text("author"), request.text("reason")
+    share = request.number("share") if "share" in request.query else None
+    if not mode and share is None:
+        raise HttpError(400, "bad_query", "mode is missing; allowed: shadow, canary, enforce")
+    key = ("Policy", name)
+    if key not in by_key(plane.document_in_force):
+        raise HttpError(404, "no_such_object", f"there is no Policy {name!r}; GET /v1/objects lists what there is")
+    fields: dict[str, object] = {"mode": mode} if mode else {}
+    if share is not None:
+        fields["canary"] = {"share": share}
+    document, changes = await plane.change(lambda: plane.store.set_fields(key, fields, author, reason, "mode"))
     return Reply({"version": document.version, "changes": [asdict(change) for change in changes]})
 
 
@@ -57,6 +81,8 @@ async def status(plane: ControlPlane, _request: Request) -> Reply:
             "policies": policies,
             "warnings": await asyncio.to_thread(warnings, document),
             "proxies": plane.followers.status(document.version),
+            "guardrails": plane.guard.verdicts,
+            "rollbacks": await asyncio.to_thread(_rollbacks, plane),
         }
     )
 
@@ -79,6 +105,15 @@ async def explain(plane: ControlPlane, request: Request) -> Reply:
         raise HttpError(400, "bad_query", "request_id is missing; it is the answer's header x-farthing-request-id")
     url, tenant = plane.settings.url("analyzer"), plane.settings.tenant
     return Reply(await asyncio.to_thread(warehouse.explained, url, tenant, name, plane.store.at))
+
+
+def _rollbacks(plane: ControlPlane) -> list[dict[str, Any]]:
+    entries = [entry for entry in plane.store.audit() if entry["act"] == "rollback"]
+    return [
+        {"policy": change["name"], "at": iso(entry["at_ns"]), "reason": entry["reason"], "version": entry["version"]}
+        for entry in entries
+        for change in entry["changes"]
+    ]
 
 
 def _version(request: Request, name: str, default: int | None) -> int:

@@ -5,6 +5,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import Table
+
 from policies.balance import Balance
 from policies.lease import LeaseKey, LeaseRow
 from policies.operations import HoldId
@@ -38,6 +40,7 @@ class Memory:
     closed: list[tuple[Any, ...]] = field(default_factory=list)
     leases: dict[LeaseKey, LeaseRow] = field(default_factory=dict)  # all that are not empty
     last: dict[tuple[str, str], LeaseRow] = field(default_factory=dict)  # by worker and budget: changed last
+    notes: list[tuple[Table, dict[str, Any]]] = field(default_factory=list)  # rows that are only added
     touched_leases: dict[LeaseKey, LeaseRow] = field(default_factory=dict)
     leases_due_ns: int | None = 0  # no lease expires before; None: there is none
 
@@ -59,6 +62,7 @@ class Memory:
             if lease.is_empty:
                 self.leases.pop(lease.key, None)
         self.touched_leases.clear()
+        self.notes.clear()
         self.opened.clear()
         self.closed.clear()
 
@@ -66,6 +70,7 @@ class Memory:
         """Let go of balances of past periods that no open hold points to."""
         needed = [balance for hold in self.holds.values() for balance in hold.balances]
         needed += [lease.balance for lease in self.leases.values()]
+        needed += [slot for balance in self.current.values() for slot in balance.earlier]
         kept = [*self.current.values(), *needed]
         self.leases = {key: lease for key, lease in self.leases.items() if not lease.is_empty}
         self.last = {key: lease for key, lease in self.last.items() if not lease.is_empty}

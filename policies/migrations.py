@@ -132,7 +132,49 @@ LEASES: tuple[Statement, ...] = (
     "CREATE INDEX leases_open ON leases (state) WHERE state <> 'closed'",
 )
 
-MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES)
+BUDGETS: tuple[Statement, ...] = (
+    "ALTER TABLE balances ADD COLUMN granted_nusd BIGINT NOT NULL DEFAULT 0 CHECK (granted_nusd >= 0)",
+    """CREATE TABLE budget_grants (
+        entry BIGINT NOT NULL PRIMARY KEY,
+        at_ns BIGINT NOT NULL,
+        budget TEXT NOT NULL,
+        period TEXT NOT NULL,
+        amount_nusd BIGINT NOT NULL,
+        author TEXT NOT NULL,
+        reason TEXT NOT NULL
+    )""",
+    """CREATE TABLE budget_events (
+        entry BIGINT NOT NULL PRIMARY KEY,
+        at_ns BIGINT NOT NULL,
+        budget TEXT NOT NULL,
+        period TEXT NOT NULL,
+        threshold TEXT NOT NULL,
+        spent_nusd BIGINT NOT NULL,
+        limit_nusd BIGINT NOT NULL,
+        UNIQUE (budget, period, threshold)
+    )""",
+)
+
+TOKENS: tuple[Statement, ...] = (
+    """CREATE TABLE api_tokens (
+        name TEXT NOT NULL PRIMARY KEY,
+        digest TEXT NOT NULL UNIQUE,
+        role TEXT NOT NULL CHECK (role IN ('viewer', 'operator', 'admin', 'proxy')),
+        created_ns BIGINT NOT NULL,
+        expires_ns BIGINT,
+        revoked_ns BIGINT
+    )""",
+    """CREATE TABLE token_events (
+        entry BIGINT NOT NULL PRIMARY KEY,
+        at_ns BIGINT NOT NULL,
+        token TEXT NOT NULL REFERENCES api_tokens (name),
+        act TEXT NOT NULL CHECK (act IN ('create', 'revoke')),
+        author TEXT NOT NULL,
+        reason TEXT NOT NULL
+    )""",
+)
+
+MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS)
 
 
 def migrate(connection: Connection) -> int:

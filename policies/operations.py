@@ -81,6 +81,15 @@ class Charge(msgspec.Struct, frozen=True, tag="charge", tag_field="op", forbid_u
     at_ns: Instant  # when it was let through
 
 
+class TopUp(msgspec.Struct, frozen=True, tag="top-up", tag_field="op", forbid_unknown_fields=True):
+    """Raise a budget's limit in the window that runs, and in no other."""
+
+    budget: str
+    amount_nusd: Nusd
+    author: str
+    reason: str
+
+
 class Reserved(msgspec.Struct, frozen=True):
     """The amount is held, durably, in each of `budgets`."""
 
@@ -125,8 +134,17 @@ class Renewed(msgspec.Struct, frozen=True):
     ok: bool = True
 
 
-Operation = Reserve | Settle | Lease | Renew | Draw | Charge
-Result = Reserved | Settled | Refused | Leased | Renewed
+class ToppedUp(msgspec.Struct, frozen=True):
+    """What was granted on top of a budget's limit in the period that runs, all told."""
+
+    granted_nusd: int
+    period: str
+    ok: bool = True
+
+
+OfWorkers = Reserve | Settle | Lease | Renew | Draw | Charge  # what a proxy may ask for
+Operation = OfWorkers | TopUp
+Result = Reserved | Settled | Refused | Leased | Renewed | ToppedUp
 HoldId = tuple[str, int]  # request id and attempt
 
 
@@ -143,7 +161,7 @@ def check(operation: Operation) -> None:
         amount = getattr(operation, name, 0)
         if not 0 <= amount <= MAX_OPERATION_NUSD:
             raise LedgerError(f"amount {amount!r} nUSD: allowed is 0 to {MAX_OPERATION_NUSD}")
-    if isinstance(operation, (Lease, Renew)):
+    if isinstance(operation, (Lease, Renew, TopUp)):
         return
     if not operation.request_id or not 0 <= operation.attempt <= MAX_ATTEMPT:
         raise LedgerError(f"hold {operation.request_id!r}, {operation.attempt!r}: give a request id and an attempt")

@@ -12,6 +12,7 @@ from farthing.policy import Window
 from farthing.policy.kinds.budget import zone
 
 NS_PER_S = 1_000_000_000
+SLOTS = 24  # parts of a rolling window
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,26 @@ class Period:
 
 def period_at(window: Window, at_ns: int) -> Period:
     """Return the period of `window` that holds the instant `at_ns`."""
+    if window.rolling is not None:
+        return slots(window, at_ns)[-1]
     if window.calendar == "total":
         return Period("total", 0, None)
     local = datetime.fromtimestamp(at_ns // NS_PER_S, timezone.utc).astimezone(zone(window.tz))
     first, after = _bounds(window.calendar, local.date())
     return Period(f"{window.calendar}:{first}", _midnight_ns(first, window.tz), _midnight_ns(after, window.tz))
+
+
+def slots(window: Window, at_ns: int) -> tuple[Period, ...]:
+    """Return the slots of a rolling window at an instant, the running one last.
+
+    They are one more than the window is long: every stretch of its length lies within slots that count together.
+    """
+    length = window.rolling_s * NS_PER_S // SLOTS
+    number = at_ns // length
+    return tuple(
+        Period(f"rolling:{window.rolling}:{n}", n * length, (n + 1) * length)
+        for n in range(max(0, number - SLOTS), number + 1)
+    )
 
 
 def _bounds(calendar: str, day: date) -> tuple[date, date]:

@@ -12,41 +12,102 @@ from sqlalchemy.exc import SQLAlchemyError
 from farthing.errors import LedgerError
 from farthing.policy import Budget, Document
 from policies.http import HttpError
-from policies.periods import iso, period_at
-from policies.tables import balances, holds
+from policies.periods import NS_PER_S, Period, iso, period_at, slots
+from policies.tables import balances, budget_events, budget_grants, holds
+from policies.thresholds import forecast_nusd, told_in
 
 MAX_SETTLEMENTS = 10_000  # rows of one answer
+MAX_EVENTS = 1000
+FIGURES = ("spent_nusd", "held_nusd", "leased_nusd", "overrun_nusd", "refused", "granted_nusd")
+HOUR_NS = 3600 * NS_PER_S
+
+Rows = dict[tuple[str, str], dict[str, Any]]  # by budget and period
 
 
 def budgets(engine: Engine, document: Document, now_ns: int) -> list[dict[str, Any]]:
     """Return one line for each budget, from the committed rows that refusals are decided on."""
     names = [budget.name for budget in document.budgets]
+    back_ns = max((one.window.rolling_s for one in document.budgets), default=0) * 2 * NS_PER_S
     query = select(balances).where(balances.c.budget.in_(names))
-    running = (balances.c.end_ns.is_(None)) | (balances.c.end_ns > now_ns)
+    running = (balances.c.end_ns.is_(None)) | (balances.c.end_ns > now_ns - back_ns)
     rows = {(row["budget"], row["period"]): row for row in _rows(engine, query.where(running))}
-    return [_line(budget, rows, now_ns) for budget in document.budgets]
+    told: dict[tuple[str, str], list[str]] = {}
+    for row in _rows(engine, select(budget_events).where(budget_events.c.budget.in_(names))):
+        told.setdefault((row["budget"], row["period"]), []).append(row["threshold"])
+    return [_line(budget, rows, told, now_ns) for budget in document.budgets]
 
 
-def _line(budget: Budget, rows: dict[tuple[str, str], dict[str, Any]], now_ns: int) -> dict[str, Any]:
+def _line(
+    budget: Budget, rows: Rows, told: dict[tuple[str, str], list[str]], now_ns: int
+) -> dict[str, Any]:
     period = period_at(budget.window, now_ns)
-    row = rows.get((budget.name, period.name), {})
-    names = ("spent_nusd", "held_nusd", "leased_nusd", "overrun_nusd", "refused")
-    figures = {name: row.get(name, 0) for name in names}
-    free = max(0, budget.limit_nusd - figures["spent_nusd"] - figures["held_nusd"])
+    figures = _figures(budget, rows, now_ns)
+    limit = budget.limit_nusd + figures["granted_nusd"]
+    free = 0 if budget.suspended else max(0, limit - figures["spent_nusd"] - figures["held_nusd"])
     figures["held_nusd"] -= figures["leased_nusd"]
     return {
         "name": budget.name,
         "owner": budget.owner,
         "scope": json.loads(budget.scope.model_dump_json(exclude_defaults=True)),
-        "window": budget.window.model_dump(),
-        "period_start": None if period.end_ns is None else iso(period.start_ns),
+        "window": budget.window.model_dump(exclude_none=True),
+        "period_start": None if period.end_ns is None else iso(_start_ns(budget, period, now_ns)),
         "period_end": iso(period.end_ns),
-        "limit_nusd": budget.limit_nusd,
+        "configured_nusd": budget.limit_nusd,
+        "limit_nusd": limit,
         "free_nusd": free,
         "hard": budget.hard,
         "on_ledger_away": budget.on_ledger_away,
+        "per_request_nusd": budget.per_request_nusd,
+        "suspended": budget.suspended,
+        "currency": budget.currency.model_dump() if budget.currency else None,
+        "thresholds": [one.name for one in budget.thresholds],
+        "crossed": sorted(told.get((budget.name, told_in(period.name)), [])),
         **figures,
+        **_course(budget, period, figures, limit, now_ns),
     }
+
+
+def _figures(budget: Budget, rows: Rows, now_ns: int) -> dict[str, int]:
+    """Return the sums of a window: of its one period, or of the slots of a rolling one."""
+    is_rolling = budget.window.rolling is not None
+    periods = slots(budget.window, now_ns) if is_rolling else (period_at(budget.window, now_ns),)
+    found = [rows[budget.name, one.name] for one in periods if (budget.name, one.name) in rows]
+    return {name: sum(row[name] for row in found) for name in FIGURES}
+
+
+def _start_ns(budget: Budget, period: Period, now_ns: int) -> int:
+    return slots(budget.window, now_ns)[0].start_ns if budget.window.rolling else period.start_ns
+
+
+def _course(
+    budget: Budget, period: Period, figures: dict[str, int], limit: int, now_ns: int
+) -> dict[str, Any]:
+    """Return how fast the window's money goes, what it comes to, and when it is gone, if it goes on so."""
+    if period.end_ns is None:  # nobody knows since when
+        return {"burn_nusd_per_hour": None, "forecast_nusd": None, "exhausted_at": None}
+    elapsed = max(1, now_ns - _start_ns(budget, period, now_ns))
+    spent = figures["spent_nusd"]
+    left = limit - spent
+    gone_ns = now_ns + left * elapsed // spent if spent and left > 0 else now_ns
+    is_in_time = left <= 0 or (spent > 0 and (budget.window.rolling is None and gone_ns < period.end_ns))
+    forecast = None if budget.window.rolling else forecast_nusd(spent, period.start_ns, period.end_ns, now_ns)
+    return {
+        "burn_nusd_per_hour": spent * HOUR_NS // elapsed,
+        "forecast_nusd": forecast,
+        "exhausted_at": iso(gone_ns) if is_in_time else None,
+    }
+
+
+def grants(engine: Engine, budget: str) -> list[dict[str, Any]]:
+    """Return what was granted on top of a budget's limit, the newest first."""
+    query = select(budget_grants).where(budget_grants.c.budget == budget).order_by(budget_grants.c.entry.desc())
+    return [row | {"at": iso(row.pop("at_ns"))} for row in _rows(engine, query.limit(MAX_EVENTS))]
+
+
+def events(engine: Engine, after: int) -> list[dict[str, Any]]:
+    """Return the thresholds that were crossed since an entry, the oldest first; each is told once a period."""
+    query = select(budget_events).where(budget_events.c.entry > after).order_by(budget_events.c.entry)
+    return [row | {"at": iso(row.pop("at_ns"))} for row in _rows(engine, query.limit(MAX_EVENTS))]
 
 
 Int64 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]

@@ -20,6 +20,7 @@ from farthing.policy import EMPTY, Document
 from policies.changes import Change, applied, by_key, removed
 from policies.database import writing
 from policies.difference import difference, one_difference
+from policies.edit import with_field
 from policies.load import Key, Objects, load
 from policies.tables import audit, documents, objects
 
@@ -46,14 +47,14 @@ class Store:
         """
         return self.put(load(yaml_text), author, reason, replace)
 
-    def put(self, given: Objects, author: str, reason: str, replace: bool = False) -> Applied:
-        """Do what `apply` does, with a text already read."""
+    def put(self, given: Objects, author: str, reason: str, replace: bool = False, act: str = "apply") -> Applied:
+        """Do what `apply` does, with a text already read; `act` is what the audit calls it."""
         with self._writing() as connection:
             document, changes = applied(_newest(connection), given, replace)
             set_now = {(c.kind, c.name) for c in changes if c.change in ("added", "changed")}
             sources = {key: given.sources[key] for key in set_now}
             if set_now or any(change.change == "removed" for change in changes):
-                self._keep(connection, document, _Entry("apply", author, reason, given.text, changes), sources)
+                self._keep(connection, document, _Entry(act, author, reason, given.text, changes), sources)
         return document, changes
 
     def plan(self, given: Objects, replace: bool = False) -> Applied:
@@ -92,6 +93,30 @@ class Store:
                 entry = _Entry("revert", author, reason or f"back to version {version}", whole, changes)
                 self._keep(connection, document, entry, {key: sources[key] for key in set_now})
         return document, changes
+
+    def set_fields(self, key: Key, fields: Mapping[str, object], author: str, reason: str, act: str) -> Applied:
+        """Set fields of an object in its own text, comments kept.
+
+        Raises:
+            DocumentError: there is no such object, or it cannot hold that value.
+        """
+        with self._reading() as connection:
+            newest = _newest(connection)
+            text = _sources_at(connection, newest.version).get(key, "") if key in by_key(newest) else ""
+        if not text:
+            raise DocumentError(f"there is no {key[0]} {key[1]!r} in version {newest.version}; see GET /v1/objects")
+        for field, value in fields.items():
+            text = with_field(text, field, value)
+        return self.put(load(text, "/".join(key)), author, reason, act=act)
+
+    def set_since_ns(self) -> dict[Key, int]:
+        """Return for each object when the version was made that set it last, Unix time in nanoseconds."""
+        with self._reading() as connection:
+            made = select(objects.c.kind, objects.c.name, documents.c.created_ns).join(
+                documents, documents.c.version == objects.c.version
+            )
+            rows = connection.execute(made.order_by(objects.c.version)).all()
+        return {(row.kind, row.name): row.created_ns for row in rows}
 
     def between(self, old: int, new: int) -> tuple[tuple[Change, ...], str]:
         """Return what changed between two versions, as changes and as a unified diff of what was written.
@@ -166,7 +191,7 @@ class Store:
 
 @dataclass(frozen=True)
 class _Entry:
-    act: str  # apply | remove | revert
+    act: str  # apply | remove | revert | mode | rollback
     author: str
     reason: str
     source: str

@@ -83,6 +83,7 @@ balances = Table(
     Column("overrun_nusd", BigInteger),  # real cost past the limit, which could no longer be charged
     Column("refused", BigInteger),  # reservations
     Column("leased_nusd", BigInteger),  # of what is set aside: for leases
+    Column("granted_nusd", BigInteger),  # on top of the configured limit
 )
 holds = Table(
     "holds",
@@ -98,6 +99,28 @@ holds = Table(
     Column("reserved_ns", BigInteger),
     Column("settled_ns", BigInteger),
 )
+budget_grants = Table(
+    "budget_grants",
+    METADATA,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("budget", Text),
+    Column("period", Text),
+    Column("amount_nusd", BigInteger),
+    Column("author", Text),
+    Column("reason", Text),
+)
+budget_events = Table(
+    "budget_events",
+    METADATA,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("budget", Text),
+    Column("period", Text),  # of a rolling window: one of its length, so that nothing is told more often
+    Column("threshold", Text),  # at 80% | forecast 100%
+    Column("spent_nusd", BigInteger),
+    Column("limit_nusd", BigInteger),
+)
 leases = Table(
     "leases",
     METADATA,
@@ -110,4 +133,24 @@ leases = Table(
     Column("number", BigInteger),  # of the last change
     Column("granted_nusd", BigInteger),  # by the last change
     Column("renewed_ns", BigInteger),
+)
+tokens = Table(
+    "api_tokens",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("digest", Text),  # sha256 of the token, hex
+    Column("role", Text),
+    Column("created_ns", BigInteger),
+    Column("expires_ns", BigInteger),  # NULL: never
+    Column("revoked_ns", BigInteger),  # NULL: in force
+)
+token_events = Table(
+    "token_events",
+    METADATA,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("token", Text),
+    Column("act", Text),  # create | revoke
+    Column("author", Text),
+    Column("reason", Text),
 )

@@ -31,8 +31,11 @@ from policies.operations import (
     Result,
     Settle,
     Settled,
+    ToppedUp,
+    TopUp,
 )
-from policies.periods import NS_PER_S, period_at
+from policies.periods import NS_PER_S, period_at, slots
+from policies.tables import budget_grants
 
 KEEP_NS = 90 * 86_400 * NS_PER_S  # what became of holds is kept for so long, and what came later is no repeat
 
@@ -45,13 +48,13 @@ class Teller:
         self.follow(compiled)
         self._acts: dict[type, Any] = {
             Reserve: self._reserve, Settle: self._settle, Lease: self._lease, Renew: self._renew, Draw: self._draw,
-            Charge: self._charge_unheld,
+            Charge: self._charge_unheld, TopUp: self._top_up,
         }  # fmt: skip
 
     def follow(self, compiled: CompiledDocument) -> None:
         """Take another document."""
         self._compiled = compiled
-        self._budgets = {budget.name: budget for budget in compiled.document.budgets}
+        self.budgets = {budget.name: budget for budget in compiled.document.budgets}
 
     def perform(self, connection: Connection, memory: Memory, operation: Operation, now: int) -> Result:
         """Perform one operation in memory; its changes are written with the transaction's."""
@@ -95,12 +98,30 @@ class Teller:
             balance = Balance(budget.name, period, budget.limit_nusd, budget.hard)
         if balance is not None:
             memory.balances[key] = balance
+            if budget.window.rolling is not None:
+                balance.is_past, balance.earlier = False, self._earlier(connection, memory, budget, at_ns)
         return balance
+
+    def _earlier(
+        self, connection: Connection, memory: Memory, budget: Budget, at_ns: int
+    ) -> tuple[Balance, ...]:
+        """Return the slots of a rolling window before the one that runs, as far as anything was spent in them."""
+        found: list[Balance] = []
+        for period in slots(budget.window, at_ns)[:-1]:
+            key = (budget.name, period.name)
+            balance = memory.balances.get(key) or self._journal.balance(connection, *key)
+            if balance is not None:
+                memory.balances[key] = balance
+                balance.is_past = True
+                found.append(balance)
+        return tuple(found)
 
     def _stored(self, connection: Connection, memory: Memory, budget: str, period: str) -> Balance:
         balance = memory.balances.get((budget, period)) or self._journal.balance(connection, budget, period)
         if balance is None:
             raise LedgerError(f"budget {budget!r} has holds in {period!r} but no balance; restore the control database")
+        if (budget, period) not in memory.balances:
+            balance.is_past = period.startswith("rolling:")
         memory.balances[budget, period] = balance
         return balance
 
@@ -165,7 +186,7 @@ class Teller:
             return before
         if lease is not None:
             lending.give_back(memory, lease, asked, now)
-        budget = self._budgets.get(asked.budget)
+        budget = self.budgets.get(asked.budget)
         if not asked.want_nusd or budget is None:
             return Leased(0)
         balance = self.current(connection, memory, budget, now)
@@ -214,7 +235,9 @@ class Teller:
             return Settled(())
         overrun, names = 0, list[str]()
         for budget in self._compiled.budgets(asked.facts):
-            balance = self._at(connection, memory, budget, min(asked.at_ns, now))
+            # a slot that is over can take nothing more; in a rolling window it counts from when it is known
+            at_ns = now if budget.window.rolling else min(asked.at_ns, now)
+            balance = self._at(connection, memory, budget, at_ns)
             assert balance is not None  # it is made where it is missing
             charge = balance.charge(0, asked.actual_nusd)
             overrun = max(overrun, charge[1])
@@ -223,6 +246,16 @@ class Teller:
             names.append(budget.name)
         memory.remember(key, tuple(names))
         return Settled(tuple(names), overrun)
+
+    def _top_up(self, connection: Connection, memory: Memory, asked: TopUp, now: int) -> Result:
+        balance = self.current(connection, memory, self.budgets[asked.budget], now)
+        assert balance is not None  # it is made where it is missing
+        balance.granted_nusd += asked.amount_nusd
+        memory.touch(balance)
+        place = {"budget": asked.budget, "period": balance.period.name}
+        signed = {"author": asked.author, "reason": asked.reason}
+        memory.notes.append((budget_grants, {"at_ns": now, "amount_nusd": asked.amount_nusd, **place, **signed}))
+        return ToppedUp(balance.granted_nusd, balance.period.name)
 
 
 def close(memory: Memory, key: HoldId, hold: Hold, actual: int, state: str, now: int) -> int:
@@ -242,8 +275,8 @@ def _refused(
     if not recalled:
         short.refused += 1
         memory.touch(short)
-    error = OverBudgetError(short.budget, short.configured_nusd, short.free_nusd, asked_nusd)
-    figures = (short.budget, short.configured_nusd, short.free_nusd, asked_nusd)
+    error = OverBudgetError(short.budget, short.total_nusd, short.free_nusd, asked_nusd)
+    figures = (short.budget, short.total_nusd, short.free_nusd, asked_nusd)
     return Refused(*figures, str(error), recalled=recalled)
 
 

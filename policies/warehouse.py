@@ -2,15 +2,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from farthing.errors import ServeError
 from farthing.http_json import call
-from farthing.policy import Document, Facts
+from farthing.policy import Document, Facts, Policy
 from policies.explain import explain
 from policies.http import HttpError
+from policies.periods import iso
 
 PLAN_TIMEOUT_S = 120.0
 
@@ -47,6 +48,18 @@ def explained(analyzer_url: str, tenant: str, request_id: str, at: Callable[[int
     kept = ("started_at", "asked_model", "served_model", "outcome", "cache_hit", "cost_usd")
     recorded = {"policies": row["policies"], "arms": row["arms"], "shadowed": row["shadowed"]}
     return {"request_id": request_id, **{name: row[name] for name in kept}, "recorded": recorded, **found}
+
+
+def guardrails(analyzer_url: str, policies: Sequence[Policy], since_ns: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return what the guardrails of policies on trial say now; `since_ns` tells from when on each is as it is.
+
+    Raises:
+        HttpError: the analyzer is away, or could not tell.
+    """
+    document = json.loads(Document(version=0, policies=tuple(policies)).to_json())
+    since = {one.name: iso(since_ns[one.name]) for one in policies}
+    body = {"document": document, "since": since}
+    return _asked(lambda: call("POST", f"{analyzer_url}/v1/guardrails", body, PLAN_TIMEOUT_S))["verdicts"]
 
 
 def _asked(ask: Callable[[], Any]) -> Any:

@@ -18,6 +18,7 @@ from farthing.settings import Deployment, Settings
 from farthing.tariff import service_tier
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
+from proxy.budget_rules import refuse_dear, refuse_suspended
 from proxy.budget_watch import BudgetWatch
 from proxy.caches import Caches, Ticket
 from proxy.call import Call
@@ -26,6 +27,7 @@ from proxy.formats import Format
 from proxy.http import asked_priority, deadline_s
 from proxy.identity import facts_of, random_bytes, trace_context
 from proxy.keys import Caller
+from proxy.limits import Limiter
 from proxy.prompt_cache import breakpoints
 from proxy.request import Asked
 from proxy.router import Router
@@ -60,6 +62,7 @@ class Admission:
         self._spend = spend
         self._router = Router(deployments, self._asked_price, watch)
         self.tokens = TokenControl()
+        self.limiter = Limiter(settings.data_dir / "proxy" / "limits", settings.max_output_tokens)
         self._book = PriceBook(settings.prices)
         self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
 
@@ -88,7 +91,10 @@ class Admission:
         Raises:
             ApiError: the model is unknown, the budget is spent, the price is unknown, or the ledger is away.
         """
+        if not (self._feed.is_known or self._settings.serve_without_policies):
+            raise _ungoverned(self._feed.last_error)
         decision = call.decision = decide(self._feed.compiled, call.facts, _day(call), call.request_id)
+        self.limiter.enter(call, asked)
         if decision.tokens is not None or decision.tokens_shadow is not None:
             asked = await self.tokens.govern(form, call, asked)
         call.request_hash = request_hash(self._hash_key, call.facts.tenant, asked.hashed)
@@ -134,7 +140,9 @@ class Admission:
 
     async def _reserve(self, call: Call, admitted: Admitted) -> None:
         assert call.decision is not None
+        refuse_suspended(call.decision.budgets)
         amount = self._bound(call, admitted)
+        refuse_dear(call.decision.budgets, amount)
         try:
             call.hold = await self._spend.reserve(call.request_id, call.facts, call.decision.budgets, amount)
         except OverBudgetError as error:
@@ -227,6 +235,14 @@ def _billable(asked: Asked, prices: Mapping[str, Price]) -> list[Price]:
     is_chosen = asked.fields.get("service_tier") not in (None, "auto")
     others = ("",) if is_chosen else _CHOSEN_BY_PROVIDER
     return [prices[name] for name in dict.fromkeys((tier, *others)) if name in prices]
+
+
+def _ungoverned(why: str) -> ApiError:
+    message = (
+        f"this proxy has never had a policy document, so it cannot tell what budgets apply ({why}); start the control "
+        "plane (`farthing policies`), set policies_url, or set serve_without_policies = true"
+    )
+    return ApiError(503, "no_policies", message, retry_after_s=1)
 
 
 def _unpriced(call: Call) -> ApiError:

@@ -18,7 +18,7 @@ _FOR_NOW = frozenset((429, 503, 529))  # refusals that charge nothing; with Retr
 class LineRequest(InnerRequest):
     """A line's request; `keep` gets its answer before the call is settled."""
 
-    __slots__ = ("_keep", "may_wait", "waits")
+    __slots__ = ("_keep", "may_wait", "wait_s")
 
     is_offline = True
 
@@ -29,13 +29,18 @@ class LineRequest(InnerRequest):
         super().__init__(path, headers, body)
         self._keep = keep
         self.may_wait = may_wait
-        self.waits = False  # it was refused for now, and is to be asked again
+        self.wait_s = 0  # it was refused for now, and is to be asked again then; 0 = it has its answer
 
     def answer(self, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
         super().answer(status, body, content_type, headers)
-        self.waits = self.may_wait and status in _FOR_NOW and any(name == b"retry-after" for name, _ in headers)
-        if not self.waits:
+        if self.may_wait and status in _FOR_NOW:
+            self.wait_s = next((_seconds(value) for name, value in headers if name == b"retry-after"), 0)
+        if not self.wait_s:
             self._keep(status, body, headers)
+
+
+def _seconds(value: bytes) -> int:
+    return max(1, int(value)) if value.isdigit() else 1
 
 
 def answer_record(line: Line, status: int, body: bytes, headers: Headers) -> bytes:

@@ -35,6 +35,7 @@ _SAVE_S = 0.5  # seconds between saved counts
 _SWEEP_S = 3600.0
 _TRIES = 5  # of a line that was refused for now
 _FIRST_WAIT_S = 1.0
+_MAX_WAIT_S = 60.0
 
 Exchanges = Callable[[str], Exchange | None]
 
@@ -234,15 +235,20 @@ class BatchRunner:
         self._lines[model] = self._lines.get(model, 0) + 1
         try:
             for attempt in range(1, _TRIES + 1):
-                if await self._answered(run, number, line, attempt < _TRIES) or self._is_stopping:
+                if self._is_stopping:
                     return
-                await asyncio.sleep(_FIRST_WAIT_S * 2 ** (attempt - 1))
+                wait_s = await self._answered(run, number, line, attempt < _TRIES)
+                if not wait_s:
+                    return
+                await asyncio.sleep(max(_FIRST_WAIT_S * 2 ** (attempt - 1), min(wait_s, _MAX_WAIT_S)))
         finally:
             self._lines[model] -= 1
             if not self._lines[model]:
                 del self._lines[model]
 
-    async def _answered(self, run: _Run, number: int, line: Line, may_wait: bool) -> bool:
+    async def _answered(self, run: _Run, number: int, line: Line, may_wait: bool) -> int:
+        """Have a line answered; return after how many seconds it is to be asked again, 0 = never."""
+
         def keep(status: int, body: bytes, headers: Headers) -> None:
             run.journal.add(Answered(number, status == 200, msgspec.Raw(answer_record(line, status, body, headers))))
 
@@ -254,7 +260,7 @@ class BatchRunner:
                 raise ApiError(403, "route_not_allowed", f"the key {record.key!r} may not use {record.endpoint}")
         except ApiError as error:
             keep(error.status, error.body(), ())
-            return True
+            return 0
         headers = {semconv.HEADER_PRIORITY.encode(): b"0"}
         if record.tags:
             headers[semconv.HEADER_TAGS.encode()] = record.tags.encode("latin-1", "replace")
@@ -266,7 +272,7 @@ class BatchRunner:
             if not request.is_ended:
                 failed = ApiError(500, "internal_error", f"the proxy failed: {error!r}; please report this")
                 keep(failed.status, failed.body(), ())
-        return not request.waits
+        return request.wait_s
 
     async def _finish(self, run: _Run, end: str) -> None:
         """Write the files and the last state."""

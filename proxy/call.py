@@ -14,6 +14,7 @@ from proxy.identity import random_bytes
 from proxy.spend import Hold
 
 if TYPE_CHECKING:
+    from proxy.limits import Taken
     from proxy.place import Place
     from proxy.router import Chosen
     from proxy.tokens.cut import Cut
@@ -35,6 +36,7 @@ class Call(msgspec.Struct):
     decision: Decision | None = None
     price: Price | None = None
     is_stream: bool = False
+    taken: Taken | None = None  # of limits
     is_offline: bool = False  # a line of a batch
     temperature: float | None = None
     max_tokens: int = 0

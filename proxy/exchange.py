@@ -34,6 +34,7 @@ from proxy.http import (
     JSON,
     passed_on,
     refuse,
+    refuse_too_large,
 )
 from proxy.keys import Caller
 from proxy.metrics import Metrics
@@ -105,7 +106,7 @@ class Exchange:
     async def __call__(self, request: Request, caller: Caller) -> None:
         call: Call | None = None
         try:
-            _refuse_too_large(request, self._settings.max_request_bytes)
+            refuse_too_large(request, self._settings.max_request_bytes)
             call, asked = self._admission.identify(self._form, caller, request.headers, request.body)
             call.passed_on, call.is_offline = passed_on(request.headers), request.is_offline
             await self._serve(call, asked, request)
@@ -241,6 +242,10 @@ class Exchange:
             return other
         try:
             return await self._ask(call, admitted, attempts, target, request, hedge)
+        except asyncio.CancelledError:
+            if call.place is not None:
+                target.gave_up(time.monotonic(), call.place.since, call.is_stream)
+            raise
         finally:
             leave(call)
 
@@ -410,14 +415,10 @@ class Exchange:
             # Nobody knows what was used: the hold is an upper bound and is charged, as its expiry would do.
             call.settled_nusd = call.hold.amount_nusd if cost is None else cost
             self._spend.settle(call.hold, call.settled_nusd)
+        if call.taken is not None:
+            self._admission.limiter.leave(call)
         self._recorder.put(call)
         self._metrics.called(self.name, call)
-
-
-def _refuse_too_large(request: Request, limit: int) -> None:
-    if request.is_too_large:
-        message = f"the request is larger than {limit} bytes; send less context"
-        raise ApiError(413, "request_too_large", message)
 
 
 def _take_stream(call: Call, relay: EventRelay, asked_bytes: int) -> None:

@@ -55,6 +55,17 @@ def passed_on(headers: Mapping[bytes, bytes]) -> list[tuple[str, str]]:
     return [(name, headers[key].decode("latin-1")) for key, name in _PASSED_ON if key in headers]
 
 
+def refuse_too_large(request: Request, limit: int) -> None:
+    """Refuse a request whose body was too long to read.
+
+    Raises:
+        ApiError: 413.
+    """
+    if request.is_too_large:
+        message = f"the request is larger than {limit} bytes; send less context"
+        raise ApiError(413, "request_too_large", message)
+
+
 def refuse(request: Request, error: ApiError, body: bytes, headers: Headers = ()) -> None:
     """Answer with an error; `body` has the shape of the API that was asked."""
     # The official clients repeat every 429 unless they are told that it is pointless.

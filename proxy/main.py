@@ -27,6 +27,7 @@ from proxy.batch_run import BatchRunner
 from proxy.budget_watch import BudgetWatch
 from proxy.cache_tiers import tiers_of
 from proxy.caches import Caches
+from proxy.count_tokens import CountTokens
 from proxy.dispatch import Deployments
 from proxy.exchange import Exchange, Worker
 from proxy.file_api import FileApi
@@ -46,6 +47,7 @@ from proxy.server import Request, Server
 from proxy.spend import Spend
 from proxy.tokens.summary import Summaries
 from proxy.upstream import Client, Timeouts
+from proxy.warm import Warmth
 
 _DRAIN_S = 5.0  # seconds that settlements and spans get at the end
 _LAST_ANSWERS_S = 30.0  # seconds that calls under way get to end
@@ -64,7 +66,7 @@ class Proxy:
         self._started_at = time.time()
         # The upstream may think long before it answers; the whole call has a limit of its own.
         timeouts = Timeouts(headers=settings.request_timeout_s, between=settings.request_timeout_s)
-        self._client = Client(timeouts)
+        self._client = Client(timeouts, {settings.url("policies"): settings.control_token})
         self._feed = PolicyFeed(self._client, settings.url("policies"), settings.data_dir / "proxy" / "policies.json")
         key = load_key(settings.hash_key, settings.data_dir)
         self._caches = Caches(lambda: self._feed.document, tiers_of(settings, key))
@@ -75,10 +77,13 @@ class Proxy:
         self._watch = BudgetWatch(self._client, settings.url("policies"))
         self._feed.on_change += [self._deployments.follow, self._watch.follow]
         admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch)
+        self._limiter = admission.limiter
+        self._feed.on_change.append(self._limiter.follow)
         self._batches = MicroBatches(self._client)
         self._metrics = self._read_parts()
         self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
         counters = self._deployments.counters
+        self._warmth = Warmth(self._client, [one.deployment for one in self._deployments.targets], counters)
         self._hedges = Hedges(admission, self._spend, counters)
         worker = Worker(
             settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder, self._metrics,
@@ -92,10 +97,13 @@ class Proxy:
         self.routes.free("GET", "/v1/models/{id}", "models", self._model)
         self.routes.free("GET", "/v1/status", "status", self._status)
         self.routes.free("GET", "/metrics", "metrics", self._page)
+        CountTokens(settings, self._client, self._deployments).register(self.routes)
         admission.tokens.summaries = Summaries(self.routes.handle)
+        readings.read_tokens(self._metrics, admission.tokens)
         self._caches.tiers.start()
         upload = self._open_files(keys)
         self._recorder.start()
+        self._warmth.start()
         self._spend.start()
         self._gather.start()
         kept = settings.data_dir / "proxy" / "prices.json"
@@ -113,9 +121,11 @@ class Proxy:
         await self._prices.stop()
         await self._feed.stop()
         await self._watch.stop()
+        await self._warmth.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         await self._gather.stop()
+        self._limiter.close()
         await self._caches.tiers.close()
         self._client.close()
 

@@ -17,6 +17,7 @@ from proxy.metrics import Labelled, Metrics
 from proxy.micro_batch import MicroBatches
 from proxy.record import Recorder
 from proxy.spend import Spend
+from proxy.tokens import TokenControl
 from proxy.window import Window
 
 _PAGE_BYTES = 4096
@@ -48,6 +49,15 @@ def read_caches(metrics: Metrics, caches: Caches) -> None:
         "cache_saved_usd_total", "counter", "What hits would have cost, USD.",
         lambda: [({"policy": one.policy, "level": one.level}, one.saved_nusd / 1e9) for one in caches.counts()],
     )  # fmt: skip
+
+
+def read_tokens(metrics: Metrics, tokens: TokenControl) -> None:
+    """Show what token policies cut."""
+
+    def cut() -> Labelled:
+        return [({"policy": policy, "kind": kind}, count) for (policy, kind), count in tokens.cut.items()]
+
+    metrics.read("tokens_cut_total", "counter", "Estimated input tokens that a policy cut.", cut)
 
 
 def read_deployments(metrics: Metrics, deployments: Deployments) -> None:

@@ -1,8 +1,8 @@
 """The proxy's routes. What is registered here runs behind the key check, because there is no other way to register.
 
-A route is either an `Exchange`, which sends nothing before `Admission` has let the call in, or a `Free` one: its
-handler is given a caller whose key was checked, and no client, so it can cost nothing. Only `/healthz` asks for no key;
-it has no handler at all.
+A route is either an `Exchange`, which sends nothing before `Admission` has let the call in, or a `Free` one, whose
+handler is given a caller whose key was checked and does nothing that anybody bills. Only `/healthz` asks for no key; it
+has no handler at all.
 """
 from __future__ import annotations
 

@@ -16,8 +16,10 @@ from pydantic import Field, ValidationError, model_validator
 from farthing.errors import DocumentError
 from farthing.policy.key import Key
 from farthing.policy.kinds import KINDS
+from farthing.policy.kinds.alert import Alert
 from farthing.policy.kinds.batch import Batch
 from farthing.policy.kinds.budget import Budget
+from farthing.policy.kinds.limit import Limit
 from farthing.policy.kinds.policy import Policy
 from farthing.policy.record import Named, Record
 
@@ -28,7 +30,9 @@ class Document(Record):
     version: int = Field(ge=0)
     policies: tuple[Policy, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    alerts: tuple[Alert, ...] = ()
     batches: tuple[Batch, ...] = ()
+    limits: tuple[Limit, ...] = ()
     keys: tuple[Key, ...] = ()  # handed out, not written: they change without a new version
 
     @classmethod

@@ -18,6 +18,7 @@ from farthing.policy.document import Document
 from farthing.policy.facts import Facts
 from farthing.policy.holdout import Trial
 from farthing.policy.kinds.budget import Budget
+from farthing.policy.kinds.limit import Limit
 from farthing.policy.kinds.policy import Policy
 from farthing.policy.match import Match, is_glob
 from farthing.policy.when import When, compiled
@@ -26,7 +27,7 @@ FIELDS = ("tenant", "team", "user", "model", "feature", "key")
 MAX_REMEMBERED = 4096  # values of one column whose rules are remembered
 MAX_NAME = 256  # characters of a value worth remembering; a client may send any
 
-Item = TypeVar("Item", Policy, Budget)
+Item = TypeVar("Item", Policy, Budget, Limit)
 Column = str  # a field's name, or "tag:" and the name of a tag
 
 

@@ -12,6 +12,7 @@ from farthing.policy.record import Record
 
 Tokens = Annotated[int, Field(gt=0, le=100_000_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Ending = Annotated[str, StringConstraints(max_length=1000)]
 Literally = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 
 
@@ -41,7 +42,8 @@ class CompressRule(Record):
 class RetrievalRule(Record):
     """Cap what was retrieved: passages between two markers, those of the newest message first, in their order."""
 
-    markers: Annotated[tuple[tuple[Literally, Literally], ...], Field(min_length=1, max_length=20)] = (
+    # Begin and end; an empty end: up to the next begin, or to the end of the text that the passage stands in.
+    markers: Annotated[tuple[tuple[Literally, Ending], ...], Field(min_length=1, max_length=20)] = (
         ("<document", "</document>"), ("<passage", "</passage>"), ("<context", "</context>"),
     )  # fmt: skip
     max_passages: int | None = Field(default=None, ge=0)

@@ -5,6 +5,7 @@ turns that were not touched keep their bytes.
 """
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ class TokenControl:
     """Applies token policies; `summaries` writes what a policy wants said of the turns that were left out."""
 
     def __init__(self) -> None:
+        self.cut: Counter[tuple[str, str]] = Counter()  # (policy, kind) -> estimated tokens
         self.summaries: Summaries | None = None  # set once the proxy's routes are there, one of which it asks
 
     async def govern(self, form: Format, call: Call, asked: Asked) -> Asked:
@@ -48,6 +50,8 @@ class TokenControl:
         action = _action(policy)
         made = plan(shape, asked.fields, action)
         call.cut = made.cut
+        for kind, tokens in made.cut.kinds.items():
+            self.cut[policy.name, kind] += tokens
         if made.cut.is_refused:
             raise _too_long(made, policy, shape)
         if made.left_out and action.history and action.history.summary and self.summaries:

@@ -58,7 +58,11 @@ class _Finder:
         start = text.find(opening, at)
         while start >= 0 and _goes_on(text, start + len(opening), opening):
             start = text.find(opening, start + 1)
-        end = text.find(self._closing, start + len(opening)) if start >= 0 else -1
+        if start < 0:
+            return None
+        end = text.find(self._closing or opening, start + len(opening))
+        if not self._closing:
+            return start, end if end >= 0 else len(text)
         return (start, end + len(self._closing)) if end >= 0 else None
 
 

@@ -111,6 +111,7 @@ def test_a_scope_and_its_schema_are_looked_at_too() -> None:
     within = [scope, scope + otlp.field(0x1A, b"https://jane@example.com/1.0"), scope + otlp.field(0x1A, b"x" * 70_000)]
     spans = otlp.field(0x12, span(otlp.attributes(PLAIN)))
     assert [glances(otlp.field(0x0A, otlp.field(0x12, spans + one))) for one in within] == [True, False, False]
+    assert not glances(otlp.field(0x0A, otlp.field(0x12, spans + scope) + otlp.field(0x1A, b"x" * 70_000)))
 
 
 def test_the_lenses_know_every_field_that_the_schema_knows() -> None:

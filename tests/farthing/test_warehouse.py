@@ -259,3 +259,13 @@ def test_what_token_policies_cut_is_asked_by_kind_and_shadow_apart(
     assert [tuple(row[name] for name in names) for row in rows] == [
         (False, 2, 0, 1800, 600, 1000, 200, 14), (True, 1, 1, 900, 0, 0, 0, 0),
     ]  # fmt: skip
+
+
+def test_a_call_s_virtual_key_is_a_column_of_its_row(
+    warehouse: Warehouse, tenant: str, put: Callable[[Iterable[bytes]], None]
+) -> None:
+    facts = ((semconv.TEAM, "search"), (semconv.REQUEST_MODEL, "m"))
+    put([body(*facts, (semconv.KEY, "search-prod")), body(*facts)])
+    asked = "SELECT api_key FROM requests WHERE tenant = {tenant:String} ORDER BY api_key"
+    rows = warehouse.query(asked, tenant=tenant)
+    assert [row["api_key"] for row in rows] == ["", "search-prod"]

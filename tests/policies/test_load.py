@@ -87,7 +87,7 @@ def test_lines_count_through_the_whole_text() -> None:
     ("old", "new", "expected"),
     [
         ("farthing/v1", "farthing/v2", "line 2: apiVersion = 'farthing/v2': allowed: farthing/v1"),
-        ("Policy", "Polic", "line 3: kind = 'Polic': allowed: Policy, Budget, Batch (did you mean Policy?)"),
+        ("Policy", "Polic", "line 3: kind = 'Polic': allowed: Policy, Budget, Batch, Limit (did you mean Policy?)"),
         ("name: batch", "name: Batch", "metadata.name = 'Batch': allowed: a-z, 0-9 and -"),
         ("name: batch, ", "", "line 4: metadata.name: is missing"),
         ("owner:", "ownr:", "metadata.ownr = 'search-team': unknown key; allowed: name, owner (did you mean owner?)"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,43 +29,105 @@ action: {route: {to: gpt-4o-mini}}
 """
 
 
+Put = Callable[[list[bytes]], None]
+
+
+class Planes:
+    """A control plane and the analyzer that it asks, with one tenant of their own."""
+
+    def __init__(self, client: Client, put: Put) -> None:
+        self.client = client
+        self.put = put
+
+
 @pytest.fixture
-def planes(serve: Callable[[Asgi], AbstractContextManager[int]], warehouse: Warehouse, tmp_path: Path) -> Any:
-    """A control plane whose analyzer has one call of the proxy in its warehouse."""
+def planes(
+    serve: Callable[[Asgi], AbstractContextManager[int]], warehouse: Warehouse, tmp_path: Path
+) -> Iterator[Planes]:
     tenant = f"tenant-{uuid.uuid4().hex[:12]}"
-    given: list[tuple[str, Any]] = [
-        (semconv.OPERATION_NAME, "chat"), (semconv.PROVIDER_NAME, "openai"), (semconv.REQUEST_MODEL, "gpt-4o"),
-        (semconv.USAGE_INPUT_TOKENS, 1000), (semconv.USAGE_OUTPUT_TOKENS, 100), (semconv.TEAM, "search"),
-        (semconv.REQUEST_ID, "req_9"), (semconv.POLICY_VERSION, 1), (semconv.POLICIES, ("cheap",)),
-        (semconv.KEY, "prod"), (semconv.OUTCOME, "ok"), (semconv.POLICY_ARMS, ("cheap:treatment:1",)),
-    ]  # fmt: skip
-    now = time.time_ns() // 10**9 * 10**9
-    span = otlp.span(uuid.uuid4().bytes, b"8 bytes!", b"", "chat", (now - 10**9, now), otlp.attributes(given))
-    body = otlp.traces([("service.name", "p")], semconv.PROXY_SCOPE, "1", [span])
-    path = tmp_path / f"{uuid.uuid4().hex}.otlp"
-    path.write_bytes(segment.frame(tenant, body, now // 10**6, segment.digest(tenant, body)))
     warehouse.put_prices(PriceBook().history("openai", "gpt-4o"))
-    warehouse.insert_otlp(path, path.name)
+
+    def put(spans: list[bytes]) -> None:
+        body = otlp.traces([("service.name", "p")], semconv.PROXY_SCOPE, "1", spans)
+        path = tmp_path / f"{uuid.uuid4().hex}.otlp"
+        path.write_bytes(segment.frame(tenant, body, time.time_ns() // 10**6, segment.digest(tenant, body)))
+        warehouse.insert_otlp(path, path.name)
+
     with ExitStack() as stack:
-        analyzer = Settings(data_dir=tmp_path, tenant=tenant)
-        port = stack.enter_context(serve(analyzer_app(analyzer, warehouse)))
-        control = Settings(data_dir=tmp_path, tenant=tenant, analyzer_port=port)
-        yield Client(stack.enter_context(serve(app(control))))
+        port = stack.enter_context(serve(analyzer_app(Settings(data_dir=tmp_path, tenant=tenant), warehouse)))
+        control = Settings(data_dir=tmp_path, tenant=tenant, analyzer_port=port, guardrail_interval_s=0.1)
+        yield Planes(Client(stack.enter_context(serve(app(control)))), put)
 
 
-def test_a_plan_and_an_explanation_come_from_the_rows(planes: Client) -> None:
-    planned = planes.call("POST", "/v1/plan?hours=1", ROUTE).json
+def proxy_span(at_ns: int, seconds: float, **varying: Any) -> bytes:
+    given: dict[str, Any] = {
+        semconv.OPERATION_NAME: "chat", semconv.PROVIDER_NAME: "openai", semconv.REQUEST_MODEL: "gpt-4o",
+        semconv.USAGE_INPUT_TOKENS: 1000, semconv.USAGE_OUTPUT_TOKENS: 100, semconv.TEAM: "search",
+        semconv.POLICY_VERSION: 1, semconv.OUTCOME: "ok", **varying,
+    }  # fmt: skip
+    window = (at_ns, at_ns + int(seconds * 1e9))
+    return otlp.span(uuid.uuid4().bytes, uuid.uuid4().bytes[:8], b"", "chat", window, otlp.attributes(given.items()))
+
+
+def test_a_plan_and_an_explanation_come_from_the_rows(planes: Planes) -> None:
+    client = planes.client
+    decided = {semconv.POLICIES: ("cheap",), semconv.KEY: "prod", semconv.POLICY_ARMS: ("cheap:treatment:1",)}
+    planes.put([proxy_span(time.time_ns() - 10**9, 0.5, **{semconv.REQUEST_ID: "req_9"}, **decided)])
+    planned = client.call("POST", "/v1/plan?hours=1", ROUTE).json
     assert [(c["name"], c["change"]) for c in planned["changes"]] == [("cheap", "added")]
     assert (planned["version"], planned["effects"][0]["hit"], planned["policies"][0]["requests"]) == (0, 1, 1)
     assert planned["effects"][0]["usd_per_day"]["value"] == pytest.approx(-(0.0035 - 0.00021) * 24)
     assert "<html" in planned["html"]
-    planes.apply(ROUTE)
-    told = planes.get("/v1/explain?request_id=req_9").json
+    client.apply(ROUTE)
+    told = client.get("/v1/explain?request_id=req_9").json
     assert (told["version"], told["asked_model"], told["acted"]) == (1, "gpt-4o", ["cheap"])
     assert told["policies"][0]["saw"] == {"team": "search"}
     assert json.loads(told["recorded"]["arms"]) == ["cheap:treatment:1"]
-    assert planes.get("/v1/explain?request_id=req_none").error["code"] == "no_such_call"
-    assert planes.call("POST", "/v1/plan", ROUTE.replace("to:", "too:")).error["code"] == "document_refused"
+    assert client.get("/v1/explain?request_id=req_none").error["code"] == "no_such_call"
+    assert client.call("POST", "/v1/plan", ROUTE.replace("to:", "too:")).error["code"] == "document_refused"
+
+
+TRIED = """\
+apiVersion: farthing/v1
+kind: Policy
+metadata: {name: tried} # the new cache
+action: {cache: {}}
+mode: canary # a fifth of the calls
+canary: {share: 0.2}
+verify:
+  guardrails: [{metric: latency, max_increase: 0.2}]
+"""
+
+
+def test_a_policy_that_crosses_a_guardrail_goes_back_to_shadow_and_says_why(planes: Planes) -> None:
+    client = planes.client
+    client.apply(TRIED, "author=ann")
+    now, spans = time.time_ns() + 10**9, []
+    for n in range(600):
+        treated = n % 5 == 0
+        arm = f"tried:{'treatment' if treated else 'control'}:0.2"
+        seconds = (2.0 if treated else 1.0) + n % 7 / 10
+        spans.append(proxy_span(now + n * 10**6, seconds, **{semconv.POLICY_ARMS: (arm,)}))
+    planes.put(spans)
+    until = time.monotonic() + 60
+    while not (told := client.get("/v1/status").json)["rollbacks"] and time.monotonic() < until:
+        time.sleep(0.05)
+    (back,) = told["rollbacks"]
+    assert (back["policy"], back["version"], told["policies"][0]["mode"]) == ("tried", 2, "shadow")
+    assert back["reason"].startswith("latency: ") and "more than the allowed increase of 20%" in back["reason"]
+    (entry, _) = client.get("/v1/audit").json["audit"]
+    assert (entry["act"], entry["author"]) == ("rollback", "guardrail")
+    assert "+mode: shadow # a fifth of the calls" in entry["changes"][0]["diff"]
+
+
+def test_a_mode_is_set_in_the_text_as_it_was_written(client: Client) -> None:
+    client.apply(TRIED)
+    done = client.call("POST", "/v1/policies/tried/mode?mode=canary&share=0.5&author=ann&reason=good")
+    assert done.json["version"] == 2
+    source = client.get("/v1/objects").json["objects"][0]["source"]
+    assert source == TRIED.replace("{share: 0.2}", '{"share": 0.5}')
+    assert "allowed: 'shadow'" in client.call("POST", "/v1/policies/tried/mode?mode=on").error["details"][0]
+    assert client.call("POST", "/v1/policies/none/mode?mode=shadow").status == 404
 
 
 def test_without_an_analyzer_a_plan_says_so(

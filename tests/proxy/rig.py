@@ -29,7 +29,7 @@ RATES = (1_000_000_000, 2_000_000_000)  # nUSD per million input and output toke
 DEAR_RATES = (4_000_000_000, 8_000_000_000)  # of the provider `east`
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 COST = 20_000  # nano-dollars of USAGE
-SERVED = ("/chat/completions", "/completions", "/responses", "/embeddings", "/messages")
+SERVED = ("/chat/completions", "/completions", "/responses", "/embeddings", "/messages", "/count_tokens")
 SECRET = "sk-upstream-secret-0123456789"
 HOST_SECRET = "sk-of-another-deployment"
 Behaviour = Callable[["Received", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -55,6 +55,7 @@ class Upstream:
     behave: Behaviour
     port: int = 0
     received: list[Received] = field(default_factory=list)
+    busy: int = 0  # requests that it has begun to answer and not ended, or whose connection nobody closed
     spans: list[dict[str, Any]] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)  # lets a behaviour that waits go on
     arrived: threading.Event = field(default_factory=threading.Event)  # a request is here
@@ -78,7 +79,11 @@ class Upstream:
                 else:
                     self.received.append(request)
                     self.arrived.set()
-                    await self.behave(request, reader, writer)
+                    self.busy += 1
+                    try:
+                        await self.behave(request, reader, writer)
+                    finally:
+                        self.busy -= 1
                 await writer.drain()
         writer.close()
         with suppress(ConnectionError, TimeoutError, asyncio.CancelledError):

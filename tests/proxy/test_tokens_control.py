@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import re
+import urllib.request
 from typing import Any
 
 import pytest
@@ -62,6 +64,10 @@ def test_history_blanks_and_output_are_cut_in_every_api_before_the_hold(rig: Rig
     assert span[semconv.TOKENS_BEFORE] - span[semconv.TOKENS_AFTER] == sum(
         value for name, value in span.items() if name.startswith(semconv.TOKENS_CUT_PREFIX)
     )
+    with urllib.request.urlopen(f"{rig.proxy}/metrics") as answer:
+        page = answer.read().decode()
+    told = re.search(rf'farthing_tokens_cut_total{{policy="tokens-{team}",kind="history"}} (\d+)', page)
+    assert told and int(told[1]) == span["farthing.tokens.cut.history"]
     assert span[semconv.TOKENS_MAX_OUTPUT] == span[semconv.REQUEST_MAX_TOKENS] == 30
     assert span[semconv.HELD_NUSD] * 1_000_000 <= (len(sent.body) + 1060) * RATES[0] + 30 * RATES[1]
 

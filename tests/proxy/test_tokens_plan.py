@@ -96,6 +96,14 @@ def test_the_turn_that_shares_words_with_the_question_stays_before_a_newer_one_t
     assert planned(turns, history={"max_tokens": 45, "relevance": 0}).kept == [2, 3, 4]
 
 
+def test_relevance_is_seen_in_scripts_that_part_no_words() -> None:
+    turns = [said("user", "玛丽号的船锚重九吨"), said("assistant", "好的"),
+             said("user", "我妹妹早上喜欢喝茶"), said("assistant", "好的"),
+             said("user", "玛丽号的船锚有多重?")]  # fmt: skip
+    assert planned(turns, history={"max_tokens": 60, "relevance": 0.8}).kept == [0, 1, 4]
+    assert planned(turns, history={"max_tokens": 60, "relevance": 0}).kept == [2, 3, 4]
+
+
 def test_a_result_that_comes_late_stays_with_its_call() -> None:
     call, result = called("c0-0", "chat/completions")
     turns = [said("user", "a " * 90), call, said("user", "wait"), result, said("user", "and now?")]
@@ -168,6 +176,12 @@ def test_passages_past_the_cap_go_whole_and_what_is_around_them_stays() -> None:
     kept = Passages(RetrievalRule(max_passages=2)).cap(text)
     assert kept == f"<documents>{passages('one', 'two')}</documents> which?"
     assert Passages(RetrievalRule(max_characters=40)).cap(text) == f"<documents>{passages('one')}</documents> which?"
+
+
+def test_a_marker_without_an_end_begins_a_passage_that_lasts_to_the_next_one() -> None:
+    rule = RetrievalRule.model_validate({"markers": [["## Source", ""]], "max_passages": 2})
+    text = "Answer from:\n## Source 1\none\n## Source 2\ntwo\n## Source 3\nthree"
+    assert Passages(rule).cap(text) == text[: text.index("## Source 3")]
 
 
 def test_the_newest_message_has_its_passages_first() -> None:

@@ -1,14 +1,22 @@
-"""kind: Budget: how much the requests of a scope may cost in one window."""
+"""kind: Budget: how much the requests of a scope may cost in one window, and what happens on the way there.
+
+Budgets nest by their scopes: a call is held by every budget whose scope it falls into, and each may refuse it.
+"""
 from __future__ import annotations
 
+import re
 from datetime import timezone, tzinfo
-from typing import Annotated, ClassVar, Literal
+from decimal import ROUND_FLOOR, Decimal
+from typing import Annotated, Any, ClassVar, Literal, cast
 from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from farthing.policy.match import Match
 from farthing.policy.record import Named, Nusd, Record
+
+_ROLLING = {"h": 3600, "d": 86_400}
+_FOREIGN = re.compile(r"(\d+(?:\.\d+)?) ([A-Z]{3})\Z", re.ASCII)
 
 
 def zone(name: str) -> tzinfo:
@@ -30,11 +38,59 @@ def _known_zone(name: str) -> str:
     return name
 
 
+def _share(value: object) -> object:
+    """Read `80%`; a number is a share already."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)%", value) if isinstance(value, str) else None
+    return float(found[1]) / 100 if found else value
+
+
+Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=10, allow_inf_nan=False)]
+
+
 class Window(Record):
-    """The calendar period after which a budget starts anew."""
+    """The calendar period after which a budget starts anew, or the time that it always looks back on."""
 
     calendar: Literal["day", "week", "month", "total"] = "month"
     tz: Annotated[str, BeforeValidator(_known_zone)] = "UTC"  # IANA zone whose midnight begins a period
+    # Such as 24h or 7d, in place of `calendar`: what is spent counts for so long, and up to 1/24 longer.
+    rolling: Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,3}[hd]$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Window:
+        if self.rolling is not None and self.calendar != "month":
+            raise ValueError(f"set calendar or rolling, not both ({self.calendar!r} and {self.rolling!r})")
+        return self
+
+    @property
+    def rolling_s(self) -> int:
+        """Seconds that a rolling window looks back; 0: it is a calendar's."""
+        return int(self.rolling[:-1]) * _ROLLING[self.rolling[-1]] if self.rolling else 0
+
+
+class Threshold(Record):
+    """Tell, once a period, that a share of the limit is spent, or will be by the period's end as it goes."""
+
+    at: Share | None = None  # of the limit, spent: 0.8 or 80%
+    forecast: Share | None = None  # of the limit, at the period's end if it goes on as so far
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Threshold:
+        if (self.at is None) == (self.forecast is None):
+            raise ValueError("set exactly one of at and forecast")
+        return self
+
+    @property
+    def name(self) -> str:
+        """at 80% | forecast 100%."""
+        share = self.at if self.at is not None else self.forecast
+        return f"{'at' if self.at is not None else 'forecast'} {(share or 0) * 100:g}%"
+
+
+class Currency(Record):
+    """A currency that a budget's amounts are written in; the ledger counts in USD at this rate, which does not move."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+    usd: Annotated[str, StringConstraints(pattern=r"^\d{1,6}(\.\d{1,9})?$")]  # that one unit is worth, as text
 
 
 class Budget(Named):
@@ -48,3 +104,42 @@ class Budget(Named):
     window: Window = Window()
     hard: bool = True  # false: counted and shown, never refuses
     on_ledger_away: Literal["refuse", "allow"] = "refuse"
+    per_request_nusd: Nusd | None = None  # the most that one call may cost at worst; absent: the limit
+    suspended: bool = False  # refuses every call, whatever is free
+    thresholds: Annotated[tuple[Threshold, ...], Field(max_length=20)] = ()
+    currency: Currency | None = None  # that people think in; absent: USD
+
+    @model_validator(mode="after")
+    def _forecasts_have_an_end(self) -> Budget:
+        has_end = self.window.rolling is None and self.window.calendar != "total"
+        if not has_end and any(one.forecast is not None for one in self.thresholds):
+            raise ValueError("a forecast needs a window that ends: day, week or month")
+        return self
+
+    @classmethod
+    def from_written(cls, spec: dict[str, Any]) -> Any:
+        """Read a budget as people write it; amounts in its own currency become USD, rounded down.
+
+        Raises:
+            ValidationError: something in it is wrong.
+        """
+        currency = spec.get("currency")
+        if isinstance(currency, dict):
+            given = cast("dict[str, object]", currency)
+            spec = {key: _in_usd(value, given) if key in _AMOUNTS else value for key, value in spec.items()}
+        return super().from_written(spec)
+
+
+_AMOUNTS = ("limit", "per_request")
+
+
+def _in_usd(value: object, currency: dict[str, object]) -> object:
+    """Return an amount in USD; what cannot be read is left to the validation of its field."""
+    found = _FOREIGN.match(value) if isinstance(value, str) else None
+    rate = currency.get("usd")
+    if found is None or found[2] != currency.get("name") or not isinstance(rate, str):
+        return value
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,9})?", rate):
+        return value
+    usd = (Decimal(found[1]) * Decimal(rate)).quantize(Decimal("0.000000001"), ROUND_FLOOR)
+    return f"{usd:f} USD"

@@ -1,0 +1,119 @@
+"""Has a policy on trial made worse what it may not make worse? Judged from both sides of its draw, at any time.
+
+Each observation is one unit of the draw (a request, a user, a session) weighted by the inverse of the probability with
+which it came to its side, so that a growing canary does not compare early days with late ones.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from analyzer.sequence import BURN_IN, radius
+from analyzer.window import utc
+from farthing.policy import Policy
+from farthing.policy.holdout import Guardrail
+
+MAX_CALLS = 100_000  # read for all trials together
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One guardrail of one policy, looked at now."""
+
+    policy: str
+    metric: str
+    max_increase: float
+    treated: int  # units
+    control: int
+    treated_mean: float | None
+    control_mean: float | None
+    excess_low: float | None  # the increase beyond the allowed one is at least this, at any look, with 95 %
+    is_crossed: bool
+    says: str
+
+
+def judge(
+    policies: Iterable[Policy], since: Mapping[str, datetime], rows: Sequence[Mapping[str, Any]]
+) -> list[Verdict]:
+    """Return a verdict for each guardrail; `since` says from when on each policy is as it is."""
+    sides = _sides(rows)
+    return [
+        _verdict(policy, rail, _observations(policy, rail, sides.get(policy.name, []), since[policy.name]))
+        for policy in policies
+        for rail in policy.verify.guardrails
+    ]
+
+
+Side = tuple[Mapping[str, Any], bool, float]  # row, treated, propensity
+
+
+def _sides(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Side]]:
+    """Read the sides that the proxy wrote down, by policy."""
+    found: dict[str, list[Side]] = {}
+    for row in rows:
+        for arm in json.loads(row["arms"] or "[]"):
+            policy, _, rest = str(arm).partition(":")
+            side, _, propensity = rest.partition(":")
+            found.setdefault(policy, []).append((row, side == "treatment", float(propensity)))
+    return found
+
+
+@dataclass(frozen=True)
+class _Observations:
+    """One entry a unit: its mean, its side, and the probability of the treated side."""
+
+    values: Any  # [units] float64
+    treated: Any  # [units] bool
+    propensity: Any  # [units] float64
+
+
+def _observations(policy: Policy, rail: Guardrail, sides: Sequence[Side], since: datetime) -> _Observations:
+    sums: dict[tuple[str, bool, float], list[float]] = {}
+    for row, treated, propensity in sides:
+        value = _value(rail, row)
+        if value is not None and utc(row["started_at"]) >= since and 0 < propensity < 1:
+            fact = "" if policy.verify.unit == "request" else row[policy.verify.unit]
+            sums.setdefault((fact or row["span_id"], treated, propensity), []).append(value)
+    return _Observations(
+        np.array([sum(values) / len(values) for values in sums.values()], dtype=np.float64),
+        np.array([treated for _, treated, _ in sums], dtype=bool),
+        np.array([propensity for _, _, propensity in sums], dtype=np.float64),
+    )
+
+
+def _value(rail: Guardrail, row: Mapping[str, Any]) -> float | None:
+    if rail.metric == "errors":
+        return float(row["outcome"] == "error")
+    found = {"cost": row["cost_usd"], "latency": row["duration_s"], "ttft": row["ttft_s"]}[rail.metric]
+    return None if found is None else float(found)
+
+
+def _verdict(policy: Policy, rail: Guardrail, seen: _Observations) -> Verdict:
+    treated, control = int(seen.treated.sum()), int((~seen.treated).sum())
+    told = (policy.name, rail.metric, rail.max_increase, treated, control)
+    if not treated or not control:
+        return Verdict(*told, None, None, None, False, "one side has no calls yet")
+    means = (float(seen.values[seen.treated].mean()), float(seen.values[~seen.treated].mean()))
+    if treated + control < BURN_IN:
+        return Verdict(*told, *means, None, False, f"{treated + control} of {BURN_IN} units that a first look needs")
+    low = _excess_low(rail, seen)
+    allowed = f"{rail.max_increase:g}" if rail.metric == "errors" else f"{rail.max_increase:.0%}"
+    says = f"{rail.metric}: {means[0]:.6g} treated, {means[1]:.6g} held out, over {treated} and {control} units"
+    if low > 0:
+        says += f"; more than the allowed increase of {allowed} by at least {low:.3g}, at any number of looks (95 %)"
+    return Verdict(*told, *means, low, low > 0, says)
+
+
+def _excess_low(rail: Guardrail, seen: _Observations) -> float:
+    """Return the lower end of the sequence for: treated mean, less the held out one and what it may grow by."""
+    centre = float(seen.values.mean())
+    relative = 0.0 if rail.metric == "errors" else rail.max_increase
+    allowed = rail.max_increase if rail.metric == "errors" else relative * centre
+    weights = np.where(seen.treated, 1 / seen.propensity, -(1 + relative) / (1 - seen.propensity))
+    stream = (seen.values - centre) * weights - allowed
+    return float(stream.mean()) - radius(len(stream), float(stream.var()))

@@ -1,0 +1,47 @@
+"""proxy/count_tokens.py: Anthropic's count reaches Anthropic and nobody's budget."""
+from __future__ import annotations
+
+from typing import Any
+
+import anthropic
+import pytest
+
+from farthing import semconv
+from tests.proxy.rig import SECRET, Behaviour, Rig, answers, resets
+
+ASKED: Any = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def claude(rig: Rig, team: str) -> anthropic.Anthropic:
+    headers = {semconv.HEADER_TAGS: f"team={team}"}
+    return anthropic.Anthropic(base_url=rig.proxy, api_key="of-the-client", default_headers=headers, max_retries=0)
+
+
+def test_a_count_is_passed_through_and_costs_no_budget_anything(rig: Rig) -> None:
+    team = rig.budget("0 USD")
+    rig.upstream.next(answers(b'{"input_tokens": 8}'))
+    with claude(rig, team) as client:
+        assert client.messages.count_tokens(model="claude", **ASKED).input_tokens == 8
+    (received,) = rig.upstream.received
+    assert received.path == "/anthropic/v1/messages/count_tokens"
+    assert received.headers["x-api-key"] == SECRET and "of-the-client" not in str(received.headers)
+    assert rig.settlements(team) == [] and rig.spans(team) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "behave", "status", "says"),
+    [
+        ("own", answers(b""), 400, "not served over Anthropic's API"),
+        ("nobody", answers(b""), 404, "is not served here"),
+        ("claude", answers(b'{"type":"error","error":{"type":"x","message":"too many"}}', status=429), 429, "too many"),
+        ("claude", answers(SECRET.encode(), status=401), 502, "refused this proxy's key"),
+        ("claude", answers(b"", "location: http://elsewhere/", status=307), 502, "answered 307"),
+        ("claude", resets, 502, "the model's server failed"),
+    ],
+    ids=["of another API", "unknown", "their own error", "our key refused", "a redirect", "no answer"],
+)
+def test_a_count_that_cannot_be_had_says_why(rig: Rig, model: str, behave: Behaviour, status: int, says: str) -> None:
+    rig.upstream.next(behave)
+    with claude(rig, "x") as client, pytest.raises(anthropic.APIStatusError, match=says) as refused:
+        client.messages.count_tokens(model=model, **ASKED)
+    assert refused.value.status_code == status and SECRET not in str(refused.value)
