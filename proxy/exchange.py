@@ -243,6 +243,10 @@ class Exchange:
             return other
         try:
             return await self._ask(call, admitted, attempts, target, request, hedge)
+        except asyncio.CancelledError:
+            if call.place is not None:
+                target.gave_up(time.monotonic(), call.place.since, call.is_stream)
+            raise
         finally:
             leave(call)
 

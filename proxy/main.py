@@ -48,6 +48,7 @@ from proxy.server import Request, Server
 from proxy.spend import Spend
 from proxy.tokens.summary import Summaries
 from proxy.upstream import Client, Timeouts
+from proxy.warm import Warmth
 
 _DRAIN_S = 5.0  # seconds that settlements and spans get at the end
 _LAST_ANSWERS_S = 30.0  # seconds that calls under way get to end
@@ -83,6 +84,7 @@ class Proxy:
         self._metrics = self._read_parts()
         self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
         counters = self._deployments.counters
+        self._warmth = Warmth(self._client, [one.deployment for one in self._deployments.targets], counters)
         self._hedges = Hedges(admission, self._spend, counters)
         worker = Worker(
             settings, self._client, admission, self._caches, self._batches, self._spend, self._recorder, self._metrics,
@@ -103,6 +105,7 @@ class Proxy:
         self._caches.tiers.start()
         upload = self._open_files(keys)
         self._recorder.start()
+        self._warmth.start()
         self._spend.start()
         self._gather.start()
         kept = settings.data_dir / "proxy" / "prices.json"
@@ -120,6 +123,7 @@ class Proxy:
         await self._prices.stop()
         await self._feed.stop()
         await self._watch.stop()
+        await self._warmth.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
         await self._gather.stop()
