@@ -1,328 +1,146 @@
-"""Claim: a governed request costs a proxy microseconds: decided, held, settled, recorded; nginx relays beside it.
+"""Claim: a governed request costs a proxy microseconds, an event a few, a policy change reaches all within 100 ms.
 
-    python bench/proxy.py [--requests 8000] [--streams 64] [--rounds 3]
+    python bench/proxy.py [--windows 20] [--requests 1600] [--streams 64] [--requests-flat 200000] [--changes 100]
 
-One proxy worker under 100 policies, with the real control plane and telemetry on, then nginx, in the same run on the
-same core; upstream, collector and load on the other one. CPU time is the worker's own, from /proc; other work on the
-machine only ever adds to it. Prints lines for people, then one line of JSON; exit 1 on a missed limit.
+One proxy worker with virtual keys, 100 policies, budgets, an exact cache and telemetry, behind the real control plane;
+then nginx and LiteLLM, in the same run on the same core; upstream, collector and load on the other one. `json_us` has
+all of that on, and no request is like another, so each is looked up, held, settled, recorded and kept; `hit_us` is
+answered from the cache. Prints lines for people, then one line of JSON; exit 1 on a missed limit. A peer that cannot be
+had is left out with its limits.
 """
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-
-import httptools
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from servers import cpu_s, free_port, pin, process, rss_mb
+from proxy_change import changed
+from proxy_governed import governed
+from proxy_latency import added_ms
+from proxy_load import Ask, Server, event_us, fresh, load, request_of, request_us, same, stream_of
+from proxy_peers import LITELLM, LITELLM_KEY, find_litellm, find_nginx, litellm_before, nginx_before
+from proxy_upstream import upstream
+from servers import pin, rss_mb
 from verdict import conclude
 
-from farthing import http_json
-
-LIMITS = {"json_us": ("<=", 80.0), "sse_event_us": ("<=", 6.0)}
-CONNECTIONS = 16  # closed loop
-EVENTS = (20, 220)  # of a short and a long stream; the difference is the cost of events alone
-EVENT_EVERY_S = 0.005  # each event is a write of its own, so that they do not arrive in lumps
-SETTLE_S = 0.3
-TEXT = "Why is the sky blue? " * 40  # a request of 1 KB
-USAGE = {"prompt_tokens": 200, "completion_tokens": 60, "total_tokens": 260}
-
-
-Server = AbstractContextManager[tuple[int, int]]  # port and process id
+LIMITS = {
+    "json_us": ("<=", 80.0),
+    "hit_us": ("<=", 60.0),
+    "sse_event_us": ("<=", 6.0),
+    "added_ms": ("<=", 0.15),
+    "added_ttft_ms": ("<=", 0.3),
+    "rss_mb": ("<=", 80.0),
+    "rss_growth_mb": ("<=", 2.0),  # from a tenth of the requests to all of them: 11 bytes a request
+    "change_p99_ms": ("<=", 100.0),
+    "streams_cut": ("<=", 0.0),
+}
+PEER_LIMITS = {
+    "json_us_over_nginx": ("<=", 5.0),
+    "sse_event_us_over_nginx": ("<=", 5.0),
+    "litellm_json_us_over_ours": (">=", 100.0),
+    "litellm_sse_event_us_over_ours": (">=", 100.0),
+}
+COSTS = ("json_us", "sse_event_us")  # that peers have too
 
 
 def main() -> int:
-    """Measure both, judge the claim."""
+    """Measure ours and the peers, judge the claim."""
     arguments = _arguments()
-    if arguments.upstream:
-        asyncio.run(serve_upstream(arguments.upstream))
-        return 0
+    pin(os.getpid(), 0)
     figures = measure(arguments)
+    limits = LIMITS | {name: limit for name, limit in PEER_LIMITS.items() if name in figures}
     for name, value in figures.items():
-        print(f"{name:28} {value:8.2f}" + (f"  (limit {LIMITS[name][1]})" if name in LIMITS else ""))
-    return conclude("proxy", figures, LIMITS, load1=round(os.getloadavg()[0], 1))
+        print(f"{name:32} {value:10.2f}" + (f"  ({' '.join(map(str, limits[name]))})" if name in limits else ""))
+    return conclude("proxy", figures, limits, litellm=LITELLM, load1=round(os.getloadavg()[0], 1))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--requests", type=int, default=8000, help="of each JSON measurement")
+    parser.add_argument("--windows", type=int, default=20, help="of which the lowest counts: other work only ever adds")
+    parser.add_argument("--requests", type=int, default=1600, help="of a window")
     parser.add_argument("--streams", type=int, default=64, help="at once")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the lowest counts: other work only ever adds")
-    parser.add_argument("--upstream", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--pairs", type=int, default=2000, help="calls through the proxy and directly, in turns")
+    parser.add_argument("--requests-flat", type=int, default=200_000, help="over which memory may not grow")
+    parser.add_argument("--changes", type=int, default=100, help="of a policy")
     return parser.parse_args()
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """Return all figures; those of nginx only where it can be had."""
-    pin(os.getpid(), 0)
-    with tempfile.TemporaryDirectory() as folder, upstream() as port:
-        figures = in_rounds(arguments, farthing(Path(folder), port), {"json": "free", "held": "held"})
+    """Return all figures; those of a peer only where it can be had."""
+    with tempfile.TemporaryDirectory() as name, upstream() as model:
+        folder = Path(name)
+        figures = ours(arguments, _made(folder / "one"), model)
+        figures |= changed(_made(folder / "two"), model, arguments.changes)
         nginx, why = find_nginx()
         if nginx:
-            peers = in_rounds(arguments, nginx_before(Path(folder), nginx, port), {"json": "free"})
+            with nginx_before(folder, nginx, model) as server:
+                costs = peer(server, "", arguments.windows, arguments.requests, arguments.streams)
+            figures |= {f"nginx_{cost}": costs[cost] for cost in COSTS}
+            figures |= {f"{cost}_over_nginx": round(figures[cost] / costs[cost], 2) for cost in COSTS}
         else:
             print(f"nginx is left out: {why}")
-            peers = {}
-    figures["ledger_us"] = round(figures.pop("held_us") - figures["json_us"], 2)
-    for name, value in peers.items():
-        if name != "rss_mb":
-            figures[f"nginx_{name}"] = value
-            figures[f"{name}_over_nginx"] = round(figures[name] / value, 2)
+        litellm, why = find_litellm()
+        if litellm:
+            with litellm_before(folder, litellm, model) as server:
+                costs = peer(server, LITELLM_KEY, max(1, arguments.windows // 4), max(16, arguments.requests // 10), 2)
+                figures["litellm_rss_mb"] = round(rss_mb(server.pid), 1)
+            figures |= {f"litellm_{cost}": costs[cost] for cost in COSTS}
+            figures |= {f"litellm_{cost}_over_ours": round(costs[cost] / figures[cost], 1) for cost in COSTS}
+        else:
+            print(f"LiteLLM is left out: {why}")
     return figures
 
 
-def in_rounds(arguments: argparse.Namespace, server: Server, teams: dict[str, str]) -> dict[str, float]:
-    """Return the lowest of all rounds: CPU µs and wall ms of a JSON request by kind, and CPU µs of an event."""
-    found: dict[str, list[float]] = {}
-    with server as (port, pid):
-        asyncio.run(ask_all(port, "free", 500))
-        for _ in range(arguments.rounds):
-            for name, team in teams.items():
-                requests = arguments.requests if name == "json" else arguments.requests // 4
-                started = time.perf_counter()
-                spent = spent_s(pid, lambda team=team, requests=requests: ask_all(port, team, requests))
-                found.setdefault(f"{name}_us", []).append(spent / requests * 1e6)
-                waited = time.perf_counter() - started - SETTLE_S
-                found.setdefault(f"{name}_ms", []).append(waited / requests * CONNECTIONS * 1e3)
-            short, long = (spent_s(pid, lambda n=n: stream_all(port, arguments.streams, n)) for n in EVENTS)
-            events = (EVENTS[1] - EVENTS[0]) * arguments.streams
-            found.setdefault("sse_event_us", []).append((long - short) / events * 1e6)
-        figures = {name: round(min(values), 2) for name, values in found.items()}
-        return figures | {"rss_mb": round(rss_mb(pid), 1)}
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
-def spent_s(pid: int, act: Callable[[], Coroutine[None, None, None]]) -> float:
-    """Return the CPU seconds that a process spends while `act` runs, its threads included."""
-    before = cpu_s(pid)
-    asyncio.run(act())
-    time.sleep(SETTLE_S)  # the spans and settlements of the last requests belong to it
-    return cpu_s(pid) - before
+def ours(arguments: argparse.Namespace, folder: Path, model: int) -> dict[str, float]:
+    """Return the figures of one governed worker."""
+    with governed(folder, model) as running:
+        (server,), keys = running.workers, running.keys
+        kinds = {
+            "json_us": fresh(request_of(keys["governed"])),
+            "hit_us": same(request_of(keys["governed"])),
+            "held_us": fresh(request_of(keys["held"])),
+            "plain_us": fresh(request_of(keys["plain"])),
+        }
+        figures = request_us(server, kinds, arguments.windows, arguments.requests)
+        figures["ledger_us"] = round(figures["held_us"] - figures["plain_us"], 2)
+        figures["cache_us"] = round(figures["json_us"] - figures["held_us"], 2)  # looked up in vain, then kept
+        windows = _stream_windows(arguments.windows)
+        figures["sse_event_us"] = event_us(server, keys["governed"], windows, arguments.streams)
+        stream = fresh(stream_of(keys["governed"], 1))
+        figures |= added_ms(server.port, model, kinds["json_us"], stream, arguments.pairs)
+        figures |= grown(server, kinds["json_us"], arguments.requests_flat)
+    return figures
 
 
-@contextmanager
-def upstream() -> Iterator[int]:
-    port = free_port()
-    with process([sys.executable, __file__, "--upstream", str(port)], port, core=0):
-        yield port
+def peer(server: Server, key: str, windows: int, requests: int, streams: int) -> dict[str, float]:
+    """Return what a request and an event cost another server."""
+    figures = request_us(server, {"json_us": fresh(request_of(key))}, windows, requests)
+    return figures | {"sse_event_us": event_us(server, key, _stream_windows(windows), streams)}
 
 
-@contextmanager
-def farthing(folder: Path, port: int) -> Iterator[tuple[int, int]]:
-    """Run the control plane and one proxy worker; yield the worker's port and process id."""
-    policies, proxy = free_port(), free_port()
-    (folder / "farthing.toml").write_text(
-        f"[[deployments]]\nmodel = 'gpt-4o'\nurl = 'http://127.0.0.1:{port}/v1'\nprovider = 'openai'\nmetered = true\n"
-    )
-    environ = {
-        "FARTHING_CONFIG": str(folder / "farthing.toml"), "FARTHING_DATA_DIR": str(folder),
-        "FARTHING_POLICIES_PORT": str(policies), "FARTHING_PROXY_PORT": str(proxy),
-        "FARTHING_COLLECTOR_URL": f"http://127.0.0.1:{port}",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "farthing"]
-    with process([*command, "policies"], policies, 0, environ):
-        version = http_json.call("POST", f"http://127.0.0.1:{policies}/v1/apply", documents())["version"]
-        with process([*command, "proxy"], proxy, 1, environ) as pid:
-            assert http_json.call("GET", f"http://127.0.0.1:{proxy}/v1/status")["policy_version"] == version
-            yield proxy, pid
+def _stream_windows(windows: int) -> int:
+    return max(1, windows // 3)  # each takes more than a second
 
 
-def documents() -> str:
-    """Return 100 policies, as a company writes them, and one budget, as YAML."""
-    matches = ("team: team-{n}, model: 'gpt-4*'", "model: 'model-{n}*'", "tags: {{tier: batch}}, team: team-{n}",
-               "feature: [feature-{n}, search], model: ['gpt-4*', 'opus-*']")  # fmt: skip
-    head = "apiVersion: farthing/v1\nkind: {kind}\nmetadata: {{name: {name}}}\n"
-    policies = [
-        head.format(kind="Policy", name=f"policy-{n}") + f"match: {{{matches[n % 4].format(n=n)}}}\npriority: {n}\n"
-        + ("action: {route: {to: gpt-4o-mini}}\n" if n % 2 else "action: {cache: {}}\n")
-        for n in range(100)
-    ]  # fmt: skip
-    budget = head.format(kind="Budget", name="held") + "scope: {team: held}\nlimit: 1000000 USD\n"
-    return "---\n".join([*policies, budget])
-
-
-def find_nginx() -> tuple[str, str]:
-    """Return nginx's path, else why there is none; installs the Debian package where that is allowed."""
-    if not shutil.which("nginx", path=_PATH) and shutil.which("apt-get") and os.geteuid() == 0:
-        subprocess.run(["apt-get", "install", "-y", "-qq", "nginx-light"], capture_output=True, check=False)
-    found = shutil.which("nginx", path=_PATH)
-    return found or "", "" if found else "it is not installed (apt-get install nginx-light)"
-
-
-_PATH = os.environ.get("PATH", "") + ":/usr/sbin"
-_NGINX = """
-worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log; daemon off;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;
-  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; keepalive_requests 1000000;
-  upstream model {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 1000000; }}
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{
-      proxy_pass http://model; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
-    }}
-  }}
-}}
-"""
-
-
-@contextmanager
-def nginx_before(folder: Path, nginx: str, port: int) -> Iterator[tuple[int, int]]:
-    """Run nginx as a bare relay; yield its port and its worker's process id."""
-    own = free_port()
-    (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, upstream=port, port=own))
-    with process([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")], own, core=1) as master:
-        worker = int(Path(f"/proc/{master}/task/{master}/children").read_text().split()[0])
-        pin(worker, 1)
-        yield own, worker
-
-
-class Exchange(asyncio.Protocol):
-    """One client connection: sends the same request again and again, and waits for each whole answer."""
-
-    def __init__(self, request: bytes, count: int) -> None:
-        self._request, self._left = request, count
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        self._ask()
-
-    def _ask(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._transport.write(self._request)  # type: ignore[attr-defined]
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_message_complete(self) -> None:
-        self._left -= 1
-        if self._parser.get_status_code() != 200:
-            self.ended.set_exception(RuntimeError(f"status {self._parser.get_status_code()}"))
-        elif self._left > 0:
-            asyncio.get_running_loop().call_soon(self._ask)
-        else:
-            self.ended.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.ended.done():
-            self.ended.set_exception(exc or ConnectionResetError("closed before the answer was whole"))
-
-
-@dataclass(frozen=True)
-class Load:
-    port: int
-    connections: int
-    each: int  # requests
-
-    async def run(self, request: bytes) -> None:
-        """Ask over all connections at once until each has had its answers."""
-        loop = asyncio.get_running_loop()
-        made = [
-            await loop.create_connection(lambda: Exchange(request, self.each), "127.0.0.1", self.port)
-            for _ in range(self.connections)
-        ]
-        await asyncio.gather(*(exchange.ended for _, exchange in made))
-        for transport, _ in made:
-            transport.close()
-
-
-def request_of(team: str, **more: object) -> bytes:
-    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": TEXT}], "temperature": 0.7, "max_tokens": 100}
-    text = json.dumps(body | more, separators=(",", ":")).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: proxy\r\ncontent-type: application/json\r\n"
-    return f"{head}x-farthing-tags: team={team},user=ann\r\ncontent-length: {len(text)}\r\n\r\n".encode() + text
-
-
-async def ask_all(port: int, team: str, requests: int) -> None:
-    await Load(port, CONNECTIONS, requests // CONNECTIONS).run(request_of(team))
-
-
-async def stream_all(port: int, streams: int, events: int) -> None:
-    options = {"include_usage": True}
-    await Load(port, streams, 1).run(request_of("free", stream=True, stream_options=options, seed=events))
-
-
-def _answer() -> bytes:
-    message = {"role": "assistant", "content": "Because of Rayleigh scattering. " * 8}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return json.dumps({"id": "chatcmpl-1", "object": "chat.completion", "choices": [choice], "usage": USAGE}).encode()
-
-
-def _event(choices: list[object], **more: object) -> bytes:
-    body = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o", "choices": choices}
-    event = b"data: " + json.dumps(body | more).encode() + b"\n\n"
-    return b"%x\r\n%b\r\n" % (len(event), event)
-
-
-WHOLE = _answer()
-JSON_REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(WHOLE), WHOLE)
-EMPTY_REPLY = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
-STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-DELTA = _event([{"index": 0, "delta": {"content": " word"}, "finish_reason": None}])
-FINISH = _event([{"index": 0, "delta": {}, "finish_reason": "stop"}]) + _event([], usage=USAGE)
-STREAM_END = FINISH + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
-
-
-class Model(asyncio.Protocol):
-    """A model that answers at once, or streams an event every 5 ms; also the collector that takes the spans."""
-
-    def __init__(self, streaming: dict[Model, int]) -> None:
-        self._streaming = streaming
-        self._parser = httptools.HttpRequestParser(self)
-        self._body: list[bytes] = []
-        self._url = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_url(self, url: bytes) -> None:
-        self._url = url
-
-    def on_body(self, body: bytes) -> None:
-        self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        body = b"".join(self._body)
-        self._body.clear()
-        if self._url == b"/v1/traces":
-            self.write(EMPTY_REPLY)
-        elif b'"stream":true' in body:
-            self.write(STREAM_HEAD)
-            self._streaming[self] = json.loads(body)["seed"]  # the number of events
-        else:
-            self.write(JSON_REPLY)
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)  # type: ignore[attr-defined]
-
-
-async def serve_upstream(port: int) -> None:
-    """Serve until this process is told to end."""
-    streaming: dict[Model, int] = {}
-    await asyncio.get_running_loop().create_server(lambda: Model(streaming), "127.0.0.1", port)
-    while True:
-        await asyncio.sleep(EVENT_EVERY_S)
-        for model, left in list(streaming.items()):
-            model.write(DELTA if left > 0 else STREAM_END)
-            streaming[model] = left - 1
-            if left <= 0:
-                del streaming[model]
+def grown(server: Server, ask: Ask, requests: int) -> dict[str, float]:
+    """Return a worker's memory after so many requests, and how much came since the first tenth."""
+    asyncio.run(load(server.port, ask, requests // 10))
+    server.settle()
+    early = rss_mb(server.pid)
+    asyncio.run(load(server.port, ask, requests - requests // 10))
+    server.settle()
+    late = rss_mb(server.pid)
+    return {"rss_mb": round(late, 1), "rss_growth_mb": round(late - early, 2)}
 
 
 if __name__ == "__main__":

@@ -6,18 +6,22 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def process(
-    command: list[str], port: int, core: int | None = None, environ: Mapping[str, str] | None = None
+    command: list[str],
+    port: int,
+    core: int | None = None,
+    environ: Mapping[str, str] | None = None,
+    log: Path | None = None,
 ) -> Iterator[int]:
-    """Run a server, on one core where it is named, until it listens; yield its process id."""
-    started = subprocess.Popen(command, env={**os.environ, **(environ or {})}, cwd=Path(__file__).parent.parent)
+    """Run a server, on one core where it is named, until it listens; yield its process id. `log` takes what it says."""
+    env, root = {**os.environ, **(environ or {})}, Path(__file__).parent.parent
+    with log.open("wb") if log else nullcontext() as said:
+        started = subprocess.Popen(command, env=env, cwd=root, stdout=said, stderr=said and subprocess.STDOUT)
     if core is not None:
         pin(started.pid, core)
     try:
@@ -35,11 +39,10 @@ def pin(pid: int, core: int) -> None:
 
 def cpu_s(pid: int) -> float:
     """Return the processor time of a process so far, its threads and its living descendants included, seconds."""
-    stats = _stats()
-    family, parents = {pid}, {one: int(fields[1]) for one, fields in stats.items()}
+    family, parents = {pid}, _parents()
     while more := {one for one, parent in parents.items() if parent in family and one not in family}:
         family |= more
-    return sum(int(stats[one][11]) + int(stats[one][12]) for one in family & stats.keys()) / TICKS_PER_S
+    return sum(_own_cpu_s(one) for one in family)
 
 
 def rss_mb(pid: int) -> float:
@@ -52,13 +55,24 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def _stats() -> dict[int, list[str]]:
-    """Return the fields of /proc/<pid>/stat behind the name, of every process."""
-    found: dict[int, list[str]] = {}
+def _own_cpu_s(pid: int) -> float:
+    """Return the time of one process, with the threads that have ended, in nanoseconds' steps.
+
+    Its clock, clock_getcpuclockid(3): /proc/<pid>/stat has steps of 10 ms, and the task folder only living threads.
+    """
+    try:
+        return time.clock_gettime(~pid << 3 | 2)
+    except OSError:  # it has ended
+        return 0.0
+
+
+def _parents() -> dict[int, int]:
+    """Return the parent of every process."""
+    found: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):  # it has ended
-                found[int(entry.name)] = (entry / "stat").read_text().rpartition(") ")[2].split()
+                found[int(entry.name)] = int((entry / "stat").read_text().rpartition(") ")[2].split()[1])
     return found
 
 
