@@ -184,6 +184,9 @@ class Settings:
     cache_redis_url: str = ""  # redis://[:password@]host:6379/0 of a Redis or Valkey that proxies share; empty = none
     cache_redis_timeout_s: float = 0.05  # seconds that a call waits for it; then it is a miss
     hold_ttl_s: float = 600.0  # seconds after which an unsettled hold is charged in full
+    # Whether a proxy that has never had a policy document (none kept on its disk, and the control plane away) serves
+    # calls as if there were no budgets and no policies; false: it answers 503 until the control plane does.
+    serve_without_policies: bool = False
     # Seconds of its recent burn that a proxy worker holds of a budget in advance, and gives back when it was not used
     # for so long; 0 = every call is reserved at the ledger.
     lease_s: float = 2.0
