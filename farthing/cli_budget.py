@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
+from farthing import control
 from farthing.errors import ServeError, SettingsError
 from farthing.http_json import call
 from farthing.money import format_usd, nusd_from_usd
@@ -113,7 +114,7 @@ def explain(context: typer.Context, name: _Name, as_json: _Json = False) -> None
 
 
 def _control(context: typer.Context, method: str, path: str, body: object = None) -> Any:
-    return call(method, f"{context.obj().url('policies')}{path}", body)
+    return control.ask(context.obj(), method, path, body=body)
 
 
 def _budget(context: typer.Context, name: str) -> dict[str, Any]:

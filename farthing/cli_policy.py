@@ -6,13 +6,12 @@ import sys
 from getpass import getuser
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import typer
 
-from farthing import parts
+from farthing import control, parts
 from farthing.cli_plan import plan_lines
-from farthing.http_json import call
 
 app = typer.Typer(help="Write, check, apply and follow policy documents.", no_args_is_help=True)
 
@@ -178,8 +177,7 @@ def _seen(saw: dict[str, str]) -> str:
 def _control(
     context: typer.Context, method: str, path: str, asked: dict[str, str] | None = None, body: object = None
 ) -> Any:
-    query = urlencode(asked or {})
-    return call(method, f"{context.obj().url('policies')}{path}{'?' if query else ''}{query}", body)
+    return control.ask(context.obj(), method, path, asked, body)
 
 
 def _tell_changes(told: dict[str, Any]) -> None:

@@ -184,9 +184,15 @@ class Settings:
     cache_redis_url: str = ""  # redis://[:password@]host:6379/0 of a Redis or Valkey that proxies share; empty = none
     cache_redis_timeout_s: float = 0.05  # seconds that a call waits for it; then it is a miss
     hold_ttl_s: float = 600.0  # seconds after which an unsettled hold is charged in full
+    # Whether a proxy that has never had a policy document (none kept on its disk, and the control plane away) serves
+    # calls as if there were no budgets and no policies; false: it answers 503 until the control plane does.
+    serve_without_policies: bool = False
     # Seconds of its recent burn that a proxy worker holds of a budget in advance, and gives back when it was not used
     # for so long; 0 = every call is reserved at the ledger.
     lease_s: float = 2.0
+    control_auth: str = "loopback"  # who needs no token of the control API: loopback | tokens = nobody | open = all
+    control_token: str = ""  # of the control API, for the parts and the command line; the API takes it as an admin's
+    control_requests_per_s: float = 50.0  # of one caller of the control API, four seconds' worth at once; 0 = no bound
     guardrail_interval_s: float = 60.0  # seconds between looks at the guardrails of policies on trial; 0 = never
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
     alert_interval_s: float = 60.0  # seconds between looks at the alerts; 0 = none are looked at

@@ -11,6 +11,7 @@ from policies.changes import by_key
 from policies.check import warnings
 from policies.http import HttpError, Reply, Request
 from policies.load import load
+from policies.openapi import describe
 from policies.periods import iso
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ DEFAULT_HOURS = 7 * 24.0  # that a plan replays
 async def schema(_plane: ControlPlane, _request: Request) -> Reply:
     """Send the JSON Schema of policy files."""
     return Reply(json_schema())
+
+
+async def openapi(plane: ControlPlane, _request: Request) -> Reply:
+    """Send the OpenAPI description of this API."""
+    return Reply(describe(plane.access.routes))
 
 
 async def diff(plane: ControlPlane, request: Request) -> Reply:

@@ -134,3 +134,23 @@ leases = Table(
     Column("granted_nusd", BigInteger),  # by the last change
     Column("renewed_ns", BigInteger),
 )
+tokens = Table(
+    "api_tokens",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("digest", Text),  # sha256 of the token, hex
+    Column("role", Text),
+    Column("created_ns", BigInteger),
+    Column("expires_ns", BigInteger),  # NULL: never
+    Column("revoked_ns", BigInteger),  # NULL: in force
+)
+token_events = Table(
+    "token_events",
+    METADATA,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("token", Text),
+    Column("act", Text),  # create | revoke
+    Column("author", Text),
+    Column("reason", Text),
+)

@@ -91,6 +91,8 @@ class Admission:
         Raises:
             ApiError: the model is unknown, the budget is spent, the price is unknown, or the ledger is away.
         """
+        if not (self._feed.is_known or self._settings.serve_without_policies):
+            raise _ungoverned(self._feed.last_error)
         decision = call.decision = decide(self._feed.compiled, call.facts, _day(call), call.request_id)
         self.limiter.enter(call, asked)
         if decision.tokens is not None or decision.tokens_shadow is not None:
@@ -233,6 +235,14 @@ def _billable(asked: Asked, prices: Mapping[str, Price]) -> list[Price]:
     is_chosen = asked.fields.get("service_tier") not in (None, "auto")
     others = ("",) if is_chosen else _CHOSEN_BY_PROVIDER
     return [prices[name] for name in dict.fromkeys((tier, *others)) if name in prices]
+
+
+def _ungoverned(why: str) -> ApiError:
+    message = (
+        f"this proxy has never had a policy document, so it cannot tell what budgets apply ({why}); start the control "
+        "plane (`farthing policies`), set policies_url, or set serve_without_policies = true"
+    )
+    return ApiError(503, "no_policies", message, retry_after_s=1)
 
 
 def _unpriced(call: Call) -> ApiError:
