@@ -383,6 +383,20 @@ class Pool:
             raise NotSentError(f"cannot connect to {origin.host}:{origin.port}: {what}") from None
         return connection
 
+    async def warm(self, count: int, timeouts: Timeouts) -> int:
+        """Open connections until `count` lie idle; return how many that took.
+
+        Raises:
+            NotSentError: one could not be opened.
+        """
+        self._idle = deque([connection for connection in self._idle if connection.is_usable])
+        missing = min(count, self._max_idle) - len(self._idle)
+        for _ in range(missing):
+            connection = await self._connect(timeouts)
+            connection.idle_since = monotonic()
+            self._idle.appendleft(connection)  # the others are warmer
+        return max(0, missing)
+
     def give_back(self, connection: Connection) -> None:
         if connection.keeps_alive and connection.is_usable and len(self._idle) < self._max_idle:
             connection.idle_since = monotonic()
@@ -419,6 +433,10 @@ class Client:
         extra = "".join(f"{name}: {value}\r\n" for name, value in headers).encode("latin-1")
         length = b"content-length: %d\r\n\r\n" % len(body)
         return await pool.send(b"".join((head, extra, length, body)), timeouts, is_repeatable)
+
+    async def warm(self, url: str, count: int, timeouts: Timeouts) -> int:
+        """Open connections to the origin of `url` until `count` lie idle; see `Pool.warm`."""
+        return await self._pool(_split(url)[0])[0].warm(count, timeouts)
 
     def _pool(self, base: str) -> tuple[Pool, bytes]:
         known = self._pools.get(base)

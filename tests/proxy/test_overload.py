@@ -22,7 +22,7 @@ def one_place(rig: Rig) -> Iterator[Rig]:
     windows(rig, max=1, queue=2, max_wait_ms=10_000)
     yield rig
     rig.upstream.release.set()
-    windows(rig, max=1000, queue=1000, max_wait_ms=10_000)
+    windows(rig, min=1000, max=1000, queue=1000, max_wait_ms=10_000)
 
 
 def windows(rig: Rig, **action: Any) -> None:

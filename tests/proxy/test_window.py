@@ -65,7 +65,7 @@ def test_long_answers_do_not_look_like_overload() -> None:
 
 def test_refusals_shrink_a_window_once_for_each_answer_s_time_and_never_below_its_least() -> None:
     window = Window(BOUNDS)
-    window.taken = 20
+    window.limit, window.taken = 40.0, 20
     assert [window.overloaded(now) for now in (1.0, 1.01, 1.02)] == [True, False, False]
     assert window.limit == pytest.approx(14.0)
     for now in range(2, 60):
@@ -75,6 +75,7 @@ def test_refusals_shrink_a_window_once_for_each_answer_s_time_and_never_below_it
 
 def test_new_bounds_hold_at_once_and_what_was_learned_stays() -> None:
     window = Window(BOUNDS)
+    window.limit = 30.0
     window.follow(dataclasses.replace(BOUNDS, most=8))
     assert window.limit == 8
     window.limit = 3.0
@@ -82,6 +83,17 @@ def test_new_bounds_hold_at_once_and_what_was_learned_stays() -> None:
     assert window.limit == 3.0
     window.follow(dataclasses.replace(BOUNDS, least=6))
     assert window.limit == 6
+
+
+def test_a_call_that_is_given_up_after_long_shrinks_the_window_and_one_after_a_moment_does_not() -> None:
+    window = Window(BOUNDS)
+    target = Target(Deployment("m"), "openai", (), Timeouts(), Health(0), Queue("m", Counters()), window)
+    window.answered(0.0, 1.0, is_stream=True, tokens=0)
+    window.taken, before = 8, window.limit
+    target.gave_up(now=10.0, since=8.5, is_stream=True)
+    assert window.limit == before
+    target.gave_up(now=10.0, since=7.5, is_stream=True)
+    assert window.limit < before and target.queue is not None and target.queue.counters.shrunk == 1
 
 
 class Crowd:
@@ -236,7 +248,7 @@ def test_places_that_a_policy_adds_go_to_those_who_wait() -> None:
         for name in "abc":
             await crowd.come(name)
         window = crowd.windows[0][1]
-        window.follow(dataclasses.replace(window.bounds, most=3))
+        window.follow(dataclasses.replace(window.bounds, least=3, most=3))
         crowd.queue.hand_out(window)
         await settle()
         assert crowd.order == ["a", "b", "c"] and window.taken == 3
