@@ -153,6 +153,10 @@ def _usage(call: Call) -> list[Attribute]:
             (semconv.AUDIO_OUTPUT_TOKENS, used.output_audio),
         )
         values += [part for part in parts if part[1]]
+    if call.semantic is not None:
+        kind, reason, similarity = call.semantic
+        values += [(semconv.CACHE_SEMANTIC, kind), (semconv.CACHE_SEMANTIC_SIMILARITY, similarity)]
+        values += [(semconv.CACHE_SEMANTIC_REASON, reason)] if reason else []
     if call.saved_input_tokens:
         values.append((semconv.CACHE_SAVED_INPUT_TOKENS, call.saved_input_tokens))
     if call.reasoning_tokens:

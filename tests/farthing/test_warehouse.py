@@ -14,7 +14,7 @@ import pytest
 from farthing import otlp, semconv
 from farthing.errors import WarehouseError
 from farthing.prices import Price, PriceBook, Rates, SizeTier, Usage
-from farthing.warehouse import Warehouse, client, rollup, segment
+from farthing.warehouse import Warehouse, client, rollup, segment, sql
 from tests.conftest import STORES
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "otlp"
@@ -171,8 +171,9 @@ def test_every_question_binds_the_tenant() -> None:
         text = path.read_text("utf-8")
         assert text.startswith("-- "), path.name
         asked = ("requests", "hourly", "hourly_latency", "hourly_unpriced", "findings", "otel_metrics")
-        tables = sum(len(re.findall(rf"FROM {table}\b", text)) for table in asked)
-        assert text.count("tenant = {tenant:String}") == tables, path.name
+        whole = sql.asked("queries", path.name)
+        tables = sum(len(re.findall(rf"FROM {table}\b", whole)) for table in asked)
+        assert whole.count("tenant = {tenant:String}") == tables, path.name
 
 
 def test_a_store_that_another_process_has_open_is_refused_in_one_line(tmp_path: Path) -> None:
