@@ -50,6 +50,15 @@ def explained(analyzer_url: str, tenant: str, request_id: str, at: Callable[[int
     return {"request_id": request_id, **{name: row[name] for name in kept}, "recorded": recorded, **found}
 
 
+def findings(analyzer_url: str) -> list[dict[str, Any]]:
+    """Return what the newest run of each analysis found.
+
+    Raises:
+        HttpError: the analyzer is away.
+    """
+    return _asked(lambda: call("GET", f"{analyzer_url}/v1/findings"))["findings"]
+
+
 def guardrails(analyzer_url: str, policies: Sequence[Policy], since_ns: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return what the guardrails of policies on trial say now; `since_ns` tells from when on each is as it is.
 
