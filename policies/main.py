@@ -19,7 +19,7 @@ from farthing.policy import KINDS, Document
 from farthing.semconv import HEADER_FOLLOWER, HEADER_REFUSED
 from farthing.serving import Asgi, Receive, Scope, Send
 from farthing.settings import Settings
-from policies import budget_api, key_api, lifecycle, metrics, statement, token_api
+from policies import budget_api, key_api, lifecycle, metrics, propose_api, statement, token_api
 from policies.access import Access, Route
 from policies.changes import Change, by_key
 from policies.check import warnings
@@ -230,6 +230,9 @@ ROUTES = tuple(
         ("POST", "/v1/plan", "viewer", lifecycle.plan),
         ("GET", "/v1/explain", "viewer", lifecycle.explain),
         ("POST", "/v1/policies/{name}/mode", "operator", lifecycle.set_mode),
+        ("GET", "/v1/proposals", "viewer", propose_api.list_proposals),
+        ("GET", "/v1/proposals/{name}", "viewer", propose_api.proposal),
+        ("POST", "/v1/proposals/{name}/accept", "operator", propose_api.accept),
         ("GET", "/v1/audit", "viewer", ControlPlane.audit),
         ("GET", "/v1/budgets", "reader", budget_api.budgets),
         ("GET", "/v1/budget-events", "viewer", budget_api.events),

@@ -191,7 +191,7 @@ class Store:
 
 @dataclass(frozen=True)
 class _Entry:
-    act: str  # apply | remove | revert | mode | rollback
+    act: str  # apply | accept | remove | revert | mode | rollback
     author: str
     reason: str
     source: str

@@ -29,6 +29,7 @@ from proxy.cache_tiers import tiers_of
 from proxy.caches import Caches
 from proxy.count_tokens import CountTokens
 from proxy.dispatch import Deployments
+from proxy.embedder import Embedder
 from proxy.exchange import Exchange, Worker
 from proxy.file_api import FileApi
 from proxy.files import Files
@@ -99,6 +100,7 @@ class Proxy:
         self.routes.free("GET", "/metrics", "metrics", self._page)
         CountTokens(settings, self._client, self._deployments).register(self.routes)
         admission.tokens.summaries = Summaries(self.routes.handle)
+        self._caches.embedder = Embedder(self.routes.handle)
         readings.read_tokens(self._metrics, admission.tokens)
         self._caches.tiers.start()
         upload = self._open_files(keys)
@@ -126,7 +128,7 @@ class Proxy:
         await self._recorder.stop(_DRAIN_S)
         await self._gather.stop()
         self._limiter.close()
-        await self._caches.tiers.close()
+        await self._caches.close()
         self._client.close()
 
     def _open_files(self, keys: Keys) -> Callable[[Request], int]:
@@ -144,6 +146,7 @@ class Proxy:
         metrics = Metrics()
         readings.read_policies(metrics, self._feed)
         readings.read_caches(metrics, self._caches)
+        readings.read_cache_tiers(metrics, self._caches)
         readings.read_deployments(metrics, self._deployments)
         readings.read_micro_batches(metrics, self._batches)
         readings.read_senders(metrics, self._spend, self._recorder)
@@ -175,6 +178,7 @@ class Proxy:
             "policy_error": self._feed.last_error,
             "prices_error": self._prices.last_error,
             "caches": self._caches.counts(),
+            "semantic": self._caches.semantic_counts(),
             "cache_tiers": self._caches.tiers.counts(),
             "calls_waiting_for_identical": self._caches.flights.waiting,
             "micro_batches": {

@@ -1,0 +1,140 @@
+"""proxy/semantic_level.py in the real proxy: shadow until told to serve, and a miss wherever anything is in doubt."""
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import struct
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from farthing import semconv
+from farthing.policy.caching import CacheAction
+from tests.proxy.rig import COST, Received, Rig, answer_of, asked, reply, until
+from tests.proxy.test_caching import level
+
+QUESTION = "how do i reset my password"
+ANSWERS = {QUESTION: "open the settings and choose reset", "what is your address": "we live in the old mill"}
+Behave = Any
+
+
+def vector(text: str) -> list[float]:
+    """Texts of the same letters lie near each other."""
+    counts = Counter(letter for letter in text.lower() if letter.isalpha())
+    return [float(counts[letter]) for letter in "abcdefghijklmnopqrstuvwxyz"]
+
+
+def provider(embeds: bool = True) -> Behave:
+    """Both embed, where they are not away, and answer: the same to what means the same."""
+
+    async def behave(request: Received, reader: Any, writer: asyncio.StreamWriter) -> None:
+        given = request.json
+        if request.path.endswith("/embeddings"):
+            told = [base64.b64encode(struct.pack("<26f", *vector(text))).decode() for text in given["input"]]
+            data = [{"object": "embedding", "index": n, "embedding": one} for n, one in enumerate(told)]
+            body = {"object": "list", "data": data, "model": "x", "usage": {"prompt_tokens": 3, "total_tokens": 3}}
+            writer.write(reply(json.dumps(body).encode(), status=200 if embeds else 500))
+        else:
+            text = ANSWERS.get(given["messages"][-1]["content"].strip("?!. "), "I do not know that one")
+            writer.write(reply(answer_of(text), "content-type: application/json"))
+
+    return behave
+
+
+def policy(rig: Rig, team: str, **semantic: object) -> None:
+    rule = {"embedder": "gpt-plain", "delta": 0.2, "verify_share": 0.001, "embed_timeout_s": 10} | semantic
+    rig.cache(team, exact=False, semantic=rule)
+
+
+def ask(rig: Rig, team: str, text: str, **more: Any) -> tuple[str, str]:
+    """Ask, wait until the answer has been learned from, and return the answer and what the cache said."""
+    with rig.client(team) as client:
+        messages: Any = [{"role": "user", "content": text}]
+        made = client.chat.completions.with_raw_response.create(**asked(temperature=0) | {"messages": messages} | more)
+        learned(rig, team)
+        return made.parse().choices[0].message.content or "", made.headers[semconv.HEADER_CACHE]
+
+
+def learned(rig: Rig, team: str) -> dict[str, Any]:
+    def report() -> dict[str, Any]:
+        return rig.status()["semantic"].get(f"cache-{team}", {"learning": 0})
+
+    until(lambda: report()["learning"] == 0, "the answers are learned from")
+    return report()
+
+
+def kinds(rig: Rig, team: str) -> list[tuple[str, str]]:
+    """Return what the semantic cache made of each chat call, in order, and why."""
+    rig.quiet()
+    return [(span[semconv.CACHE_SEMANTIC], span.get(semconv.CACHE_SEMANTIC_REASON, ""))
+            for span in rig.spans(team) if semconv.CACHE_SEMANTIC in span]  # fmt: skip
+
+
+def test_would_be_hits_are_recorded_until_the_policy_serves_them(rig: Rig) -> None:
+    team = rig.budget()
+    policy(rig, team)
+    rig.upstream.next(provider())
+    for n in range(36):
+        assert ask(rig, team, QUESTION + "?!. "[n % 4])[1] == "miss"
+    found = kinds(rig, team)
+    assert found[0] == ("miss", "empty") and found[1] == ("miss", "unproven") and found[-1] == ("shadow", "shadow")
+    seen = learned(rig, team)["seen"]
+    assert seen["hits"] == 0 and seen["shadow_hits"] == Counter(found)["shadow", "shadow"] and not seen["shadow_wrong"]
+
+    policy(rig, team, serve=True)
+    rig.upstream.next(provider())
+    spent = rig.balance(team)["spent_nusd"]
+    assert ask(rig, team, QUESTION + " ?") == (ANSWERS[QUESTION], "semantic")
+    with rig.client(team) as client, client.chat.completions.stream(
+        model="gpt-plain", messages=[{"role": "user", "content": QUESTION + "!?"}], temperature=0, max_tokens=20
+    ) as events:
+        assert events.get_final_completion().choices[0].message.content == ANSWERS[QUESTION]
+    rig.quiet()
+    assert [one.path.rpartition("/")[2] for one in rig.upstream.received] == ["embeddings"] * 2  # and these are charged
+    assert rig.balance(team)["spent_nusd"] == spent + 2 * 3 * 1000
+    hits = [span for span in rig.spans(team) if span.get(semconv.CACHE_HIT) == "semantic"]
+    assert len(hits) == 2 and all(span[semconv.USAGE_INPUT_TOKENS] == 10 for span in hits)
+    counted = level(rig, team, "semantic")
+    assert (counted["hits"], counted["saved_nusd"], counted["entries"]) == (2, 2 * COST, 36)
+
+    assert ask(rig, team, QUESTION.replace("my", "2 of my"))[1] == "miss"  # what its answer hangs on is another
+    assert ask(rig, team, "what is your address") == (ANSWERS["what is your address"], "miss")
+    assert [kind for kind, _ in kinds(rig, team)[-2:]] == ["miss", "miss"]
+    rig.upstream.next(provider(embeds=False))
+    assert ask(rig, team, QUESTION + "...") == (ANSWERS[QUESTION], "miss")  # no embedding, no hit, and no error
+    assert learned(rig, team)["refused"] == {"embedder": 1}
+
+
+def test_identical_questions_in_flight_are_embedded_once_and_answered_once(rig: Rig) -> None:
+    team = rig.budget()
+    rig.cache(team, coalesce=True, semantic={"embedder": "gpt-plain", "agree": "words"})
+    rig.upstream.next(provider())
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(lambda _: ask(rig, team, QUESTION), range(4)))
+    assert {text for text, _ in said} == {ANSWERS[QUESTION]}
+    assert len([one for one in rig.upstream.received if one.path.endswith("/chat/completions")]) == 1
+
+
+@pytest.mark.parametrize(("more", "why"), [
+    ({"n": 2}, "choices"), ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ({"messages": [{"role": "user", "content": "x" * 2001}]}, "length"),
+])  # fmt: skip
+def test_what_cannot_be_compared_is_not(rig: Rig, more: dict[str, Any], why: str) -> None:
+    team = rig.budget()
+    policy(rig, team)
+    rig.upstream.next(provider())
+    assert ask(rig, team, QUESTION, **more)[1] == "miss"
+    assert learned(rig, team)["refused"] == {why: 1} and len(rig.upstream.received) == 1
+
+
+@pytest.mark.parametrize("rule", [
+    {}, {"embedder": ""}, {"embedder": "m", "delta": 0}, {"embedder": "m", "delta": 0.5},
+    {"embedder": "m", "verify_share": 0}, {"embedder": "m", "agree": "letters"},
+])  # fmt: skip
+def test_a_rule_that_would_serve_anything_is_refused(rule: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        CacheAction.model_validate({"semantic": rule})
