@@ -85,6 +85,8 @@ def explain(
     served = "from the cache" if told["cache_hit"] else f"by {told['served_model']}"
     _say(f"{told['request_id']}  {told['started_at'][:19]}  asked for {told['asked_model']}, served {served}")
     _say(f"version {told['version']}; the proxy wrote down: {', '.join(told['recorded']['policies']) or 'no policy'}")
+    for name, value in told["recorded"]["routing"].items():
+        _say(f"  {name}: {value}")
     for one in told["policies"]:
         arm = f" [{one['arm']}, drawn with {one['propensity']:g}]" if one["arm"] else ""
         _say(f"  {one['became']:<10} {one['policy']}{arm}: {one['why']}; saw {_seen(one['saw'])}")
