@@ -64,6 +64,7 @@ class ControlPlane:
             raise
         self._feed = Feed(first)
         self._recalls = Recalls()
+        self._crossings = 0  # thresholds that proxies have been told of
         self.followers = Followers()
         self.guard = Guard(self)
 
@@ -89,6 +90,8 @@ class ControlPlane:
         known = request.headers.get("if-none-match", "").removeprefix("W/")
         if name := request.headers.get(HEADER_FOLLOWER, ""):
             self.followers.heard(name, known, request.headers.get(HEADER_REFUSED, ""))
+        if any(one.until_ns is not None and one.until_ns <= time.time_ns() for one in self.document_in_force.crossed):
+            await self.restage()
         event = self._feed.replaced()
         if known == self._feed.newest.etag and wait_s > 0:
             await first_of(event, request, wait_s)
@@ -164,6 +167,9 @@ class ControlPlane:
         """Perform operations of the ledger; the results are durable."""
         results = await self._ledger.run(operations)
         self._recalls.note(results)
+        if self._ledger.crossings != self._crossings:
+            self._crossings = self._ledger.crossings
+            await self.restage()
         return results
 
     def budget_lines(self) -> list[dict[str, Any]]:
@@ -210,7 +216,14 @@ class ControlPlane:
         return made
 
     def _edition(self, document: Document) -> Edition:
-        return edition(document.with_keys(self.keys.in_force()))
+        crossed = statement.crossed(self.engine, document, time.time_ns())
+        return edition(document.with_keys(self.keys.in_force()).with_crossed(crossed))
+
+    async def restage(self) -> None:
+        """Have proxies follow what budgets do since a threshold was crossed or approved, or a period began."""
+        newest = await asyncio.to_thread(lambda: self._edition(self.store.current()))
+        if newest.etag != self._feed.newest.etag:
+            self._feed.publish(newest)
 
 
 ROUTES = tuple(
@@ -238,6 +251,7 @@ ROUTES = tuple(
         ("GET", "/v1/budget-events", "viewer", budget_api.events),
         ("GET", "/v1/budgets/{name}", "viewer", budget_api.budget),
         ("POST", "/v1/budgets/{name}/top-up", "operator", budget_api.top_up),
+        ("POST", "/v1/budgets/{name}/approve", "operator", budget_api.approve),
         ("GET", "/v1/ledger/settlements", "viewer", ControlPlane.settlements),
         ("GET", "/v1/ledger/recalls", "proxy", ControlPlane.recalls),
         ("GET", "/metrics", "viewer", metrics.page),
