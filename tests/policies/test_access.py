@@ -144,7 +144,7 @@ def test_without_a_token_only_this_machine_is_let_in_unless_the_setting_says_oth
 
     request = Request("GET", "/v1/status", {}, headers, receive, client)
     if is_let_in:
-        assert access(mode).admit(request).template == "/v1/status"
+        assert access(mode).admit(request)[0].template == "/v1/status"
     else:
         with pytest.raises(HttpError) as refused:
             access(mode).admit(request)

@@ -76,6 +76,7 @@ def proxy_span(at_ns: int, seconds: float, **varying: Any) -> bytes:
 def test_a_plan_and_an_explanation_come_from_the_rows(planes: Planes) -> None:
     client = planes.client
     decided = {semconv.POLICIES: ("cheap",), semconv.KEY: "prod", semconv.POLICY_ARMS: ("cheap:treatment:1",)}
+    decided |= {semconv.ROUTE_STRATEGY: "cost", semconv.ROUTE_REASON: "the cheapest", semconv.TASK: "code"}
     planes.put([proxy_span(time.time_ns() - 10**9, 0.5, **{semconv.REQUEST_ID: "req_9"}, **decided)])
     planned = client.call("POST", "/v1/plan?hours=1", ROUTE).json
     assert [(c["name"], c["change"]) for c in planned["changes"]] == [("cheap", "added")]
@@ -87,6 +88,8 @@ def test_a_plan_and_an_explanation_come_from_the_rows(planes: Planes) -> None:
     assert (told["version"], told["asked_model"], told["acted"]) == (1, "gpt-4o", ["cheap"])
     assert told["policies"][0]["saw"] == {"team": "search"}
     assert json.loads(told["recorded"]["arms"]) == ["cheap:treatment:1"]
+    routing = {"route.reason": "the cheapest", "route.strategy": "cost", "task": "code"}
+    assert told["recorded"]["routing"] == routing
     assert client.get("/v1/explain?request_id=req_none").error["code"] == "no_such_call"
     assert client.call("POST", "/v1/plan", ROUTE.replace("to:", "too:")).error["code"] == "document_refused"
 

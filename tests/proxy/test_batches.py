@@ -111,10 +111,11 @@ def test_our_own_servers_charge_a_line_as_a_batch_and_a_third_party_as_what_it_i
     assert (rig.balance(own)["spent_nusd"], rig.balance(third)["spent_nusd"]) == (2 * COST // 2, 2 * COST)
     assert {span.get(semconv.SERVICE_TIER) for span in rig.spans(own)} == {"batch"}
     assert {span.get(semconv.SERVICE_TIER) for span in rig.spans(third)} == {None}
-    with rig.client(own) as client:  # the same call without a batch has the usual price
+    with rig.client(own) as client:  # the same call without a batch has the usual price, whatever tier it names
         client.chat.completions.create(**asked("own"))
+        client.chat.completions.create(**asked("own"), service_tier="flex")
     rig.quiet()
-    assert rig.balance(own)["spent_nusd"] == 2 * COST
+    assert rig.balance(own)["spent_nusd"] == 3 * COST
 
 
 def test_a_batch_stops_at_its_budget_and_says_so_line_by_line(rig: Rig) -> None:
