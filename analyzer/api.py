@@ -11,6 +11,7 @@ from typing import Any
 from msgspec.json import encode
 
 from analyzer import figures, html, plan, plan_page, questions, report
+from analyzer.alerting.post import DeliveryError
 from analyzer.guardrails import MAX_CALLS, judge
 from analyzer.http import HttpError, Request, Response, json
 from analyzer.jobs import ANALYZE, HOURS, Schedule, analyze_window
@@ -48,6 +49,9 @@ class Api:
             ("POST", "/v1/reports"): self.make_report,
             ("GET", "/v1/reports/latest"): self.latest_report,
             ("GET", "/v1/totals"): self.totals,
+            ("GET", "/v1/alerts"): self.alerts,
+            ("POST", "/v1/alerts/look"): self.look_at_alerts,
+            ("POST", "/v1/alerts/test"): self.test_channel,
             ("POST", "/v1/plan"): self.plan,
             ("POST", "/v1/guardrails"): self.guardrails,
         }
@@ -117,6 +121,26 @@ class Api:
         written = plan_page.page(made, context.clock())
         return json({**plan.plain(made), "html": html.render(written)})
 
+    def alerts(self, _: Request) -> Response:
+        """Return the newest alerts that fired, with their deliveries, and the channels there are."""
+        watch = self.schedule.watch
+        return json({"alerts": watch.outbox.newest(), "channels": watch.channels})
+
+    def look_at_alerts(self, _: Request) -> Response:
+        """Look at all alerts now, send what is due, and say what came of it."""
+        return json(asdict(self.schedule.watch.look()))
+
+    def test_channel(self, request: Request) -> Response:
+        """Send a test message through the channel that the query names."""
+        name, watch = request.query.get("channel", ""), self.schedule.watch
+        try:
+            watch.test(name)
+        except KeyError:
+            known = ", ".join(watch.channels) or "none"
+            raise HttpError(404, "no_channel", f"channel={name!r} is unknown; known: {known}") from None
+        except DeliveryError as error:
+            raise HttpError(502, "not_delivered", f"{name}: {error}") from None
+        return json({"sent": name})
     def guardrails(self, request: Request) -> Response:
         """Judge the guardrails of policies on trial, each since it is as it is: {document, since: {name: time}}."""
         given = request.json_object()

@@ -1,4 +1,4 @@
-"""The analyzer's scheduled work: one job, kept in a job store on disk, so that a restart runs what it has missed.
+"""The analyzer's scheduled work: jobs kept in a job store on disk, so that a restart runs what it has missed.
 
 The store pickles a job as the name of its function and plain arguments; the warehouse cannot be pickled, so a job finds
 it in `_contexts`, under the name that was set at the start. At most one run happens at a time in this process.
@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from analyzer import figures
+from analyzer.alerting.watch import Watch
 from analyzer.finding import COLUMNS, rows
 from analyzer.runs import Run, RunLog, begun, ended, run_id
 from analyzer.window import Window, last_hours
@@ -29,7 +31,8 @@ from farthing.warehouse.client import Warehouse
 
 log = logging.getLogger(__name__)
 
-ANALYZE = "analyze"  # id of the job
+ANALYZE = "analyze"  # ids of the jobs
+ALERTS = "alerts"
 HOURS = 24.0  # length of the window that a scheduled run looks at
 KEEP = timedelta(days=30)  # records of runs older than this are dropped
 
@@ -49,6 +52,7 @@ class Context:
 
 
 _contexts: dict[str, Context] = {}
+_watches: dict[str, Watch] = {}
 
 
 def analyze(context: str, tenant: str, hours: float = HOURS) -> Run:
@@ -60,6 +64,15 @@ def analyze(context: str, tenant: str, hours: float = HOURS) -> Run:
     """
     found = _contexts[context]
     return analyze_window(found, last_hours(tenant, hours, found.clock()))
+
+
+def look_at_alerts(context: str) -> None:
+    """Look at all alerts once; this is what the scheduler calls.
+
+    Raises:
+        KeyError: no schedule named `context` runs in this process.
+    """
+    _watches[context].look()
 
 
 def analyze_window(context: Context, window: Window) -> Run:
@@ -109,11 +122,13 @@ class Schedule:
         self.settings = settings
         self._engine = _engine(path)
         self.context = Context(warehouse, RunLog(self._engine), clock)
+        self.watch = Watch(settings, warehouse, self._engine, clock)
         self._scheduler = _scheduler(self._engine)
 
     def start(self) -> None:
         """Start the jobs; one that fell due while nothing ran is run once, now."""
         _contexts[self.name] = self.context
+        _watches[self.name] = self.watch
         self._scheduler.start(paused=True)
         self._plan()
         self._scheduler.resume()
@@ -124,6 +139,7 @@ class Schedule:
             self._scheduler.shutdown(wait=True)
         self._engine.dispose()
         _contexts.pop(self.name, None)
+        _watches.pop(self.name, None)
 
     @property
     def next_run_at(self) -> datetime | None:
@@ -132,20 +148,25 @@ class Schedule:
         return job.next_run_time if job is not None else None
 
     def _plan(self) -> None:
-        """Put the job into the store with today's settings, and keep the time at which it is due."""
-        if not self.settings.analyze_interval_s:
+        settings = self.settings
+        self._plan_one(ANALYZE, settings.analyze_interval_s, "analyze", [self.name, settings.tenant, HOURS])
+        self._plan_one(ALERTS, settings.alert_interval_s, "look_at_alerts", [self.name])
+
+    def _plan_one(self, job: str, interval_s: float, function: str, arguments: list[Any]) -> None:
+        """Put a job into the store with today's settings, and keep the time at which it is due."""
+        if not interval_s:
             with suppress(JobLookupError):
-                self._scheduler.remove_job(ANALYZE)
+                self._scheduler.remove_job(job)
             return
-        interval = timedelta(seconds=self.settings.analyze_interval_s)
-        latest = now_utc() + interval
+        planned = self._scheduler.get_job(job)
+        latest = now_utc() + timedelta(seconds=interval_s)
         self._scheduler.add_job(
-            "analyzer.jobs:analyze",
+            f"analyzer.jobs:{function}",
             "interval",
-            seconds=self.settings.analyze_interval_s,
-            args=[self.name, self.settings.tenant, HOURS],
-            id=ANALYZE,
-            next_run_time=min(self.next_run_at or latest, latest),
+            seconds=interval_s,
+            args=arguments,
+            id=job,
+            next_run_time=min(planned.next_run_time if planned is not None else latest, latest),
             replace_existing=True,
         )
 

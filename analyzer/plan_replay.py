@@ -80,7 +80,7 @@ def at_full_strength(document: Document, names: Iterable[str]) -> Document:
 def _facts(row: Mapping[str, Any], tenant: str) -> Facts:
     return Facts(
         tenant, team=row["team"], user=row["user"], feature=row["feature"], session=row["session"],
-        model=row["asked_model"], tags=row["tags"],
+        key=row["api_key"], model=row["asked_model"], tags=row["tags"],
     )  # fmt: skip
 
 

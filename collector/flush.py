@@ -189,6 +189,7 @@ class Flusher:
         received = record.received_ms(segment.path)
         if received is not None:
             self._fresh.append(received)
+        self._warehouse.give_back_memory()
         return None
 
     def _is_suspect(self, segment: Segment, error: WarehouseError) -> bool:

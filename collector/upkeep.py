@@ -85,6 +85,7 @@ class Upkeep:
         self._compare(is_asked_for)
         self._roll(is_asked_for)
         self._tidy()
+        self._warehouse.give_back_memory()
 
     def _left_by_the_last_run(self) -> list[Range]:
         swept_ms = rollup.reached_ms(self._warehouse, "swept") - SLACK_MS

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
+from farthing import control
 from farthing.errors import ServeError, SettingsError
 from farthing.http_json import call
 from farthing.money import format_usd, nusd_from_usd
@@ -49,7 +50,8 @@ def show(context: typer.Context, name: _Name, as_json: _Json = False) -> None:
         _say(f"{title:<16}{text}")
     for grant in line["grants"]:
         why = f": {grant['reason']}" if grant["reason"] else ""
-        _say(f"{'granted':<16}{format_usd(grant['amount_nusd'])} at {grant['at'][:19]}Z by {grant['author']}{why}")
+        what = format_usd(grant["amount_nusd"]) if grant["amount_nusd"] else "approval"
+        _say(f"{'granted':<16}{what} at {grant['at'][:19]}Z by {grant['author']}{why}")
 
 
 @app.command("set")
@@ -97,6 +99,14 @@ def top_up(
 
 
 @app.command()
+def approve(context: typer.Context, name: _Name, reason: _Reason = "") -> None:
+    """Let calls go on that a threshold with `act: approve` holds up, until the window ends."""
+    asked = urlencode({"author": getuser(), "reason": reason})
+    made = _control(context, "POST", f"/v1/budgets/{quote(name, safe='')}/approve?{asked}")
+    _say(f"budget {name}: approved in {made['period']}")
+
+
+@app.command()
 def explain(context: typer.Context, name: _Name, as_json: _Json = False) -> None:
     """Say where a budget stands and who spends: the teams and models of its scope, as the warehouse has them."""
     line = _budget(context, name)
@@ -113,7 +123,7 @@ def explain(context: typer.Context, name: _Name, as_json: _Json = False) -> None
 
 
 def _control(context: typer.Context, method: str, path: str, body: object = None) -> Any:
-    return call(method, f"{context.obj().url('policies')}{path}", body)
+    return control.ask(context.obj(), method, path, body=body)
 
 
 def _budget(context: typer.Context, name: str) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import sys
 from datetime import datetime, timedelta, timezone
 from getpass import getuser
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import typer
 
+from farthing import control
 from farthing.errors import SettingsError
-from farthing.http_json import call
 
 app = typer.Typer(help="Hand out keys to the proxy's callers, and take them back.", no_args_is_help=True)
 
@@ -37,7 +37,7 @@ def create(
     spec |= {"models": model or [], "routes": route or []}
     if expires:
         spec["expires"] = _moment(expires).isoformat()
-    made = call("POST", f"{_url(context)}/v1/keys?{_signed(reason)}", spec)
+    made = control.ask(context.obj(), "POST", "/v1/keys", _signed(reason), spec)
     _say(made["key"])
     _note("this is the only time that the key is shown; store it now")
 
@@ -45,7 +45,7 @@ def create(
 @app.command("list")
 def list_keys(context: typer.Context) -> None:
     """List all keys, the revoked ones too."""
-    lines: list[dict[str, Any]] = call("GET", f"{_url(context)}/v1/keys")["keys"]
+    lines: list[dict[str, Any]] = control.ask(context.obj(), "GET", "/v1/keys")["keys"]
     _say(f"{'key':<24}{'':<12}{'state':<9}{'tenant':<12}{'team':<16}{'user':<16}{'expires':<12}may use")
     for line in lines:
         allowed = ", ".join([*line["models"], *(f"/{route}" for route in line["routes"])]) or "everything"
@@ -63,8 +63,8 @@ def rotate(
     reason: _Reason = "",
 ) -> None:
     """Put a new key in a key's place and print it; the old one stays good for a while."""
-    query = f"{_signed(reason)}&overlap_s={_duration(overlap).total_seconds():g}"
-    made = call("POST", f"{_url(context)}/v1/keys/{quote(name, safe='')}/rotate?{query}")
+    asked = {**_signed(reason), "overlap_s": f"{_duration(overlap).total_seconds():g}"}
+    made = control.ask(context.obj(), "POST", f"/v1/keys/{quote(name, safe='')}/rotate", asked)
     _say(made["key"])
     _note(f"this is the only time that the key is shown; the old one is good until {made['old_until']}")
 
@@ -72,16 +72,12 @@ def rotate(
 @app.command()
 def revoke(context: typer.Context, name: _Name, reason: _Reason = "") -> None:
     """End a key now and for good."""
-    call("DELETE", f"{_url(context)}/v1/keys/{quote(name, safe='')}?{_signed(reason)}")
+    control.ask(context.obj(), "DELETE", f"/v1/keys/{quote(name, safe='')}", _signed(reason))
     _say(f"revoked   {name}")
 
 
-def _url(context: typer.Context) -> str:
-    return context.obj().url("policies")
-
-
-def _signed(reason: str) -> str:
-    return urlencode({"author": getuser(), "reason": reason})
+def _signed(reason: str) -> dict[str, str]:
+    return {"author": getuser(), "reason": reason}
 
 
 def _duration(text: str) -> timedelta:

@@ -4,6 +4,7 @@ FarthingError
 ├── SettingsError        a setting is unknown or cannot be read; stops the start
 ├── DocumentError        a policy document is refused, as a whole
 ├── KeyRefusedError      a virtual key cannot be made, rotated or revoked as asked
+├── TokenRefusedError    a token of the control API cannot be made or revoked so
 ├── PriceError           a price override cannot be read
 ├── WarehouseError       the store cannot be opened, is in use, or refused a statement
 │   └── SchemaError      the store's schema is not one that this version may change; waiting does not help
@@ -89,6 +90,14 @@ class OverBudgetError(LedgerError):
             f"budget {budget!r}: this request may cost up to {asked_nusd / 1e9:.9f} USD, "
             f"{free_nusd / 1e9:.9f} of {limit_nusd / 1e9:.9f} USD are free"
         )
+
+
+class TokenRefusedError(FarthingError):
+    """A token of the control API cannot be made or revoked so; nothing changed."""
+
+    def __init__(self, message: str, is_missing: bool = False) -> None:
+        super().__init__(message)
+        self.is_missing = is_missing  # there is no such token
 
 
 class UpstreamError(FarthingError):

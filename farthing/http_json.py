@@ -10,8 +10,12 @@ from farthing.errors import ServeError
 from farthing.semconv import HEADER_TENANT_KEY
 
 
-def call(method: str, url: str, body: object = None, timeout_s: float = 120.0, key: str = "") -> Any:
-    """Send `body` (text as it is, anything else as JSON), with an ingest `key` if any, and return the decoded answer.
+def call(
+    method: str, url: str, body: object = None, timeout_s: float = 120.0, key: str = "", token: str = ""
+) -> Any:
+    """Send `body` (text as it is, anything else as JSON) and return the decoded answer.
+
+    An ingest `key` and a `token` of the control API go along where they are given.
 
     Raises:
         ServeError: nobody answers, or the answer is an error; the message is the part's own.
@@ -20,6 +24,8 @@ def call(method: str, url: str, body: object = None, timeout_s: float = 120.0, k
     text = body if isinstance(body, str) else "" if body is None else json.dumps(body)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     headers = {"content-type": "application/json", **({HEADER_TENANT_KEY: key} if key else {})}
+    if token:
+        headers["authorization"] = f"Bearer {token}"
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
         connection.request(method, path, text.encode(), headers)

@@ -80,6 +80,22 @@ class Redaction:
 
 
 @dataclass(frozen=True)
+class AlertChannel:
+    """Where alerts go; policy documents name it. Addresses that are secrets come from the environment."""
+
+    name: str
+    kind: str  # email | slack | webhook | file
+    to: str = ""  # email: addresses, separated by commas; file: its path
+    url_env: str = ""  # slack, webhook: environment variable that holds the URL
+    secret_env: str = ""  # webhook: environment variable that holds the key that bodies are signed with
+    allow_private: bool = False  # slack, webhook: the URL may lead to an address inside this network
+    smtp: str = "127.0.0.1:25"  # email: host:port of the mail server
+    smtp_user_env: str = ""  # email: environment variables of the login; empty = none
+    smtp_password_env: str = ""
+    sender: str = "farthing@localhost"  # email: From
+
+
+@dataclass(frozen=True)
 class ProxyKey:
     """A key that clients of the proxy send as `Authorization: Bearer …`, and who they are then."""
 
@@ -168,11 +184,20 @@ class Settings:
     cache_redis_url: str = ""  # redis://[:password@]host:6379/0 of a Redis or Valkey that proxies share; empty = none
     cache_redis_timeout_s: float = 0.05  # seconds that a call waits for it; then it is a miss
     hold_ttl_s: float = 600.0  # seconds after which an unsettled hold is charged in full
+    # Whether a proxy that has never had a policy document (none kept on its disk, and the control plane away) serves
+    # calls as if there were no budgets and no policies; false: it answers 503 until the control plane does.
+    serve_without_policies: bool = False
     # Seconds of its recent burn that a proxy worker holds of a budget in advance, and gives back when it was not used
     # for so long; 0 = every call is reserved at the ledger.
     lease_s: float = 2.0
+    control_auth: str = "loopback"  # who needs no token of the control API: loopback | tokens = nobody | open = all
+    control_token: str = ""  # of the control API, for the parts and the command line; the API takes it as an admin's
+    control_requests_per_s: float = 50.0  # of one caller of the control API, four seconds' worth at once; 0 = no bound
+    approval_usd_per_day: float = 0.0  # a change predicted to move more needs a second person; 0 = none does
+    approval_share: float = 0.0  # and one that treats more of the calls otherwise, 0 to 1; 0 = none does
     guardrail_interval_s: float = 60.0  # seconds between looks at the guardrails of policies on trial; 0 = never
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
+    alert_interval_s: float = 60.0  # seconds between looks at the alerts; 0 = none are looked at
     report_dir: Path = Path()  # default: <data_dir>/reports
     engine_slots: int = 8  # requests that share one decode step
     engine_threads: int = 1  # torch threads
@@ -182,6 +207,7 @@ class Settings:
     deployments: tuple[Deployment, ...] = field(default=DEFAULT_DEPLOYMENTS)
     prices: tuple[PriceOverride, ...] = field(default=DEFAULT_PRICES)
     ingest_keys: tuple[IngestKey, ...] = ()
+    alert_channels: tuple[AlertChannel, ...] = ()
     redactions: tuple[Redaction, ...] = ()  # beside the built-in ones; each costs about 1 µs of CPU a span
     proxy_keys: tuple[ProxyKey, ...] = ()  # written by hand; `farthing key create` makes others while it runs
 
@@ -214,6 +240,7 @@ _TABLES: dict[str, type] = {
     "ingest_keys": IngestKey,
     "redactions": Redaction,
     "proxy_keys": ProxyKey,
+    "alert_channels": AlertChannel,
 }
 _PATHS = ("data_dir", "report_dir", "cache_dir")
 

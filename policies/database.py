@@ -1,7 +1,7 @@
 """The control database: SQLite in one file, or PostgreSQL; one way to open it, one way to write a transaction.
 
 On SQLite a write transaction begins IMMEDIATE (a deferred one may fail at its first write) and a commit is on the disk
-when it returns (WAL, synchronous=FULL).
+when it returns (WAL, synchronous=FULL). On PostgreSQL a server that does not wait for its disk is told to.
 """
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def open_database(url: str) -> Engine:
         raise SettingsError(f"{what}; write sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME") from None
     if engine.dialect.name == "sqlite":
         _prepare_sqlite(engine)
+    else:
+        event.listen(engine, "connect", _on_postgresql_connect)
     try:
         with writing(engine) as connection:
             migrate(connection)
@@ -66,6 +68,12 @@ def _on_sqlite_connect(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
     for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _on_postgresql_connect(connection: Any, _record: object) -> None:
+    on = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    connection.execute(on)
+    connection.commit()
 
 
 def _on_sqlite_begin(connection: Connection) -> None:

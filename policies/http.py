@@ -28,7 +28,12 @@ class HttpError(Exception):
         self.details = details or []
 
 
-TYPES = {400: "invalid_request", 403: "forbidden", 404: "not_found", 405: "invalid_request", 413: "invalid_request"}
+TYPES = {
+    400: "invalid_request", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "invalid_request",
+    409: "conflict", 413: "invalid_request", 429: "rate_limited",
+}  # fmt: skip
+
+_HEADERS = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}, 503: {"retry-after": "1"}}
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Request:
     query: dict[str, str]  # the first value of each name
     headers: dict[str, str]  # names in lower case
     receive: Receive
+    client: str = ""  # the caller's address
+    caller: str = ""  # the name of the token that it came with, once that was checked; empty: none was needed
 
     async def body(self) -> bytes:
         """Read the body.
@@ -108,6 +115,14 @@ class Request:
             raise HttpError(400, "bad_query", f"{name}={text!r}: allowed is a number, 0 or more")
         return value
 
+    def signature(self) -> tuple[str, str]:
+        """Return who asks and why, as the query says.
+
+        Raises:
+            HttpError: one of them is too long, or not printable.
+        """
+        return self.text("author"), self.text("reason")
+
     def text(self, name: str) -> str:
         """Read a short query value that people will see; absent means empty."""
         value = self.query.get(name, "")
@@ -137,6 +152,7 @@ def read_request(scope: Scope, receive: Receive) -> Request:
         query={name: values[0] for name, values in query.items()},
         headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]},
         receive=receive,
+        client=(scope.get("client") or ("",))[0],
     )
 
 
@@ -144,7 +160,7 @@ def refusal(error: HttpError) -> Reply:
     """Return the reply that tells an error."""
     kind = TYPES.get(error.status, "unavailable" if error.status == 503 else "internal_error")
     body = {"type": kind, "code": error.code, "message": error.message, "details": error.details}
-    return Reply({"error": body}, error.status, {"retry-after": "1"} if error.status == 503 else {})
+    return Reply({"error": body}, error.status, _HEADERS.get(error.status, {}))
 
 
 async def send_reply(send: Send, reply: Reply) -> None:

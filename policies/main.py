@@ -1,17 +1,14 @@
 """The control plane over HTTP: apply and read policies, follow the document, reserve and settle money.
 
-One route table; whatever writes to the control database does so on the ledger's owner thread. It has no login of its
-own and binds the address of `settings.host`: whoever reaches the port may change policies.
+One route table, which says what role each route needs; whatever writes to the control database does so on the ledger's
+owner thread.
 """
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from sqlalchemy import Engine
@@ -22,7 +19,9 @@ from farthing.policy import KINDS, Document
 from farthing.semconv import HEADER_FOLLOWER, HEADER_REFUSED
 from farthing.serving import Asgi, Receive, Scope, Send
 from farthing.settings import Settings
-from policies import budget_api, key_api, lifecycle, metrics, statement
+from policies import approval_api, budget_api, key_api, lifecycle, metrics, propose_api, statement, token_api
+from policies.access import Access, Route
+from policies.approval import PendingStore
 from policies.changes import Change, by_key
 from policies.check import warnings
 from policies.database import open_database
@@ -37,12 +36,12 @@ from policies.operations import OfWorkers, Operation, Result
 from policies.periods import iso
 from policies.recalls import Recalls
 from policies.store import Applied, Store
+from policies.tokens import TokenStore
 
 MAX_WAIT_S = 60.0  # longest long poll
 MAX_OPERATIONS = 1000  # of one POST /v1/ledger
 HEALTH_TIMEOUT_S = 5.0
 
-Handler = Callable[["ControlPlane", Request], Awaitable[Reply]]
 Made = TypeVar("Made")
 _operations = msgspec.json.Decoder(list[OfWorkers])
 
@@ -55,7 +54,10 @@ class ControlPlane:
         self.engine: Engine = open_database(settings.control_db_url)
         self.store = Store(self.engine)
         self.keys = KeyStore(self.engine)
+        self.tokens = TokenStore(self.engine)
+        self.pending = PendingStore(self.engine)
         try:
+            self.access = Access(settings, ROUTES, self.tokens)
             first = self._edition(self.store.current())
             self._ledger = Ledger(self.engine, first.compiled, settings.hold_ttl_s)
             self._ledger.start()
@@ -64,6 +66,7 @@ class ControlPlane:
             raise
         self._feed = Feed(first)
         self._recalls = Recalls()
+        self._crossings = 0  # thresholds that proxies have been told of
         self.followers = Followers()
         self.guard = Guard(self)
 
@@ -89,6 +92,8 @@ class ControlPlane:
         known = request.headers.get("if-none-match", "").removeprefix("W/")
         if name := request.headers.get(HEADER_FOLLOWER, ""):
             self.followers.heard(name, known, request.headers.get(HEADER_REFUSED, ""))
+        if any(one.until_ns is not None and one.until_ns <= time.time_ns() for one in self.document_in_force.crossed):
+            await self.restage()
         event = self._feed.replaced()
         if known == self._feed.newest.etag and wait_s > 0:
             await first_of(event, request, wait_s)
@@ -98,13 +103,12 @@ class ControlPlane:
     async def apply(self, request: Request) -> Reply:
         """Put the objects of a YAML text in force, or tell what that would change."""
         replace, dry_run = request.flag("replace"), request.flag("dry_run")
-        author, reason = request.text("author"), request.text("reason")
+        request.signature()
         given = await asyncio.to_thread(load, await request.utf8(), "body")
         if dry_run:
             document, changes = await asyncio.to_thread(self.store.plan, given, replace)
             return _applied(self.document_in_force.version, changes, document)
-        document, changes = await self.change(lambda: self.store.put(given, author, reason, replace))
-        return _applied(document.version, changes, document)
+        return await approval_api.submit(self, request, given, replace, "apply")
 
     async def remove(self, request: Request) -> Reply:
         """Take one object out of force."""
@@ -164,6 +168,9 @@ class ControlPlane:
         """Perform operations of the ledger; the results are durable."""
         results = await self._ledger.run(operations)
         self._recalls.note(results)
+        if self._ledger.crossings != self._crossings:
+            self._crossings = self._ledger.crossings
+            await self.restage()
         return results
 
     def budget_lines(self) -> list[dict[str, Any]]:
@@ -194,6 +201,10 @@ class ControlPlane:
             self._feed.publish(newest)
         return made
 
+    async def exclusively(self, act: Callable[[], Made]) -> Made:
+        """Write to the control database on its owner's thread."""
+        return await self._ledger.exclusively(act)
+
     async def change_keys(self, act: Callable[[], Made]) -> Made:
         """Write a change of the keys, then wake the proxies; the version stays."""
 
@@ -206,46 +217,58 @@ class ControlPlane:
         return made
 
     def _edition(self, document: Document) -> Edition:
-        return edition(document.with_keys(self.keys.in_force()))
+        crossed = statement.crossed(self.engine, document, time.time_ns())
+        return edition(document.with_keys(self.keys.in_force()).with_crossed(crossed))
 
-
-@dataclass(frozen=True)
-class Route:
-    method: str
-    pattern: re.Pattern[str]
-    handler: Handler
+    async def restage(self) -> None:
+        """Have proxies follow what budgets do since a threshold was crossed or approved, or a period began."""
+        newest = await asyncio.to_thread(lambda: self._edition(self.store.current()))
+        if newest.etag != self._feed.newest.etag:
+            self._feed.publish(newest)
 
 
 ROUTES = tuple(
-    Route(method, re.compile(pattern), handler)
-    for method, pattern, handler in (
-        ("POST", "/v1/ledger", ControlPlane.ledger),
-        ("GET", "/v1/document", ControlPlane.document),
-        ("GET", "/healthz", ControlPlane.health),
-        ("POST", "/v1/apply", ControlPlane.apply),
-        ("GET", "/v1/objects", ControlPlane.objects),
-        ("DELETE", "/v1/objects/[^/]+/[^/]+", ControlPlane.remove),
-        ("GET", "/v1/versions", ControlPlane.versions),
-        ("GET", "/v1/status", lifecycle.status),
-        ("GET", "/v1/diff", lifecycle.diff),
-        ("POST", "/v1/revert", lifecycle.revert),
-        ("GET", "/v1/schema", lifecycle.schema),
-        ("POST", "/v1/plan", lifecycle.plan),
-        ("GET", "/v1/explain", lifecycle.explain),
-        ("POST", "/v1/policies/[^/]+/mode", lifecycle.set_mode),
-        ("GET", "/v1/audit", ControlPlane.audit),
-        ("GET", "/v1/budgets", budget_api.budgets),
-        ("GET", "/v1/budget-events", budget_api.events),
-        ("GET", "/v1/budgets/[^/]+", budget_api.budget),
-        ("POST", "/v1/budgets/[^/]+/top-up", budget_api.top_up),
-        ("GET", "/v1/ledger/settlements", ControlPlane.settlements),
-        ("GET", "/v1/ledger/recalls", ControlPlane.recalls),
-        ("GET", "/metrics", metrics.page),
-        ("GET", "/v1/keys", key_api.list_keys),
-        ("POST", "/v1/keys", key_api.create),
-        ("GET", "/v1/keys/events", key_api.events),
-        ("POST", "/v1/keys/[^/]+/rotate", key_api.rotate),
-        ("DELETE", "/v1/keys/[^/]+", key_api.revoke),
+    Route(method, template, needs, handler)
+    for method, template, needs, handler in (
+        ("POST", "/v1/ledger", "proxy", ControlPlane.ledger),
+        ("GET", "/v1/document", "proxy", ControlPlane.document),
+        ("GET", "/healthz", "nothing", ControlPlane.health),
+        ("POST", "/v1/apply", "operator", ControlPlane.apply),
+        ("GET", "/v1/objects", "viewer", ControlPlane.objects),
+        ("DELETE", "/v1/objects/{kind}/{name}", "operator", ControlPlane.remove),
+        ("GET", "/v1/versions", "viewer", ControlPlane.versions),
+        ("GET", "/v1/status", "viewer", lifecycle.status),
+        ("GET", "/v1/diff", "viewer", lifecycle.diff),
+        ("POST", "/v1/revert", "operator", lifecycle.revert),
+        ("GET", "/v1/schema", "viewer", lifecycle.schema),
+        ("POST", "/v1/plan", "viewer", lifecycle.plan),
+        ("GET", "/v1/explain", "viewer", lifecycle.explain),
+        ("POST", "/v1/policies/{name}/mode", "operator", lifecycle.set_mode),
+        ("GET", "/v1/proposals", "viewer", propose_api.list_proposals),
+        ("GET", "/v1/proposals/{name}", "viewer", propose_api.proposal),
+        ("POST", "/v1/proposals/{name}/accept", "operator", propose_api.accept),
+        ("GET", "/v1/pending", "viewer", approval_api.list_pending),
+        ("POST", "/v1/pending/{number}/approve", "operator", approval_api.approve),
+        ("POST", "/v1/pending/{number}/refuse", "operator", approval_api.refuse),
+        ("GET", "/v1/audit", "viewer", ControlPlane.audit),
+        ("GET", "/v1/budgets", "reader", budget_api.budgets),
+        ("GET", "/v1/budget-events", "viewer", budget_api.events),
+        ("GET", "/v1/budgets/{name}", "viewer", budget_api.budget),
+        ("POST", "/v1/budgets/{name}/top-up", "operator", budget_api.top_up),
+        ("POST", "/v1/budgets/{name}/approve", "operator", budget_api.approve),
+        ("GET", "/v1/ledger/settlements", "viewer", ControlPlane.settlements),
+        ("GET", "/v1/ledger/recalls", "proxy", ControlPlane.recalls),
+        ("GET", "/metrics", "viewer", metrics.page),
+        ("GET", "/v1/keys", "operator", key_api.list_keys),
+        ("POST", "/v1/keys", "admin", key_api.create),
+        ("GET", "/v1/keys/events", "operator", key_api.events),
+        ("POST", "/v1/keys/{name}/rotate", "admin", key_api.rotate),
+        ("DELETE", "/v1/keys/{name}", "admin", key_api.revoke),
+        ("GET", "/v1/openapi.json", "viewer", lifecycle.openapi),
+        ("GET", "/v1/tokens", "admin", token_api.list_tokens),
+        ("POST", "/v1/tokens", "admin", token_api.create),
+        ("GET", "/v1/tokens/events", "admin", token_api.events),
+        ("DELETE", "/v1/tokens/{name}", "admin", token_api.revoke),
     )
 )
 
@@ -298,7 +321,8 @@ class PoliciesApp:
 
 async def _reply(plane: ControlPlane, request: Request) -> Reply:
     try:
-        return await _handler(request)(plane, request)
+        route, admitted = plane.access.admit(request)
+        return await route.handler(plane, admitted)
     except HttpError as error:
         return refusal(error)
     except DocumentError as error:
@@ -309,25 +333,6 @@ async def _reply(plane: ControlPlane, request: Request) -> Reply:
         return refusal(HttpError(503, "ledger_unavailable", str(error)))
     except TimeoutError:
         return refusal(HttpError(503, "ledger_slow", f"the ledger has not answered for {HEALTH_TIMEOUT_S:.0f} s"))
-
-
-def _handler(request: Request) -> Handler:
-    methods = {route.method: route.handler for route in ROUTES if route.pattern.fullmatch(request.path)}
-    if not methods:
-        raise HttpError(404, "no_such_route", f"there is no {request.path!r} here")
-    if request.method not in methods:
-        allowed = ", ".join(sorted(methods))
-        raise HttpError(405, "method_not_allowed", f"{request.method} {request.path}: allowed is {allowed}")
-    if request.method != "GET":
-        _refuse_other_sites(request)
-    return methods[request.method]
-
-
-def _refuse_other_sites(request: Request) -> None:
-    """Refuse what a web page of another site sends through a user's browser: reaching this port is all it takes."""
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise HttpError(403, "cross_site", f"a page of {origin!r} may not change anything here")
 
 
 def _object_path(request: Request) -> tuple[str, str]:

@@ -155,7 +155,43 @@ BUDGETS: tuple[Statement, ...] = (
     )""",
 )
 
-MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS)
+TOKENS: tuple[Statement, ...] = (
+    """CREATE TABLE api_tokens (
+        name TEXT NOT NULL PRIMARY KEY,
+        digest TEXT NOT NULL UNIQUE,
+        role TEXT NOT NULL CHECK (role IN ('viewer', 'operator', 'admin', 'proxy')),
+        created_ns BIGINT NOT NULL,
+        expires_ns BIGINT,
+        revoked_ns BIGINT
+    )""",
+    """CREATE TABLE token_events (
+        entry BIGINT NOT NULL PRIMARY KEY,
+        at_ns BIGINT NOT NULL,
+        token TEXT NOT NULL REFERENCES api_tokens (name),
+        act TEXT NOT NULL CHECK (act IN ('create', 'revoke')),
+        author TEXT NOT NULL,
+        reason TEXT NOT NULL
+    )""",
+)
+
+PENDING: tuple[Statement, ...] = (
+    """CREATE TABLE pending_changes (
+        number BIGINT NOT NULL PRIMARY KEY,
+        at_ns BIGINT NOT NULL,
+        author TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        act TEXT NOT NULL,
+        source TEXT NOT NULL,
+        replaces INTEGER NOT NULL,
+        base_version BIGINT NOT NULL,
+        why TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('waiting', 'approved', 'refused')),
+        decided_by TEXT NOT NULL,
+        decided_ns BIGINT
+    )""",
+)
+
+MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING)
 
 
 def migrate(connection: Connection) -> int:

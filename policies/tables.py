@@ -134,3 +134,39 @@ leases = Table(
     Column("granted_nusd", BigInteger),  # by the last change
     Column("renewed_ns", BigInteger),
 )
+tokens = Table(
+    "api_tokens",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("digest", Text),  # sha256 of the token, hex
+    Column("role", Text),
+    Column("created_ns", BigInteger),
+    Column("expires_ns", BigInteger),  # NULL: never
+    Column("revoked_ns", BigInteger),  # NULL: in force
+)
+token_events = Table(
+    "token_events",
+    METADATA,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("token", Text),
+    Column("act", Text),  # create | revoke
+    Column("author", Text),
+    Column("reason", Text),
+)
+pending = Table(
+    "pending_changes",
+    METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("author", Text),
+    Column("reason", Text),
+    Column("act", Text),  # apply | mode
+    Column("source", Text),  # YAML
+    Column("replaces", Integer),  # 1: what it does not name goes
+    Column("base_version", BigInteger),  # on which it was weighed
+    Column("why", Text),  # it waits
+    Column("state", Text),  # waiting | approved | refused
+    Column("decided_by", Text),
+    Column("decided_ns", BigInteger),
+)

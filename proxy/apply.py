@@ -39,6 +39,7 @@ class PolicyFeed:
         self._refused = ""  # why the newest document is not the one in use
         self._task: asyncio.Task[None] | None = None
         self.compiled = CompiledDocument(EMPTY)
+        self.is_known = False  # what governs the calls: a document came from the control plane or from the disk
         self.on_change: list[Callable[[CompiledDocument], None]] = []  # told what holds, before a request meets it
         self.fetched_at = 0.0  # epoch seconds of the last answer of the control plane; 0 = none yet
         self.last_error = ""
@@ -102,6 +103,7 @@ class PolicyFeed:
         compiled = CompiledDocument(document)
         self._tell(compiled)
         self.compiled = compiled
+        self.is_known = True
         log.info("policies: version %d", document.version)
 
     def _tell(self, compiled: CompiledDocument) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from farthing.prices import Price, Usage
 
-Level = Literal["exact", "coalesced", "embedding"]
+Level = Literal["exact", "coalesced", "embedding", "semantic"]
 
 
 @dataclass(slots=True)

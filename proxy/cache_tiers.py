@@ -46,7 +46,7 @@ class Tiers:
     """All that this worker can reach."""
 
     def __init__(self, secret: bytes, disk: DiskCache | None = None, shared: SharedCache | None = None) -> None:
-        self._secret = secret
+        self.secret = secret
         self.disk = disk
         self.shared = shared
 
@@ -77,7 +77,7 @@ class Tiers:
 
     async def find(self, keys: Sequence[Key], kind: type[Value], action: CacheAction, now: float) -> dict[Key, Value]:
         """Return the entries of `keys` that are younger than the policy allows."""
-        names = {name_of(key, self._secret): key for key in keys}
+        names = {name_of(key, self.secret): key for key in keys}
         found: dict[Key, Value] = {}
         for tier in self._of(action):
             left = [name for name, key in names.items() if key not in found]
@@ -90,8 +90,8 @@ class Tiers:
         """Keep an entry wherever the policy says; returns at once."""
         tiers = self._of(action)
         if tiers:
-            name = name_of(key, self._secret)
-            data = packed(entry, name, self._secret)
+            name = name_of(key, self.secret)
+            data = packed(entry, name, self.secret)
             for tier in tiers:
                 tier.put(name, data, action.ttl_s)
 
@@ -105,7 +105,7 @@ class Tiers:
 
     def _opened(self, tier: Tier, found: dict[str, bytes], kind: type[Value]) -> Iterator[tuple[str, Value]]:
         for name, data in found.items():
-            value = unpacked(data, kind, name, self._secret)
+            value = unpacked(data, kind, name, self.secret)
             if value is None:
                 tier.drop(name)
             else:

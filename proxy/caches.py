@@ -5,9 +5,13 @@ holds a ticket ends it by `keep` or `leave`, however the call went, since others
 """
 from __future__ import annotations
 
+import asyncio
+import importlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import time
+from typing import TYPE_CHECKING, get_args
 
 from farthing.errors import UpstreamError
 from farthing.policy.caching import CacheAction
@@ -18,12 +22,19 @@ from proxy.cache_counts import Level, LevelCounts, Saved
 from proxy.cache_tiers import Tiers
 from proxy.call import Call
 from proxy.coalesce import Flight, Flights
+from proxy.embedder import Embedder
 from proxy.embedding_cache import EmbeddingCache, Item, Plan, is_list_of_inputs
 from proxy.formats import Format
 from proxy.http import JSON
 from proxy.request import Asked
 
-_EMBEDDINGS = "embeddings"  # the path of the API
+if TYPE_CHECKING:  # it loads numpy, which most proxies never need
+    from proxy.semantic import SemanticCounts
+    from proxy.semantic_level import Likeness, SemanticLevel
+
+log = logging.getLogger(__name__)
+
+_EMBEDDINGS, _CHAT = "embeddings", "chat/completions"  # the paths of the APIs
 
 
 class Kept:
@@ -33,7 +44,8 @@ class Kept:
         self.exact = ExactCache()
         self.inputs = EmbeddingCache(max_bytes=0, ttl_s=0)  # its bounds come with each call
         self.found_behind = 0  # whole answers that were no longer in memory
-        self.saved: dict[Level, Saved] = {"exact": Saved(), "coalesced": Saved(), "embedding": Saved()}
+        self.semantic: SemanticLevel | None = None  # made where the policy asks for it
+        self.saved: dict[Level, Saved] = {level: Saved() for level in get_args(Level)}
 
     def counts(self, policy: str) -> list[LevelCounts]:
         """Return its levels; a hit behind the memory is one too."""
@@ -41,13 +53,28 @@ class Kept:
         misses = exact.misses - self.found_behind
         shared = self.saved["coalesced"]
         inputs, spared = self.inputs, self.saved["embedding"]
-        return [
+        counts = [
             LevelCounts(policy, "exact", saved.hits, misses, exact.evictions, len(exact), exact.size, saved.nusd,
                         saved.unpriced_hits),
             LevelCounts(policy, "coalesced", shared.hits, 0, 0, 0, 0, shared.nusd, shared.unpriced_hits),
             LevelCounts(policy, "embedding", inputs.hits, inputs.misses, inputs.evictions, len(inputs), inputs.bytes,
                         spared.nusd, spared.unpriced_hits),
         ]  # fmt: skip
+        if self.semantic is not None:
+            alike, meant = self.semantic.cache, self.saved["semantic"]
+            counts.append(LevelCounts(policy, "semantic", meant.hits, alike.counts.misses, alike.evictions,
+                                      alike.entries, alike.bytes, meant.nusd, meant.unpriced_hits))  # fmt: skip
+        return counts
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticReport:
+    """One policy's semantic cache in this worker."""
+
+    seen: SemanticCounts
+    refused: dict[str, int]  # calls that were none for it, by reason
+    unlearned: int  # answers that could not be learned from
+    learning: int  # under way
 
 
 @dataclass(slots=True)
@@ -62,11 +89,12 @@ class Ticket:
     flight: Flight[Entry] | None = None  # which this call leads
     model: str = ""  # that an answer must come from to be kept
     plan: Plan | None = None  # which of its inputs are there, of an embeddings call
+    likeness: Likeness | None = None  # what the semantic cache makes of it
 
     @property
     def wants_answer(self) -> bool:
         """Tell whether a good answer is to be kept or handed on."""
-        return self.keeps_whole or self.flight is not None
+        return self.keeps_whole or self.flight is not None or self.likeness is not None
 
     @property
     def keeps_whole(self) -> bool:
@@ -84,6 +112,8 @@ class Caches:
     def __init__(self, document: Callable[[], Document], tiers: Tiers, clock: Callable[[], float] = time) -> None:
         self._document = document  # the one in use
         self.tiers = tiers
+        self.embedder: Embedder | None = None  # for the semantic caches; set once there are routes
+        self._secret = tiers.secret
         self._clock = clock
         self._version = -1
         self._kept: dict[str, Kept] = {}  # by policy
@@ -109,6 +139,8 @@ class Caches:
                 await self._find_behind(ticket)
         if ticket.entry is None and action.coalesce and not asked.stream:
             await self._join(ticket)
+        if ticket.entry is None and action.semantic is not None and form.path == _CHAT:
+            await self._look_alike(call, asked, ticket)
         return ticket
 
     def serve(self, call: Call, ticket: Ticket) -> None:
@@ -126,9 +158,9 @@ class Caches:
         if ticket.keeps_whole:
             ticket.kept.exact.put(ticket.key, entry, ticket.action.max_bytes)
             self.tiers.put(ticket.key, entry, ticket.action)
-        if ticket.flight is not None:
-            flight, ticket.flight = ticket.flight, None
-            flight.land(entry)
+        if ticket.likeness is not None and ticket.kept.semantic is not None:
+            ticket.kept.semantic.learn(ticket.likeness, entry)
+        self._land(ticket, entry)
 
     def joined(self, call: Call, ticket: Ticket, body: bytes) -> bytes:
         """Return the whole answer to a call of whose inputs the upstream was asked for some, and keep what is new.
@@ -158,6 +190,13 @@ class Caches:
         if ticket.flight is not None:
             flight, ticket.flight = ticket.flight, None
             flight.give_up()
+
+    async def close(self) -> None:
+        """Let go of what runs in the background."""
+        for kept in self._kept.values():
+            if kept.semantic is not None:
+                await kept.semantic.close()
+        await self.tiers.close()
 
     def counts(self) -> list[LevelCounts]:
         """Return every level of every policy."""
@@ -189,12 +228,54 @@ class Caches:
             ticket.entry = Entry(joined.body, JSON, Usage(joined.saved_tokens), "", self._clock())
             ticket.level = "embedding"
 
+    def semantic_counts(self) -> dict[str, SemanticReport]:
+        """Return what each policy's semantic cache has seen: would-be hits, checks, alarms, and why calls missed."""
+        return {
+            name: SemanticReport(level.cache.counts, level.refused, level.unlearned, level.learning)
+            for name, kept in self._kept.items()
+            if (level := kept.semantic) is not None
+        }
+
     async def _join(self, ticket: Ticket) -> None:
         found = await self.flights.join(ticket.key)
         if isinstance(found, Entry):
             ticket.entry, ticket.level = found, "coalesced"
         else:
             ticket.flight = found
+
+    async def _look_alike(self, call: Call, asked: Asked, ticket: Ticket) -> None:
+        """Look for requests that mean the same; whoever waits for this call's flight gets what is served."""
+        try:
+            level = ticket.kept.semantic or await self._open_semantic(ticket.kept)
+            if level is None:
+                return
+            ticket.likeness = await level.look(call, asked.fields, ticket.model, ticket.action)
+        except BaseException:
+            self.leave(ticket)
+            raise
+        served = level.served(ticket.likeness, self._clock()) if ticket.likeness is not None else None
+        if served is not None:
+            ticket.entry, ticket.level = reshaped(served, _CHAT, "answer", ticket.key[-1]), "semantic"
+            self._land(ticket, served)
+
+    async def _open_semantic(self, kept: Kept) -> SemanticLevel | None:
+        """Load what the semantic cache needs, numpy above all, beside the event loop."""
+        if self.embedder is None:
+            return None
+        try:
+            module = await asyncio.to_thread(importlib.import_module, "proxy.semantic_level")
+        except ImportError as error:
+            log.error("the semantic cache stays off: %s; pip install 'farthing[semantic]'", error)
+            self.embedder = None
+            return None
+        if kept.semantic is None:
+            kept.semantic = module.SemanticLevel(self.embedder, self._secret)
+        return kept.semantic
+
+    def _land(self, ticket: Ticket, entry: Entry) -> None:
+        if ticket.flight is not None:
+            flight, ticket.flight = ticket.flight, None
+            flight.land(entry)
 
     def _of(self, policy: str, version: int) -> Kept:
         if version != self._version:

@@ -48,7 +48,8 @@ class Call(msgspec.Struct):
     reasoning_tokens: int = 0
     service_tier: str = ""  # what was served, else what was asked for; '' = the standard one
     usage_source: str = ""  # provider | proxy | estimate | missing
-    cache_hit: str = ""  # the level that answered: exact | coalesced | embedding; '' = the upstream did
+    cache_hit: str = ""  # the level that answered: exact | coalesced | embedding | semantic; '' = the upstream did
+    semantic: tuple[str, str, float] | None = None  # what the semantic cache made of it, why, and the similarity
     batch_calls: int = 1  # calls that were sent to the upstream as one
     saved_input_tokens: int = 0  # of inputs that the upstream was not asked for, in a call that it answered in part
     is_begun: bool = False  # the answer's head has left for the client, so no other answer can be given

@@ -52,6 +52,11 @@ class Target:
         if self.window is not None and self.window.overloaded(now) and self.queue is not None:
             self.queue.counters.shrunk += 1
 
+    def gave_up(self, now: float, since: float, is_stream: bool) -> None:
+        """Nobody waited longer for it; where that took more than is tolerable it has too much to do."""
+        if self.window is not None and now - since > self.window.bounds.tolerance * self.window.quickest_s[is_stream]:
+            self.overloaded(now)
+
     def answered(self, now: float, latency_s: float, call: Call) -> None:
         """It answered, the head after so long: its window learns."""
         if self.window is None or self.queue is None:

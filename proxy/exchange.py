@@ -54,7 +54,8 @@ log = logging.getLogger(__name__)
 
 _STREAM_HEADERS = ((b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
-_CACHE_SAID = {"": b"miss", "exact": b"hit", "coalesced": b"coalesced", "embedding": b"hit"}
+_CACHE_SAID = {"": b"miss", "exact": b"hit", "coalesced": b"coalesced", "embedding": b"hit",
+               "semantic": b"semantic"}  # fmt: skip
 _CACHEABLE_BYTES = 1024 * 1024  # a longer stream is not kept while it passes
 _ERROR_BYTES = 1024 * 1024  # of an upstream's own error
 _ENDED_USAGE = Timeouts(connect=1.0, headers=2.0, between=2.0)
@@ -242,6 +243,10 @@ class Exchange:
             return other
         try:
             return await self._ask(call, admitted, attempts, target, request, hedge)
+        except asyncio.CancelledError:
+            if call.place is not None:
+                target.gave_up(time.monotonic(), call.place.since, call.is_stream)
+            raise
         finally:
             leave(call)
 

@@ -71,7 +71,7 @@ class Hedges:
         second: Leg | None = None
         try:
             await asyncio.wait((first,), timeout=self._delay_s(rule, target))
-            pair = None if first.done() else await self._reserve(call, admitted, attempts, target)
+            pair = None if first.done() else await self._reserve(call, admitted, attempts, target, first)
             if pair is None:
                 response = await first
                 self._note(target, time.monotonic() - started)
@@ -114,9 +114,9 @@ class Hedges:
         self._waits.setdefault(target.deployment.model, deque(maxlen=_SEEN)).append(wait_s)
 
     async def _reserve(
-        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target
+        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, first: Leg
     ) -> tuple[Call, Target] | None:
-        """Reserve for a second attempt elsewhere and take a place there; None = it is not to be had."""
+        """Reserve for a second attempt elsewhere and take a place there; None = not to be had, or not needed."""
         others = attempts.like(target)[1:]
         if not others:
             return None
@@ -126,7 +126,7 @@ class Hedges:
             await self._admission.reserve(again, admitted)
         except ApiError:
             return None
-        if not take_at_once(again, other):
+        if first.done() or not take_at_once(again, other):  # it may have answered while the budget was asked
             if again.hold is not None:
                 self._spend.settle(again.hold, 0)
             return None

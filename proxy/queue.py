@@ -72,7 +72,8 @@ class Queue:
         ticket = _Ticket((-priority, self._numbers), until, is_stream, windows, place)
         ahead = bisect_left(self._tickets, ticket)
         wait_s = self._expected_s(windows, ahead)
-        if wait_s > left_s or wait_s > bounds.max_wait_s:
+        expected_s = min(window.expected_s(is_stream) for _, window in windows)
+        if wait_s + expected_s > left_s or wait_s > bounds.max_wait_s:
             self.counters.queue_full += 1
             raise self._full(wait_s)
         self._line_up(ticket, bounds.queue, wait_s)
@@ -144,11 +145,11 @@ class Queue:
             del self._tickets[at]
 
     def _refuse_hopeless(self, windows: Sequence[tuple[Target, Window]], left_s: float, is_stream: bool) -> None:
-        quickest = min(window.quickest_s[is_stream] for _, window in windows)
-        if left_s < quickest:
+        expected = min(window.expected_s(is_stream) for _, window in windows)
+        if left_s < expected:
             self.counters.hopeless += 1
-            message = f"{left_s:.3f} s are left of the deadline and the quickest answers of {self._model!r} take "
-            raise ApiError(504, "deadline_unmeetable", f"{message}{quickest:.3f} s; allow more time", retry_after_s=1)
+            message = f"{left_s:.3f} s are left of the deadline and answers of {self._model!r} take "
+            raise ApiError(504, "deadline_unmeetable", f"{message}{expected:.3f} s; allow more time", retry_after_s=1)
 
     def _expected_s(self, windows: Sequence[tuple[Target, Window]], ahead: int) -> float:
         """Return how long one with so many ahead of it will wait; 0 = nobody can tell yet."""

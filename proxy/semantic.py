@@ -110,13 +110,17 @@ class SemanticCache:
         self._random = random  # uniform in [0, 1)
         self._clock = clock
         self._max_partitions = max_partitions
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes  # may change while it runs
         self._partitions: OrderedDict[bytes, _Partition] = OrderedDict()  # least recently used first
         self._evicted = 0  # examples of partitions that are gone
 
     @property
     def bytes(self) -> int:
         return sum(partition.examples.bytes for partition in self._partitions.values())
+
+    @property
+    def entries(self) -> int:
+        return sum(len(partition.examples) for partition in self._partitions.values())
 
     @property
     def evictions(self) -> int:
@@ -211,7 +215,7 @@ class SemanticCache:
         answer = answer or Answer(reply, self._clock())
         answer.confirmed_at = self._clock()  # its reply stays, so that many small differences cannot add up
         partition.examples.add(query.vector, Example(query.guard, answer), policy.max_entries)
-        while self.bytes > self._max_bytes:
+        while self.bytes > self.max_bytes:
             oldest = next(iter(self._partitions.values()))
             if len(oldest.examples) <= 1 and len(self._partitions) > 1:
                 self._forget_oldest()

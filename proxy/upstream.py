@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import cast
@@ -383,6 +383,20 @@ class Pool:
             raise NotSentError(f"cannot connect to {origin.host}:{origin.port}: {what}") from None
         return connection
 
+    async def warm(self, count: int, timeouts: Timeouts) -> int:
+        """Open connections until `count` lie idle; return how many that took.
+
+        Raises:
+            NotSentError: one could not be opened.
+        """
+        self._idle = deque([connection for connection in self._idle if connection.is_usable])
+        missing = min(count, self._max_idle) - len(self._idle)
+        for _ in range(missing):
+            connection = await self._connect(timeouts)
+            connection.idle_since = monotonic()
+            self._idle.appendleft(connection)  # the others are warmer
+        return max(0, missing)
+
     def give_back(self, connection: Connection) -> None:
         if connection.keeps_alive and connection.is_usable and len(self._idle) < self._max_idle:
             connection.idle_since = monotonic()
@@ -398,8 +412,9 @@ class Pool:
 class Client:
     """Pools by origin."""
 
-    def __init__(self, timeouts: Timeouts = Timeouts()) -> None:
+    def __init__(self, timeouts: Timeouts = Timeouts(), tokens: Mapping[str, str] | None = None) -> None:
         self._timeouts = timeouts
+        self._tokens = {base: token for base, token in (tokens or {}).items() if token}  # origin -> our token there
         self._pools: dict[str, tuple[Pool, bytes, str]] = {}
 
     async def request(
@@ -419,12 +434,17 @@ class Client:
         length = b"content-length: %d\r\n\r\n" % len(body)
         return await pool.send(b"".join((head, extra, length, body)), timeouts, is_repeatable)
 
+    async def warm(self, url: str, count: int, timeouts: Timeouts) -> int:
+        """Open connections to the origin of `url` until `count` lie idle; see `Pool.warm`."""
+        return await self._pool(_split(url)[0])[0].warm(count, timeouts)
+
     def _pool(self, base: str) -> tuple[Pool, bytes]:
         known = self._pools.get(base)
         if known is None:
             origin = Origin.of(base)
             name = f"[{origin.host}]" if ":" in origin.host else origin.host
-            host = f"host: {name}:{origin.port}\r\naccept-encoding: identity\r\n".encode("latin-1")
+            token = f"authorization: Bearer {self._tokens[base]}\r\n" if base in self._tokens else ""
+            host = f"host: {name}:{origin.port}\r\naccept-encoding: identity\r\n{token}".encode("latin-1")
             known = self._pools[base] = (Pool(origin, self._timeouts), host, base)
         return known[0], known[1]
 

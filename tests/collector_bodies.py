@@ -1,7 +1,6 @@
 """OTLP bodies and ports for tests that run a collector in a process of its own."""
 from __future__ import annotations
 
-import socket
 import time
 import uuid
 
@@ -23,10 +22,3 @@ def trace_body(calls: int, model: str = "gpt-4o-mini", provider: str = "openai")
         for _ in range(calls)
     ]
     return otlp.traces([("service.name", "shop")], "test", "1", spans)
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

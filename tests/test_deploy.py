@@ -15,7 +15,7 @@ from farthing.cli import app
 from farthing.settings import read_settings
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
-SECRETS = {"CLICKHOUSE_PASSWORD": "secret", "FARTHING_HASH_KEY": "key"}
+SECRETS = {"CLICKHOUSE_PASSWORD": "secret", "FARTHING_HASH_KEY": "key", "FARTHING_CONTROL_TOKEN": "token"}
 
 
 def compose() -> dict[str, Any]:

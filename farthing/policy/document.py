@@ -14,8 +14,10 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from farthing.errors import DocumentError
+from farthing.policy.crossed import Crossed
 from farthing.policy.key import Key
 from farthing.policy.kinds import KINDS
+from farthing.policy.kinds.alert import Alert
 from farthing.policy.kinds.batch import Batch
 from farthing.policy.kinds.budget import Budget
 from farthing.policy.kinds.limit import Limit
@@ -29,9 +31,11 @@ class Document(Record):
     version: int = Field(ge=0)
     policies: tuple[Policy, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    alerts: tuple[Alert, ...] = ()
     batches: tuple[Batch, ...] = ()
     limits: tuple[Limit, ...] = ()
     keys: tuple[Key, ...] = ()  # handed out, not written: they change without a new version
+    crossed: tuple[Crossed, ...] = ()  # told by the ledger, not written, as the keys
 
     @classmethod
     def of(cls, version: int, items: Iterable[Named]) -> Document:
@@ -47,6 +51,12 @@ class Document(Record):
         fields: dict[str, Any] = {name: getattr(self, name) for name in Document.model_fields}
         fields["keys"] = tuple(keys)
         return Document(**fields)  # a copy would keep the old checksum
+
+    def with_crossed(self, crossed: Iterable[Crossed]) -> Document:
+        """Return the document with these thresholds crossed, and no others."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in Document.model_fields}
+        fields["crossed"] = tuple(crossed)
+        return Document(**fields)
 
     def items(self) -> Iterator[Named]:
         """Return every object, kind by kind."""
@@ -76,7 +86,8 @@ class Document(Record):
                 ordered = sorted(items, key=lambda item: item.name)
                 content[kind.PLURAL] = [item.model_dump(mode="json") for item in ordered]
         keys = [key.model_dump(mode="json") for key in sorted(self.keys, key=lambda key: key.name)]
-        return content | ({"keys": keys} if keys else {})
+        crossed = [one.model_dump(mode="json") for one in self.crossed]
+        return content | ({"keys": keys} if keys else {}) | ({"crossed": crossed} if crossed else {})
 
     def to_json(self) -> bytes:
         """Return the document as canonical JSON, UTF-8."""

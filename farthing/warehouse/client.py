@@ -37,6 +37,7 @@ _UPKEEP: Mapping[str, object] = {  # of the collector's own work: it may take lo
     "max_bytes_before_external_group_by": 512 * 1024**2,
     "log_comment": "farthing/upkeep",
 }
+_LARGE = 500 * 1024**2  # bytes of a process past which an embedded store gives back what it freed [2 µs of CPU a span]
 _SYNCHRONOUS: Mapping[str, object] = {"async_insert": 0}  # what is inserted is there when the call returns
 
 
@@ -196,6 +197,11 @@ class Warehouse:
         """Wait until all that was inserted is on the disk (embedded store); a server looks after its own."""
         if self.path is not None:
             sync_filesystem(self.path)
+
+    def give_back_memory(self) -> None:
+        """Return to the system what an embedded store has freed, once the process is large; else it keeps it."""
+        if self.path is not None and embedded.resident_bytes() > _LARGE:
+            self.command("SYSTEM JEMALLOC PURGE")
 
     def close(self) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 from datetime import datetime
 from pathlib import Path
 
@@ -35,3 +36,12 @@ def set_aside(path: Path, why: str) -> Path:
     aside = path.with_name(f"{path.name}.{why}-{datetime.now():%Y%m%dT%H%M%S}")
     path.rename(aside)
     return aside
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * mmap.PAGESIZE

@@ -181,6 +181,7 @@ def normalise_requests(source: str = "otel_traces") -> str:
     return f"""SELECT
     started_at, Tenant AS tenant,
     {_text("team")} AS team, {_text("user")} AS user, {_text("feature")} AS feature, {_text("session")} AS session,
+    a['{semconv.KEY}'] AS api_key,
     {_below(semconv.TAG_PREFIX, "v")} AS tags, {_below(semconv.TOKENS_PREFIX, "toUInt32OrZero(v)")} AS tokens_cut,
     ServiceName AS service, scope, operation, provider, request_model, response_model,
     a['{semconv.ROUTED_FROM}'] AS routed_from, a['{semconv.DEPLOYMENT}'] AS deployment, service_tier,

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,6 +16,7 @@ from collector.main import Collector
 from farthing import semconv
 from farthing.settings import IngestKey, PriceOverride, Settings
 from farthing.warehouse import Warehouse
+from tests.ports import free_port
 
 Serve = Callable[[Collector], AbstractContextManager[int]]
 KEY = {semconv.HEADER_TENANT_KEY: "key-of-test"}
@@ -50,12 +50,6 @@ class Sender:
 
     def status(self) -> dict[str, Any]:
         return dict(self.collector.status())
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextmanager

@@ -269,3 +269,17 @@ def test_a_model_whose_price_could_not_be_written_is_looked_up_again(warehouse: 
     flushing.flush()
     found = warehouse._client().query(f"SELECT price_state FROM requests WHERE tenant = '{tenant}'").result_rows
     assert found == [("priced",)]
+
+
+def test_a_large_process_gives_back_what_an_insert_freed(
+    embedded_warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, 10**9)
+    put(spool, uuid.uuid4().hex, [body(4000) for _ in range(3)])
+    flushing = flusher(spool, embedded_warehouse)
+    monkeypatch.setattr("farthing.warehouse.client._LARGE", 0)
+    purges: list[str] = []
+    command = embedded_warehouse.command
+    monkeypatch.setattr(embedded_warehouse, "command", lambda statement: (purges.append(statement), command(statement)))
+    flushing.flush()
+    assert (flushing.failures, purges.count("SYSTEM JEMALLOC PURGE")) == (0, 1)

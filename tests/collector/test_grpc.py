@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import gzip
 import logging
-import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -22,17 +21,12 @@ from collector.main import Collector
 from farthing import otlp, semconv
 from farthing.settings import IngestKey, Settings
 from farthing.warehouse import Warehouse
+from tests.ports import free_port
 
 Serve = Callable[[Collector], AbstractContextManager[int]]
 TRACE_EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 METRICS_EXPORT = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 KEY = (semconv.HEADER_TENANT_KEY, "key-of-test")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 class Door:

@@ -4,7 +4,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from farthing.http_json import call
+from tests.ports import free_ports
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS: tuple[str, ...] = ("collector", "dashboard", "policies", "proxy", "engine", "analyzer")
@@ -102,17 +102,6 @@ def until(condition: Any, what: str, seconds: float = 60.0) -> None:
 
 def now() -> datetime:
     return datetime.now(timezone.utc)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
 
 
 @pytest.fixture(scope="session")

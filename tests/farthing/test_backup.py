@@ -234,7 +234,8 @@ def collector(home: Path, port: int) -> Iterator[None]:
 def test_a_backup_of_a_running_collector_under_ingest_holds_every_span_that_was_acknowledged_before(
     tmp_path: Path,
 ) -> None:
-    from tests.collector_bodies import free_port, trace_body
+    from tests.collector_bodies import trace_body
+    from tests.ports import free_port
 
     home, port, sent, stop = tmp_path / "home", free_port(), list[int](), threading.Event()
     url = f"http://127.0.0.1:{port}"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -67,12 +69,6 @@ def test_doctor_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
 def test_doctor_fails_where_the_data_folder_cannot_be_used() -> None:
     code, lines = run("doctor", FARTHING_DATA_DIR="/proc/none")
     assert code == 1 and any(line.startswith("bad") and "data folder" in line for line in lines)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def test_a_key_is_made_listed_rotated_and_revoked(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from farthing import otlp, semconv
 from farthing.errors import WarehouseError
 from farthing.prices import Price, PriceBook, Rates, SizeTier, Usage
-from farthing.warehouse import Warehouse, client, rollup, segment
+from farthing.warehouse import Warehouse, client, rollup, segment, sql
 from tests.conftest import STORES
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "otlp"
@@ -171,8 +171,9 @@ def test_every_question_binds_the_tenant() -> None:
         text = path.read_text("utf-8")
         assert text.startswith("-- "), path.name
         asked = ("requests", "hourly", "hourly_latency", "hourly_unpriced", "findings", "otel_metrics")
-        tables = sum(len(re.findall(rf"FROM {table}\b", text)) for table in asked)
-        assert text.count("tenant = {tenant:String}") == tables, path.name
+        whole = sql.asked("queries", path.name)
+        tables = sum(len(re.findall(rf"FROM {table}\b", whole)) for table in asked)
+        assert whole.count("tenant = {tenant:String}") == tables, path.name
 
 
 def test_a_store_that_another_process_has_open_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -276,4 +277,15 @@ def test_a_merge_builds_the_indexes_of_attributes_that_an_insert_leaves_out(
     embedded_warehouse.command("OPTIMIZE TABLE otel_traces PARTITION '2031-01-01' FINAL")
     ((merged,),) = embedded_warehouse.rows(size)
     embedded_warehouse.command("ALTER TABLE otel_traces DROP PARTITION '2031-01-01'")
+    embedded_warehouse.command("ALTER TABLE requests DROP PARTITION 203101")
     assert 0 < inserted < merged
+
+
+def test_a_call_s_virtual_key_is_a_column_of_its_row(
+    warehouse: Warehouse, tenant: str, put: Callable[[Iterable[bytes]], None]
+) -> None:
+    facts = ((semconv.TEAM, "search"), (semconv.REQUEST_MODEL, "m"))
+    put([body(*facts, (semconv.KEY, "search-prod")), body(*facts)])
+    asked = "SELECT api_key FROM requests WHERE tenant = {tenant:String} ORDER BY api_key"
+    rows = warehouse.query(asked, tenant=tenant)
+    assert [row["api_key"] for row in rows] == ["", "search-prod"]

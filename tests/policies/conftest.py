@@ -19,6 +19,7 @@ from policies import statement
 from policies.database import open_database
 from policies.ledger import Ledger
 from policies.main import app
+from tests.postgres import Postgres, missing
 
 Serve = Callable[[Asgi], AbstractContextManager[int]]
 NOON_NS = 1_772_366_400_000_000_000  # 2026-03-01T12:00:00Z
@@ -40,8 +41,8 @@ def document(**limits: int) -> Document:
 class Bench:
     """A ledger on a database of its own, with a clock that the test sets."""
 
-    def __init__(self, path: Path) -> None:
-        self.engine: Engine = open_database(f"sqlite:///{path}/control.db")
+    def __init__(self, url: str) -> None:
+        self.engine: Engine = open_database(url)
         self.now_ns = NOON_NS
         self.ledgers: list[Ledger] = []
         self.document = document(company=1000, search=400)
@@ -116,9 +117,30 @@ class Client:
         return answer.json
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The one PostgreSQL server of this run, or a skip where there is none to run."""
+    if why := missing():
+        pytest.skip(why)
+    server = Postgres()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def control_db(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty control database, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/control.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    server.empty()
+    return server.url
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
+def bench(control_db: str) -> Iterator[Bench]:
+    made = Bench(control_db)
     yield made
     made.close()
 

@@ -100,10 +100,8 @@ def killed(url: str, run: str, after: int) -> list[str]:
     return [line.strip() for line in lines if line.endswith("\n")]
 
 
-def test_what_was_acknowledged_before_a_kill_is_there_after_it(bench: Any, tmp_path: Path) -> None:
-    bench.document = Document(version=1, budgets=(Budget(name="company", limit_nusd=10**9),))
-    bench.now_ns = 0
-    url = f"sqlite:///{tmp_path}/killed.db"
+def test_what_was_acknowledged_before_a_kill_is_there_after_it(control_db: str) -> None:
+    url = control_db
     held = settled = 0
     for run, after in (("a", 5), ("b", 38)):
         acknowledged = killed(url, run, after)
@@ -121,8 +119,8 @@ def test_what_was_acknowledged_before_a_kill_is_there_after_it(bench: Any, tmp_p
     assert (spent, open_nusd) == (40 * counts["settled"], 100 * counts["open"])
 
 
-def test_holds_that_a_kill_left_open_are_settled_or_expire(bench: Any, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/killed.db"
+def test_holds_that_a_kill_left_open_are_settled_or_expire(control_db: str) -> None:
+    url = control_db
     killed(url, "a", 1)
     engine = open_database(url)
     budget = Budget(name="company", limit_nusd=10**9)

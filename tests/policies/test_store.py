@@ -12,6 +12,7 @@ from farthing.errors import DocumentError, LedgerError, SettingsError
 from policies.database import open_database, writing
 from policies.migrations import MIGRATIONS
 from policies.store import Store
+from tests.postgres import Postgres
 
 
 def budget(name: str, limit: str = "5 USD") -> str:
@@ -28,8 +29,8 @@ def joined(*documents: str) -> str:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    opened = open_database(f"sqlite:///{tmp_path}/deep/control.db")
+def engine(control_db: str) -> Iterator[Engine]:
+    opened = open_database(control_db)
     yield opened
     opened.dispose()
 
@@ -166,10 +167,20 @@ def test_a_database_of_a_newer_farthing_is_refused(engine: Engine) -> None:
         open_database(str(engine.url))
 
 
-def test_a_commit_is_on_the_disk_when_it_returns(engine: Engine) -> None:
+def test_a_commit_is_on_the_disk_when_it_returns(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/deep/control.db")
     with engine.connect() as connection:
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert connection.execute(text("PRAGMA synchronous")).scalar() == 2  # FULL
+    engine.dispose()
+
+
+def test_a_commit_is_on_the_disk_even_of_a_server_that_does_not_wait_for_it(postgres: Postgres) -> None:
+    postgres.empty()
+    engine = open_database(f"{postgres.url}?options=-csynchronous_commit%3Doff")
+    with engine.connect() as connection:
+        assert connection.execute(text("SHOW synchronous_commit")).scalar() == "on"
+    engine.dispose()
 
 
 @pytest.mark.parametrize("url", ["nonsense", "nosuch://x", "sqlite://", "sqlite:///:memory:"])

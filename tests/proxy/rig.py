@@ -55,6 +55,7 @@ class Upstream:
     behave: Behaviour
     port: int = 0
     received: list[Received] = field(default_factory=list)
+    busy: int = 0  # requests that it has begun to answer and not ended, or whose connection nobody closed
     spans: list[dict[str, Any]] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)  # lets a behaviour that waits go on
     arrived: threading.Event = field(default_factory=threading.Event)  # a request is here
@@ -78,7 +79,11 @@ class Upstream:
                 else:
                     self.received.append(request)
                     self.arrived.set()
-                    await self.behave(request, reader, writer)
+                    self.busy += 1
+                    try:
+                        await self.behave(request, reader, writer)
+                    finally:
+                        self.busy -= 1
                 await writer.drain()
         writer.close()
         with suppress(ConnectionError, TimeoutError, asyncio.CancelledError):

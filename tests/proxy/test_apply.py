@@ -114,3 +114,24 @@ def test_a_document_that_cannot_be_kept_is_used_all_the_same(tmp_path: Path) -> 
             client.close()
 
     asyncio.run(main())
+
+
+def test_the_control_plane_gets_the_proxys_token_and_nobody_else_does(tmp_path: Path) -> None:
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 304 X\r\ncontent-length: 0\r\n\r\n")
+
+    async def main() -> None:
+        async with server(serve) as control, server(serve) as elsewhere:
+            client = Client(tokens={control: "ftc_ours"})
+            feed = PolicyFeed(client, control, tmp_path / "kept.json")
+            await feed.start()
+            await feed.stop()
+            await (await client.request("GET", f"{elsewhere}/v1/models")).read()
+            client.close()
+
+    asyncio.run(main())
+    assert b"\r\nauthorization: Bearer ftc_ours\r\n" in heads[0] and b"x-farthing-follower: " in heads[0]
+    assert b"authorization" not in heads[-1]

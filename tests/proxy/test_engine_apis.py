@@ -145,6 +145,7 @@ def test_every_api_of_the_engine_is_billed_through_the_proxy(engine_url: str, tm
     with running(collector):
         settings = Settings(
             data_dir=tmp_path, collector_url=f"http://127.0.0.1:{collector.port}", policies_url="http://127.0.0.1:9",
+            serve_without_policies=True,
             deployments=(Deployment(FAST, f"{engine_url}/v1"),),
             prices=(PriceOverride("farthing", FAST, input="1", output="2"),),
         )  # fmt: skip

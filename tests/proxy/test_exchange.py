@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -459,6 +460,24 @@ def test_a_ledger_that_goes_away_refuses_hard_budgets_and_lets_soft_ones_through
             until(lambda: len(upstream.spans) == 2, "both are recorded")
             assert rig.status()["policy_version"] == 7 and rig.status()["settlements_waiting"] == 1
             assert [semconv.SETTLED_NUSD in span for span in upstream.spans] == [False, True]
+
+
+def test_a_proxy_that_never_had_a_document_serves_nothing_until_it_has_one(tmp_path: Path) -> None:
+    os.environ |= {"UPSTREAM_KEY": SECRET, "OTHER_KEY": HOST_SECRET}
+    upstream = Upstream(answers(answer_of()))
+    with running(upstream):
+        settings = Settings(
+            data_dir=tmp_path / "proxy", policies_port=closed_port(), prices=PRICES,
+            deployments=deployments(upstream.port, closed_port()), collector_url=f"http://127.0.0.1:{upstream.port}",
+        )  # fmt: skip
+        open_handed = replace(settings, serve_without_policies=True)
+        with proxied(settings) as port, proxied(open_handed) as open_port:
+            rig = Rig(upstream, settings, settings.policies_port, port, port)
+            refused = post(rig, "any", json.dumps(asked()).encode())
+            error = json.loads(refused.whole)["error"]  # type: ignore[attr-defined]
+            assert (refused.status, error["code"]) == (503, "no_policies") and "cannot connect" in error["message"]
+            assert post(rig, "any", json.dumps(asked()).encode(), f"http://127.0.0.1:{open_port}").status == 200
+            until(lambda: len(upstream.spans) == 2, "both are recorded")
 
 
 def keep_documents(settings: Settings, hard: str, soft: str) -> None:

@@ -41,7 +41,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, in
     away = closed_port()
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("strict"), policies_port=away, collector_port=away,
-        require_proxy_key=True, proxy_keys=(ProxyKey("of-ann"),),
+        serve_without_policies=True, require_proxy_key=True, proxy_keys=(ProxyKey("of-ann"),),
         deployments=tuple(one for one in deployments(away, away) if not one.api_key_env),
     )  # fmt: skip
     with opened(settings) as made:

@@ -5,13 +5,16 @@ import asyncio
 import dataclasses
 import random
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
-from farthing.settings import Deployment
+from farthing.policy import Action, CompiledDocument, Document, Policy
+from farthing.policy.flow import ConcurrencyAction
+from farthing.settings import Deployment, Settings
 from proxy.api_error import ApiError
 from proxy.counters import Counters
-from proxy.dispatch import Target
+from proxy.dispatch import Deployments, Target
 from proxy.health import Health
 from proxy.queue import Queue, ShedError
 from proxy.upstream import Timeouts
@@ -65,7 +68,7 @@ def test_long_answers_do_not_look_like_overload() -> None:
 
 def test_refusals_shrink_a_window_once_for_each_answer_s_time_and_never_below_its_least() -> None:
     window = Window(BOUNDS)
-    window.taken = 20
+    window.limit, window.taken = 40.0, 20
     assert [window.overloaded(now) for now in (1.0, 1.01, 1.02)] == [True, False, False]
     assert window.limit == pytest.approx(14.0)
     for now in range(2, 60):
@@ -75,6 +78,7 @@ def test_refusals_shrink_a_window_once_for_each_answer_s_time_and_never_below_it
 
 def test_new_bounds_hold_at_once_and_what_was_learned_stays() -> None:
     window = Window(BOUNDS)
+    window.limit = 30.0
     window.follow(dataclasses.replace(BOUNDS, most=8))
     assert window.limit == 8
     window.limit = 3.0
@@ -82,6 +86,32 @@ def test_new_bounds_hold_at_once_and_what_was_learned_stays() -> None:
     assert window.limit == 3.0
     window.follow(dataclasses.replace(BOUNDS, least=6))
     assert window.limit == 6
+
+
+def test_a_call_that_is_given_up_after_long_shrinks_the_window_and_one_after_a_moment_does_not() -> None:
+    window = Window(BOUNDS)
+    target = Target(Deployment("m"), "openai", (), Timeouts(), Health(0), Queue("m", Counters()), window)
+    window.answered(0.0, 1.0, is_stream=True, tokens=0)
+    window.taken, before = 8, window.limit
+    target.gave_up(now=10.0, since=8.5, is_stream=True)
+    assert window.limit == before
+    target.gave_up(now=10.0, since=7.5, is_stream=True)
+    assert window.limit < before and target.queue is not None and target.queue.counters.shrunk == 1
+
+
+def test_limits_of_the_settings_and_of_a_policy_hold_together_and_are_shared_out_among_workers(tmp_path: Path) -> None:
+    limited = Deployment("m", max_in_flight=10)
+    deployments = Deployments(Settings(data_dir=tmp_path, proxy_workers=2, deployments=(limited, Deployment("free"))))
+    of_m, of_free = (pool.window for pool in deployments.targets)
+    assert of_m is not None and (of_m.bounds.least, of_m.bounds.most, of_free) == (5, 5, None)
+    rule = Policy(name="w", action=Action(concurrency=ConcurrencyAction(min=4, max=64, queue=21)))
+    deployments.follow(CompiledDocument(Document(version=1, policies=(rule,))))
+    assert of_m is deployments.targets[0].window  # what it has learned stays
+    assert (of_m.bounds.least, of_m.bounds.most, of_m.bounds.queue) == (2, 5, 11)
+    free = deployments.targets[1].window
+    assert free is not None and free.bounds.most == 32
+    deployments.follow(CompiledDocument(Document(version=2)))
+    assert deployments.targets[1].window is None
 
 
 class Crowd:
@@ -236,7 +266,7 @@ def test_places_that_a_policy_adds_go_to_those_who_wait() -> None:
         for name in "abc":
             await crowd.come(name)
         window = crowd.windows[0][1]
-        window.follow(dataclasses.replace(window.bounds, most=3))
+        window.follow(dataclasses.replace(window.bounds, least=3, most=3))
         crowd.queue.hand_out(window)
         await settle()
         assert crowd.order == ["a", "b", "c"] and window.taken == 3

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from farthing.policy.kinds.alert import Alert
 from farthing.policy.kinds.batch import Batch
 from farthing.policy.kinds.budget import Budget
 from farthing.policy.kinds.limit import Limit
 from farthing.policy.kinds.policy import Policy
 from farthing.policy.record import Named
 
-KINDS: Mapping[str, type[Named]] = {kind.KIND: kind for kind in (Policy, Budget, Batch, Limit)}
+KINDS: Mapping[str, type[Named]] = {kind.KIND: kind for kind in (Policy, Budget, Batch, Limit, Alert)}

@@ -7,6 +7,7 @@ SELECT
     user,
     feature,
     session,
+    api_key,
     provider,
     model,
     routed_from,

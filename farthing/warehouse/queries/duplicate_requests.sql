@@ -19,15 +19,14 @@ FROM (
         sum(cost_usd)                    AS group_usd,
         argMin(cost_usd, started_at)     AS first_usd,
         min(ifNull(temperature, 1) = 0)  AS is_deterministic
-    FROM requests
-    WHERE tenant = {tenant:String}
-      AND started_at >= {since:DateTime64(3)}
-      AND started_at < {until:DateTime64(3)}
-      AND billed
-      AND outcome = 'ok'
-      AND cache_hit = ''
-      AND request_hash != ''
-      AND isNotNull(cost_usd)
+    {{paid_answers}}
+      -- First which hashes come twice, by one number each: all of them at full length would not fit into the memory
+      AND cityHash64(team, model, request_hash) IN (
+          SELECT cityHash64(team, model, request_hash) AS request
+          {{paid_answers}}
+          GROUP BY request
+          HAVING count() > 1
+      )
     GROUP BY
         team,
         model,

@@ -5,6 +5,7 @@ SELECT
     user,
     feature,
     session,
+    api_key,
     tags,
     provider,
     model,

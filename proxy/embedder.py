@@ -1,0 +1,84 @@
+"""Embeds texts through the proxy's own embeddings route, for the semantic cache.
+
+Each is a call like any other, with the caller's key and tags: admitted, held, charged, cached, gathered and recorded.
+Whatever goes wrong means no vector, and after a few failures in a row nobody waits for a while.
+"""
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+
+import msgspec
+
+from farthing import semconv
+from proxy.inner import InnerRequest
+from proxy.server import Handler
+
+log = logging.getLogger(__name__)
+
+PURPOSE = "purpose=semantic-cache"  # the tag by which such calls are told from the application's own
+_TAGS, _DEADLINE = semconv.HEADER_TAGS.encode(), semconv.HEADER_DEADLINE.encode()
+_FAILURES = 3  # in a row
+_PAUSE_S = 5.0
+
+
+class _Datum(msgspec.Struct):
+    index: int
+    embedding: str | list[float]
+
+
+class _Answer(msgspec.Struct):
+    data: list[_Datum]
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+class Embedder:
+    """Embeds for one worker."""
+
+    def __init__(self, routes: Handler, clock: Callable[[], float] = monotonic) -> None:
+        self._routes = routes
+        self._clock = clock
+        self._failures = 0
+        self._paused_until = 0.0
+        self.failed = 0
+
+    async def embed(
+        self, model: str, texts: Sequence[str], headers: Mapping[bytes, bytes], timeout_s: float
+    ) -> list[bytes] | None:
+        """Return the vector of each text as float32, little-endian; None where they are not to be had in time."""
+        if self._clock() < self._paused_until:
+            return None
+        tags = headers.get(_TAGS, b"")
+        given = {
+            **headers,
+            _TAGS: b"%b,%b" % (tags, PURPOSE.encode()) if tags else PURPOSE.encode(),
+            _DEADLINE: b"%d" % max(1, round(timeout_s * 1000)),
+        }
+        body = {"model": model, "input": list(texts), "encoding_format": "base64"}
+        request = InnerRequest("/v1/embeddings", given, msgspec.json.encode(body))
+        await self._routes(request)
+        vectors = _vectors(request.answered, len(texts)) if request.status == 200 else None
+        if vectors is None:
+            self._failed(request)
+        else:
+            self._failures = 0
+        return vectors
+
+    def _failed(self, request: InnerRequest) -> None:
+        self.failed += 1
+        self._failures += 1
+        if self._failures >= _FAILURES:
+            self._failures, self._paused_until = 0, self._clock() + _PAUSE_S
+            log.warning("semantic cache: no embeddings: %d %s", request.status, request.answered[:200])
+
+
+def _vectors(body: bytes, count: int) -> list[bytes] | None:
+    try:
+        by_index = {datum.index: datum.embedding for datum in _decode(body).data}
+        return [base64.b64decode(by_index[index]) for index in range(count)]  # type: ignore[arg-type] # a list raises
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+        return None
