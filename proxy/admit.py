@@ -18,7 +18,7 @@ from farthing.settings import Deployment, Settings
 from farthing.tariff import service_tier
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
-from proxy.budget_rules import refuse_dear, refuse_suspended
+from proxy.budget_rules import refuse_dear, refuse_suspended, refuse_unapproved
 from proxy.budget_watch import BudgetWatch
 from proxy.caches import Caches, Ticket
 from proxy.call import Call
@@ -141,6 +141,7 @@ class Admission:
     async def _reserve(self, call: Call, admitted: Admitted) -> None:
         assert call.decision is not None
         refuse_suspended(call.decision.budgets)
+        refuse_unapproved(call.decision.unapproved)
         amount = self._bound(call, admitted)
         refuse_dear(call.decision.budgets, amount)
         try:

@@ -172,8 +172,12 @@ def test_a_budget_in_another_currency_counts_in_usd_at_its_own_rate(client: Any)
         ("window: {rolling: 24}", "window.rolling"),
         ("thresholds: [{at: 80%, forecast: 100%}]", "set exactly one of at and forecast"),
         ("thresholds: [{at: 0}]", "thresholds.0.at"),
-        ("thresholds: [{at: 80%, act: explode}]", "unknown key"),
+        ("thresholds: [{at: 80%, act: explode}]", "allowed: 'notify', 'route' or 'approve'"),
+        ("thresholds: [{at: 80%, act: route}]", "act: route needs `to`"),
+        ("thresholds: [{at: 80%, to: small}]", "act: route needs `to`"),
+        ("thresholds: [{at: 80%, when: now}]", "unknown key"),
         ("window: {rolling: 7d}", "a forecast needs a window that ends"),
+        ("window: {calendar: total}", "a forecast needs a window that ends"),
         ("currency: {name: EUR}", "currency.usd"),
     ],
 )
