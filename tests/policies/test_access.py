@@ -156,6 +156,28 @@ def test_a_mode_that_is_none_stops_the_start(access: Callable[[str], Access]) ->
         access("off")
 
 
+def test_callers_are_bounded_each_by_themselves_and_the_parts_of_this_machine_are_not(
+    access: Callable[[str], Access],
+) -> None:
+    async def receive() -> Any:
+        raise AssertionError
+
+    one = access("open")
+
+    def refused(client: str, times: int) -> int:
+        count = 0
+        for _ in range(times):
+            try:
+                one.admit(Request("GET", "/v1/status", {}, {}, receive, client))
+            except HttpError as error:
+                assert error.status == 429
+                count += 1
+        return count
+
+    assert refused("127.0.0.1", 300) == 0
+    assert refused("10.0.0.7", 300) > 50 and refused("10.0.0.8", 100) == 0
+
+
 def test_a_bucket_empties_and_fills_for_each_caller_by_itself() -> None:
     now = [0.0]
     rates = Rates(10.0, lambda: now[0])
