@@ -16,6 +16,7 @@ from farthing.errors import UpstreamError
 from farthing.policy.route import Hedge
 from farthing.prices import Usage
 from proxy.admit import Admission, Admitted
+from proxy.answer import Answers
 from proxy.api_error import ApiError
 from proxy.attempts import RETRIED, Attempts
 from proxy.call import Call
@@ -25,7 +26,7 @@ from proxy.http import EVENT_STREAM
 from proxy.place import leave, take_at_once
 from proxy.spend import Spend
 from proxy.upstream import NotSentError, Response
-from proxy.withheld import Taker, Withheld
+from proxy.withheld import Withheld
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,10 @@ Leg = asyncio.Task[Response]
 class Route(Protocol):
     """What a hedge needs of its exchange."""
 
-    def post(self, call: Call, admitted: Admitted, target: Target) -> Awaitable[Response]: ...
+    @property
+    def answers(self) -> Answers: ...
 
-    def relay(
-        self, call: Call, admitted: Admitted, response: Response, request: Taker
-    ) -> Awaitable[None]: ...
+    def post(self, call: Call, admitted: Admitted, target: Target) -> Awaitable[Response]: ...
 
     def ask_for_usage(self, call: Call) -> Awaitable[None]: ...
 
@@ -205,7 +205,7 @@ async def _read_out(route: Route, call: Call, admitted: Admitted, leg: Leg) -> N
             call.fail("error", f"upstream_{response.status}", response.status)
         else:
             apart = Admitted(admitted.form, admitted.asked, admitted.candidates)  # without the caches' ticket
-            await route.relay(call, apart, response, Withheld())
+            await route.answers.relay(call, apart, response, Withheld())
     finally:
         response.close()
 
