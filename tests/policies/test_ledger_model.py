@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import text
@@ -374,3 +375,11 @@ def period_day(name: str) -> int:
 
 TestLedgerModel = LedgerMachine.TestCase
 TestLedgerModel.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+
+
+class LongLedgerMachine(LedgerMachine):
+    """The same, for longer."""
+
+
+TestLongLedgerModel = pytest.mark.proof(LongLedgerMachine.TestCase)
+TestLongLedgerModel.settings = settings(max_examples=400, stateful_step_count=60, deadline=None)
