@@ -19,8 +19,9 @@ from farthing.policy import KINDS, Document
 from farthing.semconv import HEADER_FOLLOWER, HEADER_REFUSED
 from farthing.serving import Asgi, Receive, Scope, Send
 from farthing.settings import Settings
-from policies import budget_api, key_api, lifecycle, metrics, propose_api, statement, token_api
+from policies import approval_api, budget_api, key_api, lifecycle, metrics, propose_api, statement, token_api
 from policies.access import Access, Route
+from policies.approval import PendingStore
 from policies.changes import Change, by_key
 from policies.check import warnings
 from policies.database import open_database
@@ -54,6 +55,7 @@ class ControlPlane:
         self.store = Store(self.engine)
         self.keys = KeyStore(self.engine)
         self.tokens = TokenStore(self.engine)
+        self.pending = PendingStore(self.engine)
         try:
             self.access = Access(settings, ROUTES, self.tokens)
             first = self._edition(self.store.current())
@@ -101,13 +103,12 @@ class ControlPlane:
     async def apply(self, request: Request) -> Reply:
         """Put the objects of a YAML text in force, or tell what that would change."""
         replace, dry_run = request.flag("replace"), request.flag("dry_run")
-        author, reason = request.text("author"), request.text("reason")
+        request.signature()
         given = await asyncio.to_thread(load, await request.utf8(), "body")
         if dry_run:
             document, changes = await asyncio.to_thread(self.store.plan, given, replace)
             return _applied(self.document_in_force.version, changes, document)
-        document, changes = await self.change(lambda: self.store.put(given, author, reason, replace))
-        return _applied(document.version, changes, document)
+        return await approval_api.submit(self, request, given, replace, "apply")
 
     async def remove(self, request: Request) -> Reply:
         """Take one object out of force."""
@@ -246,6 +247,9 @@ ROUTES = tuple(
         ("GET", "/v1/proposals", "viewer", propose_api.list_proposals),
         ("GET", "/v1/proposals/{name}", "viewer", propose_api.proposal),
         ("POST", "/v1/proposals/{name}/accept", "operator", propose_api.accept),
+        ("GET", "/v1/pending", "viewer", approval_api.list_pending),
+        ("POST", "/v1/pending/{number}/approve", "operator", approval_api.approve),
+        ("POST", "/v1/pending/{number}/refuse", "operator", approval_api.refuse),
         ("GET", "/v1/audit", "viewer", ControlPlane.audit),
         ("GET", "/v1/budgets", "reader", budget_api.budgets),
         ("GET", "/v1/budget-events", "viewer", budget_api.events),
@@ -317,7 +321,8 @@ class PoliciesApp:
 
 async def _reply(plane: ControlPlane, request: Request) -> Reply:
     try:
-        return await plane.access.admit(request).handler(plane, request)
+        route, admitted = plane.access.admit(request)
+        return await route.handler(plane, admitted)
     except HttpError as error:
         return refusal(error)
     except DocumentError as error:
