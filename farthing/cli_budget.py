@@ -50,7 +50,8 @@ def show(context: typer.Context, name: _Name, as_json: _Json = False) -> None:
         _say(f"{title:<16}{text}")
     for grant in line["grants"]:
         why = f": {grant['reason']}" if grant["reason"] else ""
-        _say(f"{'granted':<16}{format_usd(grant['amount_nusd'])} at {grant['at'][:19]}Z by {grant['author']}{why}")
+        what = format_usd(grant["amount_nusd"]) if grant["amount_nusd"] else "approval"
+        _say(f"{'granted':<16}{what} at {grant['at'][:19]}Z by {grant['author']}{why}")
 
 
 @app.command("set")
@@ -95,6 +96,14 @@ def top_up(
     asked = urlencode({"amount": amount, "author": getuser(), "reason": reason})
     made = _control(context, "POST", f"/v1/budgets/{quote(name, safe='')}/top-up?{asked}")
     _say(f"budget {name}: {format_usd(made['granted_nusd'])} on top of its limit in {made['period']}")
+
+
+@app.command()
+def approve(context: typer.Context, name: _Name, reason: _Reason = "") -> None:
+    """Let calls go on that a threshold with `act: approve` holds up, until the window ends."""
+    asked = urlencode({"author": getuser(), "reason": reason})
+    made = _control(context, "POST", f"/v1/budgets/{quote(name, safe='')}/approve?{asked}")
+    _say(f"budget {name}: approved in {made['period']}")
 
 
 @app.command()

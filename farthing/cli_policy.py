@@ -50,6 +50,7 @@ def apply(
     applied = _control(context, "POST", "/v1/apply", {"author": getuser(), **asked}, text)
     _warn(applied["warnings"])
     _tell_changes(applied)
+    _tell_pending(applied)
     _say(f"version {applied['version']}" + (", nothing was changed" if dry_run else ""))
 
 
@@ -84,6 +85,8 @@ def explain(
     served = "from the cache" if told["cache_hit"] else f"by {told['served_model']}"
     _say(f"{told['request_id']}  {told['started_at'][:19]}  asked for {told['asked_model']}, served {served}")
     _say(f"version {told['version']}; the proxy wrote down: {', '.join(told['recorded']['policies']) or 'no policy'}")
+    for name, value in told["recorded"]["routing"].items():
+        _say(f"  {name}: {value}")
     for one in told["policies"]:
         arm = f" [{one['arm']}, drawn with {one['propensity']:g}]" if one["arm"] else ""
         _say(f"  {one['became']:<10} {one['policy']}{arm}: {one['why']}; saw {_seen(one['saw'])}")
@@ -103,6 +106,8 @@ def status(context: typer.Context) -> None:
         ends = f"  until {one['expires']}" if one["expires"] else ""
         _say(f"  {one['mode']:<8} {one['name']:<40} priority {one['priority']}{ends}")
     _warn(told["warnings"])
+    for one in told["pending"]:
+        _say(f"waits for approval: {one['number']}, of {one['author']}: {one['why']}")
     for one in told["guardrails"]:
         _say(f"guardrail of {one['policy']}: {one['says']}")
     for one in told["rollbacks"]:
@@ -129,6 +134,17 @@ def mode(
     asked = {"mode": to, "author": getuser(), "reason": reason}
     more = {} if share is None else {"share": f"{share:g}"}
     done = _control(context, "POST", f"/v1/policies/{quote(name, safe='')}/mode", asked | more)
+    _tell_changes(done)
+    _tell_pending(done)
+    _say(f"version {done['version']}")
+
+
+@app.command()
+def approve(
+    context: typer.Context, number: Annotated[int, typer.Argument(help="A change that `farthing policy status` lists.")]
+) -> None:
+    """Put a change in force that waits for a second person; it takes a token of your own."""
+    done = _control(context, "POST", f"/v1/pending/{number}/approve")
     _tell_changes(done)
     _say(f"version {done['version']}")
 
@@ -183,6 +199,12 @@ def _control(
 def _tell_changes(told: dict[str, Any]) -> None:
     for change in told["changes"]:
         _say(f"{change['change']:<10} {change['kind']} {change['name']}")
+
+
+def _tell_pending(told: dict[str, Any]) -> None:
+    if "pending" in told:
+        number = told["pending"]
+        _say(f"not in force yet: {told['why']}; a second person runs `farthing policy approve {number}`")
 
 
 def _warn(warnings: list[str]) -> None:

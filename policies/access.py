@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,26 +68,27 @@ class Access:
         self._tokens = tokens
         self._rates = Rates(settings.control_requests_per_s)
 
-    def admit(self, request: Request) -> Route:
-        """Return the route of a request whose caller may take it; a token's name becomes the author.
+    def admit(self, request: Request) -> tuple[Route, Request]:
+        """Return the route of a request whose caller may take it; the caller is named in it, and is the author.
 
         Raises:
             HttpError: 401, 403, 404, 405 or 429.
         """
         route = self._route(request)
         if route.needs == "nothing":
-            return route
+            return route, request
         principal = self._principal(request)
         if principal.role not in GRANTS[route.needs]:
             may = ", ".join(sorted(GRANTS[route.needs]))
             raise HttpError(403, "not_allowed", f"{principal.name or 'you'} ({principal.role}): this is for {may}")
         if request.method != "GET":
             _refuse_other_sites(request)
-        if route.needs != "proxy":  # reservations come by the thousand and are bounded by their calls
+        is_here = not principal.name and request.client in _LOOPBACK  # the parts of this machine have one address
+        if route.needs != "proxy" and not is_here:  # reservations come by the thousand, bounded by their calls
             self._rates.spend(principal.name or request.client)
-        if principal.name:
-            request.query["author"] = principal.name
-        return route
+        if not principal.name:
+            return route, request
+        return route, replace(request, caller=principal.name, query={**request.query, "author": principal.name})
 
     def _route(self, request: Request) -> Route:
         methods = {route.method: route for pattern, route in self._compiled if pattern.fullmatch(request.path)}

@@ -20,6 +20,7 @@ from policies.journal import Journal
 from policies.memory import Memory
 from policies.operations import Charge, Draw, Operation, Reserve, Result, Settled
 from policies.periods import NS_PER_S
+from policies.tables import budget_events
 from policies.teller import KEEP_NS, Teller, close, used_before
 
 PRUNE_EVERY_NS = 3600 * NS_PER_S
@@ -43,6 +44,7 @@ class Book:
         self._teller = Teller(self._journal, compiled)
         self._connection: Connection | None = None
         self._memory: Memory | None = None
+        self.crossings = 0  # thresholds told of so far
         self._epoch = 0  # 0: the ledger has not been taken over yet
         self._pruned_ns = 0
 
@@ -61,10 +63,12 @@ class Book:
                 results = [perform(connection, memory, operation, now) for operation in operations]
                 thresholds.cross(self._journal, connection, memory, self._teller.budgets, now)
                 self._write(connection, memory)
+                told = sum(table is budget_events for table, _ in memory.notes)
             memory.written()
         except BaseException:
             self._forget()
             raise
+        self.crossings += told
         return results
 
     def run_alone(self, operation: Operation) -> Result:

@@ -42,6 +42,15 @@ async def top_up(plane: ControlPlane, request: Request) -> Reply:
     return Reply({"granted_nusd": made.granted_nusd, "period": made.period})
 
 
+async def approve(plane: ControlPlane, request: Request) -> Reply:
+    """Let calls go on that a threshold holds up, until the window ends."""
+    name = _name(plane, request)
+    (made,) = await plane.perform([TopUp(name, 0, request.text("author"), request.text("reason"))])
+    assert isinstance(made, ToppedUp)
+    await plane.restage()
+    return Reply({"period": made.period})
+
+
 async def events(plane: ControlPlane, request: Request) -> Reply:
     """List the thresholds that were crossed, after an entry that the caller has."""
     rows = await asyncio.to_thread(statement.events, plane.engine, int(request.number("after")))

@@ -51,6 +51,8 @@ def _became(
 ) -> tuple[str, str]:
     if policy.expires is not None and policy.expires < day:
         return "expired", f"its last day was {policy.expires}"
+    if policy.action.concurrency is not None:
+        return "window", "it sets the windows of the deployments that serve the model, request or none"
     if policy.when and not compiled(policy.when)(facts):
         return "condition", f"`{policy.when}` does not hold"
     if policy.name in decision.acted:

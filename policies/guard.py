@@ -57,6 +57,6 @@ class Guard:
         reason = "; ".join(one["says"] for one in self.verdicts if one["policy"] == name and one["is_crossed"])
         if (await asyncio.to_thread(plane.store.set_since_ns))["Policy", name] != judged_since_ns:
             return
-        fields = {"mode": "shadow"}
-        await plane.change(lambda: plane.store.set_fields(("Policy", name), fields, AUTHOR, reason, "rollback"))
+        key, fields = ("Policy", name), {"mode": "shadow"}
+        await plane.change(lambda: plane.store.put(plane.store.edited(key, fields), AUTHOR, reason, act="rollback"))
         log.warning("policy %s is back in shadow: %s", name, reason)

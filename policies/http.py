@@ -30,7 +30,7 @@ class HttpError(Exception):
 
 TYPES = {
     400: "invalid_request", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "invalid_request",
-    413: "invalid_request", 429: "rate_limited",
+    409: "conflict", 413: "invalid_request", 429: "rate_limited",
 }  # fmt: skip
 
 _HEADERS = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}, 503: {"retry-after": "1"}}
@@ -55,6 +55,7 @@ class Request:
     headers: dict[str, str]  # names in lower case
     receive: Receive
     client: str = ""  # the caller's address
+    caller: str = ""  # the name of the token that it came with, once that was checked; empty: none was needed
 
     async def body(self) -> bytes:
         """Read the body.
@@ -113,6 +114,14 @@ class Request:
         if not value >= 0:
             raise HttpError(400, "bad_query", f"{name}={text!r}: allowed is a number, 0 or more")
         return value
+
+    def signature(self) -> tuple[str, str]:
+        """Return who asks and why, as the query says.
+
+        Raises:
+            HttpError: one of them is too long, or not printable.
+        """
+        return self.text("author"), self.text("reason")
 
     def text(self, name: str) -> str:
         """Read a short query value that people will see; absent means empty."""

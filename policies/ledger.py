@@ -65,6 +65,11 @@ class Ledger:
         self.commits = 0  # transactions so far
         self.failures = 0  # transactions that failed
 
+    @property
+    def crossings(self) -> int:
+        """Thresholds told of so far."""
+        return self._book.crossings
+
     def start(self) -> None:
         """Take the ledger over and serve.
 

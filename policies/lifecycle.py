@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from farthing.policy.envelope import json_schema
-from policies import warehouse
+from policies import approval_api, warehouse
 from policies.changes import by_key
 from policies.check import warnings
 from policies.http import HttpError, Reply, Request
@@ -48,7 +48,6 @@ async def revert(plane: ControlPlane, request: Request) -> Reply:
 async def set_mode(plane: ControlPlane, request: Request) -> Reply:
     """Put a policy into another mode, and set the share of a canary, in the text as it was written."""
     name, mode = request.path.split("/")[3], request.text("mode")
-    author, reason = request.text("author"), request.text("reason")
     share = request.number("share") if "share" in request.query else None
     if not mode and share is None:
         raise HttpError(400, "bad_query", "mode is missing; allowed: shadow, canary, enforce")
@@ -58,8 +57,8 @@ async def set_mode(plane: ControlPlane, request: Request) -> Reply:
     fields: dict[str, object] = {"mode": mode} if mode else {}
     if share is not None:
         fields["canary"] = {"share": share}
-    document, changes = await plane.change(lambda: plane.store.set_fields(key, fields, author, reason, "mode"))
-    return Reply({"version": document.version, "changes": [asdict(change) for change in changes]})
+    given = await asyncio.to_thread(plane.store.edited, key, fields)
+    return await approval_api.submit(plane, request, given, False, "mode")
 
 
 async def status(plane: ControlPlane, _request: Request) -> Reply:
@@ -82,6 +81,7 @@ async def status(plane: ControlPlane, _request: Request) -> Reply:
             "warnings": await asyncio.to_thread(warnings, document),
             "proxies": plane.followers.status(document.version),
             "guardrails": plane.guard.verdicts,
+            "pending": await asyncio.to_thread(_waiting, plane),
             "rollbacks": await asyncio.to_thread(_rollbacks, plane),
         }
     )
@@ -105,6 +105,11 @@ async def explain(plane: ControlPlane, request: Request) -> Reply:
         raise HttpError(400, "bad_query", "request_id is missing; it is the answer's header x-farthing-request-id")
     url, tenant = plane.settings.url("analyzer"), plane.settings.tenant
     return Reply(await asyncio.to_thread(warehouse.explained, url, tenant, name, plane.store.at))
+
+
+def _waiting(plane: ControlPlane) -> list[dict[str, Any]]:
+    kept = ("number", "author", "reason", "why", "at")
+    return [{name: one[name] for name in kept} for one in plane.pending.listed() if one["state"] == "waiting"]
 
 
 def _rollbacks(plane: ControlPlane) -> list[dict[str, Any]]:

@@ -19,8 +19,9 @@ from farthing.policy import KINDS, Document
 from farthing.semconv import HEADER_FOLLOWER, HEADER_REFUSED
 from farthing.serving import Asgi, Receive, Scope, Send
 from farthing.settings import Settings
-from policies import budget_api, key_api, lifecycle, metrics, statement, token_api
+from policies import approval_api, budget_api, key_api, lifecycle, metrics, propose_api, statement, token_api
 from policies.access import Access, Route
+from policies.approval import PendingStore
 from policies.changes import Change, by_key
 from policies.check import warnings
 from policies.database import open_database
@@ -54,6 +55,7 @@ class ControlPlane:
         self.store = Store(self.engine)
         self.keys = KeyStore(self.engine)
         self.tokens = TokenStore(self.engine)
+        self.pending = PendingStore(self.engine)
         try:
             self.access = Access(settings, ROUTES, self.tokens)
             first = self._edition(self.store.current())
@@ -64,6 +66,7 @@ class ControlPlane:
             raise
         self._feed = Feed(first)
         self._recalls = Recalls()
+        self._crossings = 0  # thresholds that proxies have been told of
         self.followers = Followers()
         self.guard = Guard(self)
 
@@ -89,6 +92,8 @@ class ControlPlane:
         known = request.headers.get("if-none-match", "").removeprefix("W/")
         if name := request.headers.get(HEADER_FOLLOWER, ""):
             self.followers.heard(name, known, request.headers.get(HEADER_REFUSED, ""))
+        if any(one.until_ns is not None and one.until_ns <= time.time_ns() for one in self.document_in_force.crossed):
+            await self.restage()
         event = self._feed.replaced()
         if known == self._feed.newest.etag and wait_s > 0:
             await first_of(event, request, wait_s)
@@ -98,13 +103,12 @@ class ControlPlane:
     async def apply(self, request: Request) -> Reply:
         """Put the objects of a YAML text in force, or tell what that would change."""
         replace, dry_run = request.flag("replace"), request.flag("dry_run")
-        author, reason = request.text("author"), request.text("reason")
+        request.signature()
         given = await asyncio.to_thread(load, await request.utf8(), "body")
         if dry_run:
             document, changes = await asyncio.to_thread(self.store.plan, given, replace)
             return _applied(self.document_in_force.version, changes, document)
-        document, changes = await self.change(lambda: self.store.put(given, author, reason, replace))
-        return _applied(document.version, changes, document)
+        return await approval_api.submit(self, request, given, replace, "apply")
 
     async def remove(self, request: Request) -> Reply:
         """Take one object out of force."""
@@ -164,6 +168,9 @@ class ControlPlane:
         """Perform operations of the ledger; the results are durable."""
         results = await self._ledger.run(operations)
         self._recalls.note(results)
+        if self._ledger.crossings != self._crossings:
+            self._crossings = self._ledger.crossings
+            await self.restage()
         return results
 
     def budget_lines(self) -> list[dict[str, Any]]:
@@ -210,7 +217,14 @@ class ControlPlane:
         return made
 
     def _edition(self, document: Document) -> Edition:
-        return edition(document.with_keys(self.keys.in_force()))
+        crossed = statement.crossed(self.engine, document, time.time_ns())
+        return edition(document.with_keys(self.keys.in_force()).with_crossed(crossed))
+
+    async def restage(self) -> None:
+        """Have proxies follow what budgets do since a threshold was crossed or approved, or a period began."""
+        newest = await asyncio.to_thread(lambda: self._edition(self.store.current()))
+        if newest.etag != self._feed.newest.etag:
+            self._feed.publish(newest)
 
 
 ROUTES = tuple(
@@ -230,11 +244,18 @@ ROUTES = tuple(
         ("POST", "/v1/plan", "viewer", lifecycle.plan),
         ("GET", "/v1/explain", "viewer", lifecycle.explain),
         ("POST", "/v1/policies/{name}/mode", "operator", lifecycle.set_mode),
+        ("GET", "/v1/proposals", "viewer", propose_api.list_proposals),
+        ("GET", "/v1/proposals/{name}", "viewer", propose_api.proposal),
+        ("POST", "/v1/proposals/{name}/accept", "operator", propose_api.accept),
+        ("GET", "/v1/pending", "viewer", approval_api.list_pending),
+        ("POST", "/v1/pending/{number}/approve", "operator", approval_api.approve),
+        ("POST", "/v1/pending/{number}/refuse", "operator", approval_api.refuse),
         ("GET", "/v1/audit", "viewer", ControlPlane.audit),
         ("GET", "/v1/budgets", "reader", budget_api.budgets),
         ("GET", "/v1/budget-events", "viewer", budget_api.events),
         ("GET", "/v1/budgets/{name}", "viewer", budget_api.budget),
         ("POST", "/v1/budgets/{name}/top-up", "operator", budget_api.top_up),
+        ("POST", "/v1/budgets/{name}/approve", "operator", budget_api.approve),
         ("GET", "/v1/ledger/settlements", "viewer", ControlPlane.settlements),
         ("GET", "/v1/ledger/recalls", "proxy", ControlPlane.recalls),
         ("GET", "/metrics", "viewer", metrics.page),
@@ -300,7 +321,8 @@ class PoliciesApp:
 
 async def _reply(plane: ControlPlane, request: Request) -> Reply:
     try:
-        return await plane.access.admit(request).handler(plane, request)
+        route, admitted = plane.access.admit(request)
+        return await route.handler(plane, admitted)
     except HttpError as error:
         return refusal(error)
     except DocumentError as error:

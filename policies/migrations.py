@@ -174,7 +174,24 @@ TOKENS: tuple[Statement, ...] = (
     )""",
 )
 
-MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS)
+PENDING: tuple[Statement, ...] = (
+    """CREATE TABLE pending_changes (
+        number BIGINT NOT NULL PRIMARY KEY,
+        at_ns BIGINT NOT NULL,
+        author TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        act TEXT NOT NULL,
+        source TEXT NOT NULL,
+        replaces INTEGER NOT NULL,
+        base_version BIGINT NOT NULL,
+        why TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('waiting', 'approved', 'refused')),
+        decided_by TEXT NOT NULL,
+        decided_ns BIGINT
+    )""",
+)
+
+MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING)
 
 
 def migrate(connection: Connection) -> int:

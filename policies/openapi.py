@@ -21,6 +21,8 @@ QUERY: dict[str, tuple[str, ...]] = {
     "/v1/policies/{name}/mode": ("mode", "share", *_SIGNED),
     "/v1/budgets/{name}/top-up": ("amount", *_SIGNED),
     "/v1/budget-events": ("after",),
+    "/v1/proposals/{name}/accept": _SIGNED,
+    "/v1/pending/{number}/refuse": ("author",),
     "/v1/ledger/settlements": ("since",),
     "/v1/ledger/recalls": ("worker", "wait"),
     "/v1/keys/{name}/rotate": ("overlap_s", *_SIGNED),

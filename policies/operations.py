@@ -82,7 +82,7 @@ class Charge(msgspec.Struct, frozen=True, tag="charge", tag_field="op", forbid_u
 
 
 class TopUp(msgspec.Struct, frozen=True, tag="top-up", tag_field="op", forbid_unknown_fields=True):
-    """Raise a budget's limit in the window that runs, and in no other."""
+    """Raise a budget's limit in the window that runs, and in no other; by nothing: approve that it is spent on."""
 
     budget: str
     amount_nusd: Nusd

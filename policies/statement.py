@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from farthing.errors import LedgerError
 from farthing.policy import Budget, Document
+from farthing.policy.crossed import Crossed
 from policies.http import HttpError
 from policies.periods import NS_PER_S, Period, iso, period_at, slots
 from policies.tables import balances, budget_events, budget_grants, holds
@@ -102,6 +103,26 @@ def grants(engine: Engine, budget: str) -> list[dict[str, Any]]:
     """Return what was granted on top of a budget's limit, the newest first."""
     query = select(budget_grants).where(budget_grants.c.budget == budget).order_by(budget_grants.c.entry.desc())
     return [row | {"at": iso(row.pop("at_ns"))} for row in _rows(engine, query.limit(MAX_EVENTS))]
+
+
+def crossed(engine: Engine, document: Document, now_ns: int) -> tuple[Crossed, ...]:
+    """Return the thresholds that act now: crossed in the period that runs, and not approved since."""
+    acting = {(one.name, threshold.name): one for one in document.budgets for threshold in one.thresholds
+              if threshold.act != "notify"}  # fmt: skip
+    if not acting:
+        return ()
+    approved = {(row["budget"], row["period"]) for row in _rows(engine, select(budget_grants))
+                if row["amount_nusd"] == 0}  # fmt: skip
+    found: list[Crossed] = []
+    for row in _rows(engine, select(budget_events).order_by(budget_events.c.entry)):
+        budget = acting.get((row["budget"], row["threshold"]))
+        if budget is None:
+            continue
+        period = period_at(budget.window, now_ns)
+        is_approval = row["threshold"].endswith(": approve")
+        if row["period"] == period.name and not (is_approval and (row["budget"], period.name) in approved):
+            found.append(Crossed(budget=budget.name, threshold=row["threshold"], until_ns=period.end_ns))
+    return tuple(found)
 
 
 def events(engine: Engine, after: int) -> list[dict[str, Any]]:

@@ -94,8 +94,8 @@ class Store:
                 self._keep(connection, document, entry, {key: sources[key] for key in set_now})
         return document, changes
 
-    def set_fields(self, key: Key, fields: Mapping[str, object], author: str, reason: str, act: str) -> Applied:
-        """Set fields of an object in its own text, comments kept.
+    def edited(self, key: Key, fields: Mapping[str, object]) -> Objects:
+        """Return an object in force with fields set anew in its own text, comments kept; nothing is written.
 
         Raises:
             DocumentError: there is no such object, or it cannot hold that value.
@@ -107,7 +107,7 @@ class Store:
             raise DocumentError(f"there is no {key[0]} {key[1]!r} in version {newest.version}; see GET /v1/objects")
         for field, value in fields.items():
             text = with_field(text, field, value)
-        return self.put(load(text, "/".join(key)), author, reason, act=act)
+        return load(text, "/".join(key))
 
     def set_since_ns(self) -> dict[Key, int]:
         """Return for each object when the version was made that set it last, Unix time in nanoseconds."""
@@ -191,7 +191,7 @@ class Store:
 
 @dataclass(frozen=True)
 class _Entry:
-    act: str  # apply | remove | revert | mode | rollback
+    act: str  # apply | accept | remove | revert | mode | rollback
     author: str
     reason: str
     source: str

@@ -154,3 +154,19 @@ token_events = Table(
     Column("author", Text),
     Column("reason", Text),
 )
+pending = Table(
+    "pending_changes",
+    METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("author", Text),
+    Column("reason", Text),
+    Column("act", Text),  # apply | mode
+    Column("source", Text),  # YAML
+    Column("replaces", Integer),  # 1: what it does not name goes
+    Column("base_version", BigInteger),  # on which it was weighed
+    Column("why", Text),  # it waits
+    Column("state", Text),  # waiting | approved | refused
+    Column("decided_by", Text),
+    Column("decided_ns", BigInteger),
+)

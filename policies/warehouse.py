@@ -47,7 +47,17 @@ def explained(analyzer_url: str, tenant: str, request_id: str, at: Callable[[int
     found = explain(at(row["policy_version"]), facts, request_id, started.date())
     kept = ("started_at", "asked_model", "served_model", "outcome", "cache_hit", "cost_usd")
     recorded = {"policies": row["policies"], "arms": row["arms"], "shadowed": row["shadowed"]}
+    recorded["routing"] = {name.removeprefix("farthing."): value for name, value in sorted(row["routing"].items())}
     return {"request_id": request_id, **{name: row[name] for name in kept}, "recorded": recorded, **found}
+
+
+def findings(analyzer_url: str) -> list[dict[str, Any]]:
+    """Return what the newest run of each analysis found.
+
+    Raises:
+        HttpError: the analyzer is away.
+    """
+    return _asked(lambda: call("GET", f"{analyzer_url}/v1/findings"))["findings"]
 
 
 def guardrails(analyzer_url: str, policies: Sequence[Policy], since_ns: Mapping[str, int]) -> list[dict[str, Any]]:

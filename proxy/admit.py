@@ -18,7 +18,7 @@ from farthing.settings import Deployment, Settings
 from farthing.tariff import service_tier
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
-from proxy.budget_rules import refuse_dear, refuse_suspended
+from proxy.budget_rules import refuse_dear, refuse_suspended, refuse_unapproved
 from proxy.budget_watch import BudgetWatch
 from proxy.caches import Caches, Ticket
 from proxy.call import Call
@@ -141,6 +141,7 @@ class Admission:
     async def _reserve(self, call: Call, admitted: Admitted) -> None:
         assert call.decision is not None
         refuse_suspended(call.decision.budgets)
+        refuse_unapproved(call.decision.unapproved)
         amount = self._bound(call, admitted)
         refuse_dear(call.decision.budgets, amount)
         try:
@@ -164,7 +165,7 @@ class Admission:
         Where some have a price, those without one are left out.
         """
         asked = admitted.asked
-        prices = {one: _billable(asked, self._prices_of(call, one.deployment)) for one in admitted.candidates}
+        prices = {one: self._billable(call, asked, one.deployment) for one in admitted.candidates}
         admitted.candidates = [target for target in admitted.candidates if prices[target]]
         if not admitted.candidates:
             raise _unpriced(call)
@@ -193,13 +194,8 @@ class Admission:
 
     def assign(self, call: Call, asked: Asked, target: Target) -> Deployment:
         """Give a call to a deployment; until it answers, the service tier is what was asked for."""
-        tier, deployment = _asked_tier(asked), target.deployment
-        prices = self._prices_of(call, deployment)
-        # A third party bills a line of a batch as what it was asked as; what our own servers charge is ours to say.
-        if call.is_offline and not deployment.metered and BATCH_TIER in prices:
-            tier = BATCH_TIER
-        call.deployment = deployment
-        call.service_tier = tier if _has_tiers(prices) else ""
+        deployment = call.deployment = target.deployment
+        call.service_tier = _tier(asked, deployment, self._prices_of(call, deployment), call.is_offline)
         call.price = self.price(call, deployment)
         return deployment
 
@@ -209,8 +205,12 @@ class Admission:
 
     def _asked_price(self, call: Call, asked: Asked, deployment: Deployment) -> Price | None:
         """Return the price of what is asked for, before any deployment has the call."""
-        found = _billable(asked, self._prices_of(call, deployment))
+        found = self._billable(call, asked, deployment)
         return found[0] if found else None
+
+    def _billable(self, call: Call, asked: Asked, deployment: Deployment) -> list[Price]:
+        prices = self._prices_of(call, deployment)
+        return _billable(asked, prices, _tier(asked, deployment, prices, call.is_offline))
 
     def use_prices(self, added: Iterable[Price]) -> None:
         """Take the prices that people added, all of them, beside the settings' and the public ones."""
@@ -225,16 +225,6 @@ class Admission:
             history = self._book.every(deployment.provider, deployment.model)
             self._prices[key] = {one.service_tier: one for one in history if one.valid_from <= day <= one.valid_to}
         return self._prices[key]
-
-
-def _billable(asked: Asked, prices: Mapping[str, Price]) -> list[Price]:
-    """Return the prices of the service tiers that a call may be served in; none where its own has none."""
-    tier = _asked_tier(asked) if _has_tiers(prices) else ""
-    if tier not in prices:
-        return []
-    is_chosen = asked.fields.get("service_tier") not in (None, "auto")
-    others = ("",) if is_chosen else _CHOSEN_BY_PROVIDER
-    return [prices[name] for name in dict.fromkeys((tier, *others)) if name in prices]
 
 
 def _ungoverned(why: str) -> ApiError:
@@ -260,9 +250,28 @@ _CHOSEN_BY_PROVIDER = ("flex", "priority", "scale")
 BATCH_TIER = "batch"
 
 
-def _has_tiers(prices: Mapping[str, Price]) -> bool:
-    """Tell whether a service tier means anything: our own engine takes the field and knows none."""
-    return any(prices)
+def _billable(asked: Asked, prices: Mapping[str, Price], tier: str) -> list[Price]:
+    """Return the prices of the service tiers that a call may be served in; none where its own has none."""
+    if tier not in prices:
+        return []
+    is_chosen = tier == BATCH_TIER or asked.fields.get("service_tier") not in (None, "auto")
+    others = ("",) if is_chosen else _CHOSEN_BY_PROVIDER
+    return [prices[name] for name in dict.fromkeys((tier, *others)) if name in prices]
+
+
+def _tier(asked: Asked, deployment: Deployment, prices: Mapping[str, Price], is_offline: bool) -> str:
+    """Return the service tier that a call is priced in until its answer says otherwise.
+
+    A third party bills a line of a batch as what it was asked as; what our own servers charge for it is ours to say.
+    They take the field `service_tier` and know none.
+    """
+    is_own = not deployment.metered
+    if is_own and is_offline and BATCH_TIER in prices:
+        return BATCH_TIER
+    tier = _asked_tier(asked)
+    if is_own and tier:
+        return tier if tier != BATCH_TIER and any(name not in ("", BATCH_TIER) for name in prices) else ""
+    return tier if any(prices) else ""
 
 
 def _asked_tier(asked: Asked) -> str:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _WAIT_S = 30
 _RETRY_S = 1.0
+_LARGE = 100_000  # bytes of a document that is read in a thread
 _REFUSED = 200  # characters of a reason that a header carries
 _TIMEOUTS = Timeouts(connect=2.0, headers=_WAIT_S + 10.0, between=10.0)
 
@@ -81,7 +82,7 @@ class PolicyFeed:
         if response.status not in (200, 304):
             raise UpstreamError(f"the control plane answered {response.status}: {body[:200]!r}")
         if response.status == 200:
-            self._take(body)
+            await self._take(body)
             self._etag = response.headers.get(b"etag", b"").decode("latin-1")
         else:
             self._tell(self.compiled)  # a policy may have expired meanwhile
@@ -90,21 +91,21 @@ class PolicyFeed:
         if response.status == 200:
             self._keep(body)
 
-    def _take(self, body: bytes) -> None:
+    async def _take(self, body: bytes) -> None:
         """Swap to the document of an answer; one that is refused is refused whole, and the control plane told why."""
         try:
-            self._swap(Document.from_json(body))
+            # Ten thousand policies take a second to read; calls under way must not wait for that.
+            self._swap(await asyncio.to_thread(_read, body) if len(body) > _LARGE else _read(body))
             self._refused = ""
         except DocumentError as error:
             self._refused = " ".join(str(error).split()).encode("ascii", "replace").decode()[:_REFUSED]
             raise
 
-    def _swap(self, document: Document) -> None:
-        compiled = CompiledDocument(document)
+    def _swap(self, compiled: CompiledDocument) -> None:
         self._tell(compiled)
         self.compiled = compiled
         self.is_known = True
-        log.info("policies: version %d", document.version)
+        log.info("policies: version %d", compiled.version)
 
     def _tell(self, compiled: CompiledDocument) -> None:
         for tell in self.on_change:
@@ -128,7 +129,7 @@ class PolicyFeed:
             log.error("policies: %s is damaged and is not used", self._kept)
             return
         try:
-            self._swap(Document.from_json(body))
+            self._swap(_read(body))
         except DocumentError as error:
             log.error("policies: %s is of another version and is not used: %s", self._kept, error)
 
@@ -136,3 +137,7 @@ class PolicyFeed:
         if str(error) != self.last_error:
             log.warning("policies: %s; running version %d", error, self.document.version)
         self.last_error = str(error)
+
+
+def _read(body: bytes) -> CompiledDocument:
+    return CompiledDocument(Document.from_json(body))

@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -153,9 +153,9 @@ class Batches:
         found = [record for record in self.all() if record.owner == owner]
         return sorted(found, key=lambda record: (record.created_at, record.id), reverse=True)
 
-    def all(self) -> Iterator[BatchRecord]:
+    def all(self, but: Set[str] = frozenset()) -> Iterator[BatchRecord]:
         for folder in self._folder.glob("batch_*"):
-            if (record := self.read(folder.name)) is not None:
+            if folder.name not in but and (record := self.read(folder.name)) is not None:
                 yield record
 
     def read(self, batch_id: str) -> BatchRecord | None:

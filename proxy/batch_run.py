@@ -72,6 +72,7 @@ class BatchRunner:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._swept_at = 0.0
+        self._over: set[str] = set()  # batches that have ended
 
     @property
     def running(self) -> int:
@@ -128,8 +129,10 @@ class BatchRunner:
                 task.add_done_callback(lambda done, batch_id=record.id: self._ended(batch_id, done))
 
     def _waiting(self) -> list[BatchRecord]:
-        found = [record for record in self._batches.all() if record.status not in FINAL]
-        return sorted(found, key=lambda record: record.created_at)
+        """Return the batches that have not ended, the oldest first; one that has is never read again."""
+        found = list(self._batches.all(self._over))
+        self._over |= {record.id for record in found if record.status in FINAL}
+        return sorted((one for one in found if one.status not in FINAL), key=lambda record: record.created_at)
 
     def _claimed(self, record: BatchRecord) -> _Run | None:
         """Take a batch on, where no other worker has it and there is room."""

@@ -21,6 +21,17 @@ def refuse_suspended(budgets: Iterable[Budget]) -> None:
             raise ApiError(403, "budget_suspended", message)
 
 
+def refuse_unapproved(budget: str) -> None:
+    """Refuse a call of a budget that somebody has to approve before more of it is spent; empty: there is none.
+
+    Raises:
+        ApiError: 403.
+    """
+    if budget:
+        message = f"budget {budget!r} needs approval before more of it is spent; `farthing budget approve {budget}`"
+        raise ApiError(403, "approval_required", message)
+
+
 def refuse_dear(budgets: Iterable[Budget], amount_nusd: int) -> None:
     """Refuse a call that may cost more than one of its budgets allows a single call.
 

@@ -64,7 +64,7 @@ class Flights(Generic[Answer]):
     @property
     def waiting(self) -> int:
         """Requests that wait for another one's answer."""
-        return sum(len(flight.waiting) for flight in self._flights.values())
+        return sum(not one.done() for flight in self._flights.values() for one in flight.waiting)
 
     async def join(self, key: Hashable) -> Answer | Flight[Answer] | None:
         """Return the answer of an identical request, a flight to lead (and to end), or None: go on alone."""

@@ -1,6 +1,6 @@
 """One call in any format: admit, forward, relay, and then, however it ends, settle and record.
 
-Every path out of a call passes `_finish`: success, refusal, an upstream's error, an abort, a cut stream. A request that
+Every path out of a call passes `finish`: success, refusal, an upstream's error, an abort, a cut stream. A request that
 an upstream may have begun to work on is never sent again: the hold covers one attempt.
 """
 from __future__ import annotations
@@ -15,9 +15,9 @@ from farthing import semconv
 from farthing.errors import UpstreamError
 from farthing.policy.route import Hedge
 from farthing.prices import Usage
-from farthing.serving import Headers
 from farthing.settings import Settings
 from proxy.admit import Admission, Admitted
+from proxy.answer import Answers, response_headers, take
 from proxy.api_error import ApiError
 from proxy.attempts import OVERLOADED, RETRIED, Attempts
 from proxy.caches import Caches, Ticket
@@ -26,12 +26,10 @@ from proxy.cascade import Cascade
 from proxy.counters import Counters
 from proxy.dispatch import Target
 from proxy.embedding_cache import is_list_of_inputs
-from proxy.formats import Format, Told
+from proxy.formats import Format
 from proxy.formats.chunks import read_answer
 from proxy.hedge import Hedges
 from proxy.http import (
-    EVENT_STREAM,
-    JSON,
     passed_on,
     refuse,
     refuse_too_large,
@@ -45,22 +43,15 @@ from proxy.record import Recorder
 from proxy.request import Asked
 from proxy.server import Request
 from proxy.spend import Spend
-from proxy.stream import EventRelay, Tape
 from proxy.upstream import Client, NotSentError, Response, Timeouts
 from proxy.withheld import Taker, Withheld
 from proxy.within import Within
 
 log = logging.getLogger(__name__)
 
-_STREAM_HEADERS = ((b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
-_CACHE_SAID = {"": b"miss", "exact": b"hit", "coalesced": b"coalesced", "embedding": b"hit",
-               "semantic": b"semantic"}  # fmt: skip
-_CACHEABLE_BYTES = 1024 * 1024  # a longer stream is not kept while it passes
-_ERROR_BYTES = 1024 * 1024  # of an upstream's own error
 _ENDED_USAGE = Timeouts(connect=1.0, headers=2.0, between=2.0)
 _LAST_WORD_S = 1.0  # seconds that a client has to take the event that says that its stream broke off
-_BYTES_PER_TOKEN = 4  # of JSON; the rule of thumb of OpenAI's documentation
 
 
 class ClientGoneError(Exception):
@@ -92,6 +83,7 @@ class Exchange:
         self._client = worker.client
         self._admission = worker.admission
         self._caches = worker.caches
+        self._answers = Answers(form, worker.caches)
         self._batches = worker.batches
         self._spend = worker.spend
         self._recorder = worker.recorder
@@ -103,6 +95,10 @@ class Exchange:
     @property
     def form(self) -> Format:
         return self._form
+
+    @property
+    def answers(self) -> Answers:
+        return self._answers
 
     async def __call__(self, request: Request, caller: Caller) -> None:
         call: Call | None = None
@@ -116,7 +112,7 @@ class Exchange:
                 call.fail("refused", error.code, error.status)
             else:
                 self._metrics.refused(self.name, error)
-            refuse(request, error, self._form.error(error), _response_headers(call) if call else ())
+            refuse(request, error, self._form.error(error), response_headers(call) if call else ())
         except ClientGoneError:
             log.debug("a client went away")
         finally:
@@ -153,7 +149,7 @@ class Exchange:
         assert entry is not None
         self._caches.serve(call, ticket)
         call.first_byte_ns = time.time_ns()
-        request.answer(200, entry.body, entry.content_type, _response_headers(call))
+        request.answer(200, entry.body, entry.content_type, response_headers(call))
 
     async def _serve_from_upstream(self, call: Call, admitted: Admitted, request: Request) -> None:
         """Forward; when the client goes, a third party's answer is read to its end, our own engine is told to stop."""
@@ -273,7 +269,7 @@ class Exchange:
                     target.overloaded(time.monotonic())
                 following = attempts.after(wait_asked) if response.status in RETRIED else None
                 if following is None:
-                    await self.relay(call, admitted, response, request)
+                    await self._answers.relay(call, admitted, response, request)
                     if response.status < 500:
                         target.health.succeeded(latency_s)
                     if target.window is not None and response.status == 200:
@@ -310,81 +306,6 @@ class Exchange:
             headers.append(("traceparent", f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"))
         return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable)
 
-    async def relay(self, call: Call, admitted: Admitted, response: Response, request: Taker) -> None:
-        if response.status != 200:
-            await self._relay_error(call, response, request)
-        elif response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-            await self._relay_events(call, admitted, response, request)
-        else:
-            await self._relay_json(call, admitted, response, request)
-
-    async def _relay_error(self, call: Call, response: Response, request: Taker) -> None:
-        """The upstream's own error passes through; it charges nothing for it.
-
-        Raises:
-            UpstreamError: the answer is none that a client could use.
-        """
-        status = response.status
-        if status >= 300:
-            call.usage, call.usage_source = Usage(), "provider"
-        if not 400 <= status <= 599:
-            raise UpstreamError(f"it answered {status}")
-        if status in (401, 403):  # it is this proxy's key that was refused, and the answer may quote it
-            raise UpstreamError(f"it refused this proxy's key ({status}); the proxy's operator has to set api_key_env")
-        body = await response.read(_ERROR_BYTES)
-        call.fail("error", f"upstream_{status}", status)
-        retry = [(b"retry-after", response.headers[b"retry-after"])] if b"retry-after" in response.headers else []
-        content_type = response.headers.get(b"content-type", JSON)
-        call.is_begun = call.is_delivered = True
-        request.answer(status, body, content_type, [*retry, *_response_headers(call)])
-
-    async def _relay_json(self, call: Call, admitted: Admitted, response: Response, request: Taker) -> None:
-        body = await response.read()
-        told = self._form.told(body)
-        _take(call, told)
-        if told is None or told.is_error:
-            call.fail("error", "upstream_error", 200)
-        if admitted.ticket is not None:
-            body = self._caches.joined(call, admitted.ticket, body)
-        call.first_byte_ns = time.time_ns()
-        call.is_begun = call.is_delivered = True
-        content_type = response.headers.get(b"content-type", JSON)
-        request.answer(200, body, content_type, _response_headers(call))
-        if admitted.ticket is not None:
-            self._caches.keep(call, admitted.ticket, body, content_type)
-
-    async def _relay_events(self, call: Call, admitted: Admitted, response: Response, request: Taker) -> None:
-        relay = self._form.relay(admitted.asked)
-        ticket = admitted.ticket
-        tape = Tape(_CACHEABLE_BYTES if ticket is not None and ticket.wants_answer else 0)
-        call.is_begun = True
-        request.begin(200, (*_STREAM_HEADERS, *_response_headers(call)))
-
-        def take(part: bytes) -> bool:
-            goes_on = True
-            if out := relay.feed(part):
-                call.first_byte_ns = call.first_byte_ns or time.time_ns()
-                tape.add(out)
-                goes_on = request.put(out)
-            call.is_delivered = relay.is_done
-            return goes_on
-
-        try:
-            await response.pour(take, request.caught_up)
-            if out := relay.finish():
-                tape.add(out)
-                await request.write(out)
-        finally:
-            _take_stream(call, relay, len(admitted.asked.body))
-        if not relay.is_whole and not relay.has_failed:
-            raise UpstreamError("the upstream's stream ended before its answer did")
-        call.is_delivered = True
-        request.end()
-        kept = tape.whole()
-        call.is_complete = relay.is_done and bool(relay.finish_reason)
-        if kept is not None and ticket is not None:
-            self._caches.keep(call, ticket, kept, EVENT_STREAM)
-
     def _keep_judged(self, call: Call, admitted: Admitted, withheld: Withheld) -> None:
         """Keep an answer that a cascade found good, where a cache wants it."""
         if admitted.ticket is not None:
@@ -402,7 +323,7 @@ class Exchange:
         except UpstreamError:
             return
         if response.status == 200:
-            _take(call, read_answer(body))  # the engine's own shape, whatever the client speaks
+            take(call, read_answer(body))  # the engine's own shape, whatever the client speaks
 
     def finish(self, call: Call) -> None:
         """Settle and record; the end of every call."""
@@ -420,51 +341,3 @@ class Exchange:
             self._admission.limiter.leave(call)
         self._recorder.put(call)
         self._metrics.called(self.name, call)
-
-
-def _take_stream(call: Call, relay: EventRelay, asked_bytes: int) -> None:
-    """Take what a stream said of itself; usage told on the way is final only once the stream is whole.
-
-    A third party bills what it did and not what arrived, so its broken stream is of unknown usage; our own servers'
-    is estimated by its events.
-    """
-    is_metered = call.deployment is not None and call.deployment.metered
-    call.finish_reason = relay.finish_reason
-    call.response_id = call.response_id or relay.response_id
-    call.service_tier = relay.service_tier or call.service_tier
-    if relay.has_failed:
-        call.fail("error", "upstream_error", 200)
-    if relay.usage is not None and (relay.is_whole or relay.is_usage_last or not is_metered):
-        call.usage, call.usage_source, call.reasoning_tokens = relay.usage, "proxy", relay.reasoning
-        call.engine_s, call.engine_queue_s = relay.engine_s, relay.engine_queue_s
-    elif relay.events and not is_metered:
-        output = min(relay.events, call.max_tokens) if call.hold is not None else relay.events
-        call.usage, call.usage_source = Usage(asked_bytes // _BYTES_PER_TOKEN, output=output), "estimate"
-
-
-def _take(call: Call, told: Told | None) -> None:
-    """Take what a whole answer says of itself."""
-    if told is None:
-        return
-    call.response_id = told.id or call.response_id
-    call.service_tier = told.service_tier or call.service_tier
-    call.finish_reason, call.is_complete = told.finish_reason or call.finish_reason, told.is_complete
-    if told.usage is not None:
-        call.usage, call.usage_source, call.reasoning_tokens = told.usage, "proxy", told.reasoning
-    if told.engine_s is not None:
-        call.engine_s, call.engine_queue_s = told.engine_s, told.engine_queue_s
-
-
-def _response_headers(call: Call) -> Headers:
-    headers = [
-        (semconv.HEADER_REQUEST_ID.encode(), call.request_id.encode()),
-        (semconv.HEADER_CACHE.encode(), b"partial" if call.saved_input_tokens else _CACHE_SAID[call.cache_hit]),
-    ]
-    if call.decision is not None:
-        arms = call.decision.arms
-        held_out = [str(arm) for arm in arms if not arm.is_treated] if arms else ()
-        names = " ".join((f"v{call.decision.version}", *call.decision.acted, *held_out))
-        headers.append((semconv.HEADER_POLICY.encode(), names.encode()))
-    if call.cut is not None and call.cut.is_any:
-        headers.append((semconv.HEADER_TOKENS.encode(), call.cut.header.encode()))
-    return headers

@@ -16,6 +16,7 @@ from farthing.errors import UpstreamError
 from farthing.policy.route import Hedge
 from farthing.prices import Usage
 from proxy.admit import Admission, Admitted
+from proxy.answer import Answers
 from proxy.api_error import ApiError
 from proxy.attempts import RETRIED, Attempts
 from proxy.call import Call
@@ -25,7 +26,7 @@ from proxy.http import EVENT_STREAM
 from proxy.place import leave, take_at_once
 from proxy.spend import Spend
 from proxy.upstream import NotSentError, Response
-from proxy.withheld import Taker, Withheld
+from proxy.withheld import Withheld
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,10 @@ Leg = asyncio.Task[Response]
 class Route(Protocol):
     """What a hedge needs of its exchange."""
 
-    def post(self, call: Call, admitted: Admitted, target: Target) -> Awaitable[Response]: ...
+    @property
+    def answers(self) -> Answers: ...
 
-    def relay(
-        self, call: Call, admitted: Admitted, response: Response, request: Taker
-    ) -> Awaitable[None]: ...
+    def post(self, call: Call, admitted: Admitted, target: Target) -> Awaitable[Response]: ...
 
     def ask_for_usage(self, call: Call) -> Awaitable[None]: ...
 
@@ -71,7 +71,7 @@ class Hedges:
         second: Leg | None = None
         try:
             await asyncio.wait((first,), timeout=self._delay_s(rule, target))
-            pair = None if first.done() else await self._reserve(call, admitted, attempts, target)
+            pair = None if first.done() else await self._reserve(call, admitted, attempts, target, first)
             if pair is None:
                 response = await first
                 self._note(target, time.monotonic() - started)
@@ -114,9 +114,9 @@ class Hedges:
         self._waits.setdefault(target.deployment.model, deque(maxlen=_SEEN)).append(wait_s)
 
     async def _reserve(
-        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target
+        self, call: Call, admitted: Admitted, attempts: Attempts, target: Target, first: Leg
     ) -> tuple[Call, Target] | None:
-        """Reserve for a second attempt elsewhere and take a place there; None = it is not to be had."""
+        """Reserve for a second attempt elsewhere and take a place there; None = not to be had, or not needed."""
         others = attempts.like(target)[1:]
         if not others:
             return None
@@ -126,7 +126,7 @@ class Hedges:
             await self._admission.reserve(again, admitted)
         except ApiError:
             return None
-        if not take_at_once(again, other):
+        if first.done() or not take_at_once(again, other):  # it may have answered while the budget was asked
             if again.hold is not None:
                 self._spend.settle(again.hold, 0)
             return None
@@ -205,7 +205,7 @@ async def _read_out(route: Route, call: Call, admitted: Admitted, leg: Leg) -> N
             call.fail("error", f"upstream_{response.status}", response.status)
         else:
             apart = Admitted(admitted.form, admitted.asked, admitted.candidates)  # without the caches' ticket
-            await route.relay(call, apart, response, Withheld())
+            await route.answers.relay(call, apart, response, Withheld())
     finally:
         response.close()
 

@@ -146,6 +146,7 @@ class Proxy:
         metrics = Metrics()
         readings.read_policies(metrics, self._feed)
         readings.read_caches(metrics, self._caches)
+        readings.read_cache_tiers(metrics, self._caches)
         readings.read_deployments(metrics, self._deployments)
         readings.read_micro_batches(metrics, self._batches)
         readings.read_senders(metrics, self._spend, self._recorder)

@@ -10,7 +10,8 @@ from pathlib import Path
 from proxy.apply import PolicyFeed
 from proxy.batch_run import BatchRunner
 from proxy.cache_counts import LevelCounts
-from proxy.caches import Caches
+from proxy.cache_tiers import TierCounts
+from proxy.caches import Caches, SemanticReport
 from proxy.counters import Counters
 from proxy.dispatch import Deployments, Target
 from proxy.metrics import Labelled, Metrics
@@ -58,6 +59,29 @@ def read_tokens(metrics: Metrics, tokens: TokenControl) -> None:
         return [({"policy": policy, "kind": kind}, count) for (policy, kind), count in tokens.cut.items()]
 
     metrics.read("tokens_cut_total", "counter", "Estimated input tokens that a policy cut.", cut)
+
+
+def read_cache_tiers(metrics: Metrics, caches: Caches) -> None:
+    """Show what lies behind the memory, and how the semantic caches judge themselves."""
+
+    def tier(field: str) -> Callable[[], Labelled]:
+        value: Callable[[TierCounts], float] = attrgetter(field)
+        return lambda: [({"tier": name}, float(value(counts))) for name, counts in caches.tiers.counts().items()]
+
+    def semantic(field: str) -> Callable[[], Labelled]:
+        value: Callable[[SemanticReport], float] = attrgetter(f"seen.{field}")
+        return lambda: [({"policy": name}, value(report)) for name, report in caches.semantic_counts().items()]
+
+    metrics.read("cache_tier_hits_total", "counter", "Entries found behind the memory.", tier("hits"))
+    metrics.read("cache_tier_misses_total", "counter", "Look-ups behind the memory that found nothing.", tier("misses"))
+    metrics.read("cache_tier_dropped_total", "counter", "Entries that could not be kept there.", tier("dropped"))
+    metrics.read("cache_tier_damaged_total", "counter", "Entries that were not what was kept.", tier("damaged"))
+    metrics.read("cache_tier_away", "gauge", "1 while a tier cannot be reached.", tier("is_away"))
+    metrics.read("semantic_would_be_hits_total", "counter", "Hits in shadow mode.", semantic("shadow_hits"))
+    metrics.read("semantic_would_be_wrong_total", "counter", "Of these, wrong ones.", semantic("shadow_wrong"))
+    metrics.read("semantic_verified_total", "counter", "Hits that went upstream to be compared.", semantic("verified"))
+    metrics.read("semantic_verified_wrong_total", "counter", "Of these, wrong ones.", semantic("verified_wrong"))
+    metrics.read("semantic_alarms_total", "counter", "Answers that served too many requests.", semantic("alarms"))
 
 
 def read_deployments(metrics: Metrics, deployments: Deployments) -> None:

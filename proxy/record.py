@@ -32,7 +32,8 @@ Attribute = tuple[str, otlp.Value]
 def encode_span(call: Call) -> bytes:
     """Return the span of a finished call."""
     error = call.error_type if call.outcome in ("error", "refused") else ""
-    own = otlp.attributes(_identity(call) + _usage(call) + _routed(call))
+    is_routed = call.chosen is not None or call.priority is not None or call.attempt_of or call.discarded
+    own = otlp.attributes(_identity(call) + _usage(call) + (_routed(call) if is_routed else []))
     shared = _encoded(tuple(_shared(call)))
     return otlp.span(
         call.trace_id, call.span_id, call.parent_span_id, f"{call.operation} {_model(call)}",

@@ -123,4 +123,5 @@ class Watch:
         return sent, not_sent
 
     def _get(self, path: str) -> Any:
-        return http_json.call("GET", self._settings.url("policies") + path, timeout_s=10.0)
+        url, token = self._settings.url("policies") + path, self._settings.control_token
+        return http_json.call("GET", url, timeout_s=10.0, token=token)

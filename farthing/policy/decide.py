@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import date
 
 import msgspec
+from msgspec import structs
 
 from farthing.policy.actions import CacheAction
 from farthing.policy.facts import Facts
@@ -40,6 +41,7 @@ class Decision(msgspec.Struct, frozen=True):
     arms: tuple[Arm, ...] = ()  # of the policies on trial that decided, by acting or by standing back
     route: RouteAction | None = None  # whose strategy or hedge applies; None where `route_to` says all
     priority: PriorityAction | None = None
+    unapproved: str = ""  # the budget that somebody has to approve before such calls go on; '' = none
 
 
 def decide(compiled: CompiledDocument, facts: Facts, today: date, request_id: str = "") -> Decision:
@@ -61,7 +63,7 @@ def decide(compiled: CompiledDocument, facts: Facts, today: date, request_id: st
     )
     action = route.action.route if route else None
     to = action.to if action else None
-    return Decision(
+    made = Decision(
         route_to=to if to != facts.model else None,
         fallbacks=action.fallbacks if action else (),
         cache=cache.action.cache if cache else None,
@@ -77,6 +79,21 @@ def decide(compiled: CompiledDocument, facts: Facts, today: date, request_id: st
         route=action if action is not None and (action.strategy or action.hedge) else None,
         priority=ranked.action.priority if ranked else None,
     )
+    return _staged(compiled, made, facts) if compiled.stages and made.budgets else made
+
+
+def _staged(compiled: CompiledDocument, made: Decision, facts: Facts) -> Decision:
+    """Return the decision with what the call's budgets do since a threshold was crossed; their route goes first."""
+    for budget in made.budgets:
+        stage = compiled.stages.get(budget.name)
+        if stage is None:
+            continue
+        if stage.needs_approval:
+            made = structs.replace(made, unapproved=budget.name)
+        if stage.to:
+            to = stage.to if stage.to != facts.model else None
+            made = structs.replace(made, route_to=to, route=None, acted=(*made.acted, f"budget/{budget.name}"))
+    return made
 
 
 def concurrency_of(compiled: CompiledDocument, model: str, today: date) -> ConcurrencyAction | None:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from farthing.errors import DocumentError
+from farthing.policy.crossed import Crossed
 from farthing.policy.key import Key
 from farthing.policy.kinds import KINDS
 from farthing.policy.kinds.alert import Alert
@@ -34,6 +35,7 @@ class Document(Record):
     batches: tuple[Batch, ...] = ()
     limits: tuple[Limit, ...] = ()
     keys: tuple[Key, ...] = ()  # handed out, not written: they change without a new version
+    crossed: tuple[Crossed, ...] = ()  # told by the ledger, not written, as the keys
 
     @classmethod
     def of(cls, version: int, items: Iterable[Named]) -> Document:
@@ -49,6 +51,12 @@ class Document(Record):
         fields: dict[str, Any] = {name: getattr(self, name) for name in Document.model_fields}
         fields["keys"] = tuple(keys)
         return Document(**fields)  # a copy would keep the old checksum
+
+    def with_crossed(self, crossed: Iterable[Crossed]) -> Document:
+        """Return the document with these thresholds crossed, and no others."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in Document.model_fields}
+        fields["crossed"] = tuple(crossed)
+        return Document(**fields)
 
     def items(self) -> Iterator[Named]:
         """Return every object, kind by kind."""
@@ -78,7 +86,8 @@ class Document(Record):
                 ordered = sorted(items, key=lambda item: item.name)
                 content[kind.PLURAL] = [item.model_dump(mode="json") for item in ordered]
         keys = [key.model_dump(mode="json") for key in sorted(self.keys, key=lambda key: key.name)]
-        return content | ({"keys": keys} if keys else {})
+        crossed = [one.model_dump(mode="json") for one in self.crossed]
+        return content | ({"keys": keys} if keys else {}) | ({"crossed": crossed} if crossed else {})
 
     def to_json(self) -> bytes:
         """Return the document as canonical JSON, UTF-8."""

@@ -14,6 +14,7 @@ from datetime import date
 from operator import attrgetter
 from typing import Generic, TypeVar
 
+from farthing.policy.crossed import stages
 from farthing.policy.document import Document
 from farthing.policy.facts import Facts
 from farthing.policy.holdout import Trial
@@ -182,8 +183,8 @@ class CompiledDocument:
     """A document ready for deciding; made once per version and swapped in by one assignment."""
 
     __slots__ = (
-        "_budgets", "caches", "concurrency", "document", "micro_batches", "priorities", "routes", "token_policies",
-        "tokens", "version",
+        "_budgets", "caches", "concurrency", "document", "micro_batches", "priorities", "routes", "stages",
+        "token_policies", "tokens", "version",
     )  # fmt: skip
 
     def __init__(self, document: Document) -> None:
@@ -200,6 +201,7 @@ class CompiledDocument:
         priorities = [rule for rule in ranked if rule.item.action.priority]
         self.priorities = Index(priorities) if priorities else None
         ordered = sorted(document.budgets, key=lambda budget: budget.name)
+        self.stages = stages(document.budgets, document.crossed)
         self._budgets = Index([Rule(budget, budget.scope, rank) for rank, budget in enumerate(ordered)])
 
     def budgets(self, facts: Facts) -> tuple[Budget, ...]:

@@ -261,6 +261,26 @@ def test_what_token_policies_cut_is_asked_by_kind_and_shadow_apart(
     ]  # fmt: skip
 
 
+def test_a_merge_builds_the_indexes_of_attributes_that_an_insert_leaves_out(
+    embedded_warehouse: Warehouse, tenant: str, tmp_path: Path
+) -> None:
+    received = datetime(2031, 1, 1, 12, tzinfo=timezone.utc)  # a partition of its own
+    path = tmp_path / f"{uuid.uuid4().hex}.otlp"
+    sent = body((semconv.REQUEST_MODEL, "tiered"))
+    path.write_bytes(segment.frame(tenant, sent, int(received.timestamp() * 1000), b"d" * 16))
+    embedded_warehouse.insert_otlp(path, path.stem)
+    size = (
+        "SELECT sum(secondary_indices_uncompressed_bytes) FROM system.parts "
+        "WHERE table = 'otel_traces' AND active AND partition = '2031-01-01'"
+    )
+    ((inserted,),) = embedded_warehouse.rows(size)
+    embedded_warehouse.command("OPTIMIZE TABLE otel_traces PARTITION '2031-01-01' FINAL")
+    ((merged,),) = embedded_warehouse.rows(size)
+    embedded_warehouse.command("ALTER TABLE otel_traces DROP PARTITION '2031-01-01'")
+    embedded_warehouse.command("ALTER TABLE requests DROP PARTITION 203101")
+    assert 0 < inserted < merged
+
+
 def test_a_call_s_virtual_key_is_a_column_of_its_row(
     warehouse: Warehouse, tenant: str, put: Callable[[Iterable[bytes]], None]
 ) -> None:

@@ -144,7 +144,7 @@ def test_without_a_token_only_this_machine_is_let_in_unless_the_setting_says_oth
 
     request = Request("GET", "/v1/status", {}, headers, receive, client)
     if is_let_in:
-        assert access(mode).admit(request).template == "/v1/status"
+        assert access(mode).admit(request)[0].template == "/v1/status"
     else:
         with pytest.raises(HttpError) as refused:
             access(mode).admit(request)
@@ -154,6 +154,28 @@ def test_without_a_token_only_this_machine_is_let_in_unless_the_setting_says_oth
 def test_a_mode_that_is_none_stops_the_start(access: Callable[[str], Access]) -> None:
     with pytest.raises(SettingsError, match="allowed are loopback, tokens, open"):
         access("off")
+
+
+def test_callers_are_bounded_each_by_themselves_and_the_parts_of_this_machine_are_not(
+    access: Callable[[str], Access],
+) -> None:
+    async def receive() -> Any:
+        raise AssertionError
+
+    one = access("open")
+
+    def refused(client: str, times: int) -> int:
+        count = 0
+        for _ in range(times):
+            try:
+                one.admit(Request("GET", "/v1/status", {}, {}, receive, client))
+            except HttpError as error:
+                assert error.status == 429
+                count += 1
+        return count
+
+    assert refused("127.0.0.1", 300) == 0
+    assert refused("10.0.0.7", 300) > 50 and refused("10.0.0.8", 100) == 0
 
 
 def test_a_bucket_empties_and_fills_for_each_caller_by_itself() -> None:

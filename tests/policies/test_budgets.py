@@ -12,7 +12,7 @@ from farthing.errors import OverBudgetError
 from farthing.policy import Budget, CompiledDocument, Document, Facts
 from policies import statement
 from policies.ledger import Ledger
-from policies.operations import Lease, TopUp
+from policies.operations import Lease, Leased, ToppedUp, TopUp
 from policies.periods import NS_PER_S, slots
 
 ANY = Facts("acme", team="search")
@@ -60,7 +60,9 @@ def test_a_rolling_window_is_the_same_after_a_restart_and_frees_what_an_old_hold
     ledger.reserve("old", 0, ANY, 500)
     bench.now_ns += NS_PER_S * 50
     ledger.close()
-    bench.now_ns = slots(bench.document.budgets[0].window, bench.now_ns)[-1].end_ns + NS_PER_S
+    ends_ns = slots(bench.document.budgets[0].window, bench.now_ns)[-1].end_ns
+    assert ends_ns is not None
+    bench.now_ns = ends_ns + NS_PER_S
     ledger = opened(bench, window={"rolling": "24h"})  # the hold has expired: charged in full
     ledger.reserve("new", 0, ANY, 200)
     with pytest.raises(OverBudgetError):
@@ -120,7 +122,7 @@ def test_a_top_up_counts_in_its_window_alone_and_survives_a_restart(bench: Any) 
     ledger = opened(bench, window={"calendar": "day"})
     spend(ledger, "a", 1000)
     (made,) = asyncio.run(ledger.run([TopUp("b", 200, "ann", "launch")]))
-    assert (made.granted_nusd, made.period) == (200, "day:2026-03-01")
+    assert made == ToppedUp(200, "day:2026-03-01")
     ledger.close()
     ledger = opened(bench, window={"calendar": "day"})
     spend(ledger, "b", 200)
@@ -139,7 +141,8 @@ def test_a_suspended_budget_refuses_and_lends_nothing_and_still_charges_what_was
     ledger = opened(bench, suspended=True)
     with pytest.raises(OverBudgetError):
         ledger.reserve("b", 0, ANY, 0)
-    assert asyncio.run(ledger.run([Lease("w", 1, "b", want_nusd=10)]))[0].granted_nusd == 0
+    (lent,) = asyncio.run(ledger.run([Lease("w", 1, "b", want_nusd=10)]))
+    assert isinstance(lent, Leased) and lent.granted_nusd == 0
     ledger.settle("a", 0, 120)
     assert bench.figures("b") == (120, 0, 0)
 
@@ -172,8 +175,12 @@ def test_a_budget_in_another_currency_counts_in_usd_at_its_own_rate(client: Any)
         ("window: {rolling: 24}", "window.rolling"),
         ("thresholds: [{at: 80%, forecast: 100%}]", "set exactly one of at and forecast"),
         ("thresholds: [{at: 0}]", "thresholds.0.at"),
-        ("thresholds: [{at: 80%, act: explode}]", "unknown key"),
+        ("thresholds: [{at: 80%, act: explode}]", "allowed: 'notify', 'route' or 'approve'"),
+        ("thresholds: [{at: 80%, act: route}]", "act: route needs `to`"),
+        ("thresholds: [{at: 80%, to: small}]", "act: route needs `to`"),
+        ("thresholds: [{at: 80%, when: now}]", "unknown key"),
         ("window: {rolling: 7d}", "a forecast needs a window that ends"),
+        ("window: {calendar: total}", "a forecast needs a window that ends"),
         ("currency: {name: EUR}", "currency.usd"),
     ],
 )

@@ -29,6 +29,7 @@ def test_each_policy_that_matched_is_told_with_what_it_saw_and_what_became_of_it
         route("old", expires=date(2026, 2, 1), priority=8),
         route("picky", when="user == 'bob'", priority=7),
         route("others", match={"team": "growth"}),
+        Policy.model_validate({"name": "places", "action": {"concurrency": {}}, "priority": -1}),
     )
     became = {line["policy"]: (line["became"], line["saw"]) for line in told["policies"]}
     assert became == {
@@ -37,6 +38,7 @@ def test_each_policy_that_matched_is_told_with_what_it_saw_and_what_became_of_it
         "picky": ("condition", {}),
         "first": ("acted", {"model": "gpt-4o", "tag:tier": "batch"}),
         "late": ("outranked", {"team": "search"}),
+        "places": ("window", {}),
     }
     assert (told["version"], told["route_to"], told["acted"]) == (4, "first", ("first",))
     assert told["budgets"] == [{"budget": "month", "saw": {"team": "search"}}]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farthing.errors import DocumentError
+from farthing.policy import KINDS
 from policies.load import Objects, load
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples" / "policies"
@@ -87,7 +88,7 @@ def test_lines_count_through_the_whole_text() -> None:
     ("old", "new", "expected"),
     [
         ("farthing/v1", "farthing/v2", "line 2: apiVersion = 'farthing/v2': allowed: farthing/v1"),
-        ("Policy", "Polic", "line 3: kind = 'Polic': allowed: Policy, Budget, Batch, Limit (did you mean Policy?)"),
+        ("Policy", "Polic", f"line 3: kind = 'Polic': allowed: {', '.join(KINDS)} (did you mean Policy?)"),
         ("name: batch", "name: Batch", "metadata.name = 'Batch': allowed: a-z, 0-9 and -"),
         ("name: batch, ", "", "line 4: metadata.name: is missing"),
         ("owner:", "ownr:", "metadata.ownr = 'search-team': unknown key; allowed: name, owner (did you mean owner?)"),

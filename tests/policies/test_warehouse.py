@@ -35,9 +35,13 @@ Put = Callable[[list[bytes]], None]
 class Planes:
     """A control plane and the analyzer that it asks, with one tenant of their own."""
 
-    def __init__(self, client: Client, put: Put) -> None:
+    def __init__(self, client: Client, analyzer: Client, put: Put) -> None:
         self.client = client
         self.put = put
+        self._analyzer = analyzer
+
+    def analyze(self) -> None:
+        assert self._analyzer.call("POST", "/v1/jobs/analyze/run?hours=1").status == 200
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def planes(
     with ExitStack() as stack:
         port = stack.enter_context(serve(analyzer_app(Settings(data_dir=tmp_path, tenant=tenant), warehouse)))
         control = Settings(data_dir=tmp_path, tenant=tenant, analyzer_port=port, guardrail_interval_s=0.1)
-        yield Planes(Client(stack.enter_context(serve(app(control)))), put)
+        yield Planes(Client(stack.enter_context(serve(app(control)))), Client(port), put)
 
 
 def proxy_span(at_ns: int, seconds: float, **varying: Any) -> bytes:
@@ -72,6 +76,7 @@ def proxy_span(at_ns: int, seconds: float, **varying: Any) -> bytes:
 def test_a_plan_and_an_explanation_come_from_the_rows(planes: Planes) -> None:
     client = planes.client
     decided = {semconv.POLICIES: ("cheap",), semconv.KEY: "prod", semconv.POLICY_ARMS: ("cheap:treatment:1",)}
+    decided |= {semconv.ROUTE_STRATEGY: "cost", semconv.ROUTE_REASON: "the cheapest", semconv.TASK: "code"}
     planes.put([proxy_span(time.time_ns() - 10**9, 0.5, **{semconv.REQUEST_ID: "req_9"}, **decided)])
     planned = client.call("POST", "/v1/plan?hours=1", ROUTE).json
     assert [(c["name"], c["change"]) for c in planned["changes"]] == [("cheap", "added")]
@@ -83,8 +88,25 @@ def test_a_plan_and_an_explanation_come_from_the_rows(planes: Planes) -> None:
     assert (told["version"], told["asked_model"], told["acted"]) == (1, "gpt-4o", ["cheap"])
     assert told["policies"][0]["saw"] == {"team": "search"}
     assert json.loads(told["recorded"]["arms"]) == ["cheap:treatment:1"]
+    routing = {"route.reason": "the cheapest", "route.strategy": "cost", "task": "code"}
+    assert told["recorded"]["routing"] == routing
     assert client.get("/v1/explain?request_id=req_none").error["code"] == "no_such_call"
     assert client.call("POST", "/v1/plan", ROUTE.replace("to:", "too:")).error["code"] == "document_refused"
+
+
+def test_a_finding_is_proposed_with_its_plan_and_accepted_in_shadow(planes: Planes) -> None:
+    same = {semconv.REQUEST_HASH: "h", "gen_ai.request.temperature": 0.0}
+    planes.put([proxy_span(time.time_ns() - n * 10**9, 0.5, **same) for n in (10, 5)])
+    planes.analyze()
+    (listed,) = [one for one in planes.client.get("/v1/proposals").json["proposals"] if one["kind"] == "Policy"]
+    assert (listed["name"], listed["finding"]) == ("cache-search-gpt-4o", "cache_waste")
+    told = planes.client.get(f"/v1/proposals/{listed['name']}").json
+    assert told["plan"]["effects"][0]["hit"] == 1 and told["plan"]["policies"][0]["share"] == 0
+    done = planes.client.call("POST", f"/v1/proposals/{listed['name']}/accept?author=ann").json
+    assert (done["version"], [c["change"] for c in done["changes"]]) == (1, ["added"])
+    assert planes.client.get("/v1/status").json["policies"][0]["mode"] == "shadow"
+    assert planes.client.get("/v1/audit").json["audit"][0]["act"] == "accept"
+    assert planes.client.get(f"/v1/proposals/{listed['name']}").status == 404  # it is in force
 
 
 TRIED = """\

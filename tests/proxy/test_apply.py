@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from farthing.policy import Document
+from farthing.policy import Document, Policy
 from proxy.apply import PolicyFeed
 from proxy.upstream import Client
 from tests.proxy.test_upstream import Handler, server
@@ -135,3 +135,20 @@ def test_the_control_plane_gets_the_proxys_token_and_nobody_else_does(tmp_path: 
     asyncio.run(main())
     assert b"\r\nauthorization: Bearer ftc_ours\r\n" in heads[0] and b"x-farthing-follower: " in heads[0]
     assert b"authorization" not in heads[-1]
+
+
+def test_a_long_document_is_read_beside_the_calls_and_taken_whole(tmp_path: Path) -> None:
+    matches = ({"name": f"p{n}", "match": {"user": [f"u{n}"]}, "action": {"cache": {}}} for n in range(300))
+    long = Document(version=8, policies=tuple(Policy.model_validate(one) for one in matches)).to_json()
+    assert len(long) > 100_000
+
+    async def main() -> None:
+        async with server(answering((200, long, '"a"'), (304, b"", '"a"'))) as url:
+            client = Client()
+            feed = PolicyFeed(client, url, tmp_path / "kept.json")
+            await feed.start()
+            assert (feed.document.version, len(feed.document.policies)) == (8, 300)
+            await feed.stop()
+            client.close()
+
+    asyncio.run(main())

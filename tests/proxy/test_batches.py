@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ import pytest
 from msgspec import Raw
 
 from farthing import http_json, semconv
-from proxy.batch import FINAL, Answered, Journal
+from farthing.settings import Settings
+from proxy.batch import FINAL, WINDOW_S, Answered, Batches, BatchRecord, Journal, new_id
+from proxy.files import Files
 from tests.conftest import REPOSITORY
 from tests.proxy.rig import (
     COST,
@@ -30,6 +33,7 @@ from tests.proxy.rig import (
     answers,
     asked,
     closed_port,
+    proxied,
     reply,
     send_only,
     until,
@@ -107,10 +111,11 @@ def test_our_own_servers_charge_a_line_as_a_batch_and_a_third_party_as_what_it_i
     assert (rig.balance(own)["spent_nusd"], rig.balance(third)["spent_nusd"]) == (2 * COST // 2, 2 * COST)
     assert {span.get(semconv.SERVICE_TIER) for span in rig.spans(own)} == {"batch"}
     assert {span.get(semconv.SERVICE_TIER) for span in rig.spans(third)} == {None}
-    with rig.client(own) as client:  # the same call without a batch has the usual price
+    with rig.client(own) as client:  # the same call without a batch has the usual price, whatever tier it names
         client.chat.completions.create(**asked("own"))
+        client.chat.completions.create(**asked("own"), service_tier="flex")
     rig.quiet()
-    assert rig.balance(own)["spent_nusd"] == 2 * COST
+    assert rig.balance(own)["spent_nusd"] == 3 * COST
 
 
 def test_a_batch_stops_at_its_budget_and_says_so_line_by_line(rig: Rig) -> None:
@@ -329,3 +334,50 @@ def test_a_batch_survives_kill_9_and_asks_no_answered_line_again(rig: Rig, tmp_p
     assert found == Counter({f"line-{number}": 1 for number in range(count)})
     assert {seen[custom] for custom in answered} == {1}, "an answered line was asked again"
     assert sum(seen.values()) <= count + 8, "no more than the lines under way were asked twice"
+
+
+def record(folder: Path, content: bytes, **more: Any) -> tuple[Batches, BatchRecord]:
+    """Leave a batch on the disk of a proxy that has not started yet."""
+    batches, source = Batches(folder / "data" / "proxy" / "batches"), folder / "in.jsonl"
+    source.write_bytes(content)
+    made = BatchRecord(new_id(), "default\x1f\x1f", "/v1/chat/completions", "file-x", int(time.time()), 1,
+                       "", "default", "", "", "", status="in_progress", total=2)  # fmt: skip
+    for name, value in more.items():
+        setattr(made, name, value)
+    batches.create(made, source)
+    return batches, made
+
+
+def test_what_is_left_when_the_window_closes_is_told_line_by_line(rig: Rig, tmp_path: Path) -> None:
+    batches, made = record(tmp_path, lines(2), created_at=int(time.time()) - WINDOW_S - 1)
+    settings = Settings(**{**vars(rig.settings), "data_dir": tmp_path / "data"})
+    with proxied(settings) as port, openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x") as client:
+        done = ended(client, made.id)
+        assert (done.status, done.request_counts.failed, done.output_file_id) == ("expired", 2, None)
+        codes = [(row["custom_id"], row["error"]["code"]) for row in rows(client, done.error_file_id)]
+    assert codes == [("line-0", "batch_expired"), ("line-1", "batch_expired")] and rig.upstream.received == []
+    assert batches.read(made.id).status == "expired"  # type: ignore[union-attr]
+
+
+def test_a_host_runs_no_more_batches_at_once_than_allowed_and_one_in_one_worker_alone(tmp_path: Path) -> None:
+    batches, made = record(tmp_path, lines(1))
+    slots = [batches.claim_slot(2) for _ in range(3)]
+    assert [slot is None for slot in slots] == [False, False, True]
+    slots[0].release()  # type: ignore[union-attr]
+    assert batches.claim_slot(2) is not None
+    assert [batches.claim(made.id) is None for _ in range(2)] == [False, True]
+
+
+def test_files_and_batches_whose_time_is_over_are_forgotten(tmp_path: Path) -> None:
+    now = [time.time()]
+    files = Files(tmp_path / "files", lambda: now[0])
+    kept, gone = files.add("me", "a", b"1", 30), files.add("me", "b", b"2", 1)
+    folder, ended_at = tmp_path / "batches", int(now[0])
+    batches = Batches(folder, lambda: now[0])
+    _, over = record(tmp_path, lines(1), status="completed", ended_at=ended_at)
+    batches.create(over, tmp_path / "in.jsonl")
+    now[0] += 2 * 86_400
+    files.sweep()
+    batches.sweep()
+    assert [file.id for file in files.of("me")] == [kept.id] and gone.id not in os.listdir(tmp_path / "files")
+    assert list(batches.all()) == []

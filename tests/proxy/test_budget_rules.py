@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import json
 
-from tests.proxy.rig import Rig, asked, post
+from farthing import http_json, semconv
+from tests.proxy.rig import Rig, asked, post, until
 
 HEAD = """\
 apiVersion: farthing/v1
@@ -34,3 +35,28 @@ def test_a_call_that_may_cost_more_than_its_budget_allows_one_call_is_refused_wi
     assert f"{most / 1e9:.9f}" in error["message"] and f"{(most - 1) / 1e9:.9f}" in error["message"]
     rig.apply(HEAD + f"per_request: {most / 1e9:.9f} USD\n")
     assert post(rig, "ruled", body).status == 200
+
+
+def test_past_its_thresholds_a_budget_sends_calls_to_a_cheaper_model_and_then_waits_for_approval(rig: Rig) -> None:
+    """One call costs 20,000 nUSD: 40 % of the limit."""
+    team = "staged"
+    rig.apply(
+        f"apiVersion: farthing/v1\nkind: Budget\nmetadata: {{name: {team}}}\nscope: {{team: {team}}}\n"
+        "limit: 0.00005 USD\nhard: false\nwindow: {calendar: total}\n"
+        "thresholds: [{at: 40%, act: route, to: own}, {at: 80%, act: approve}, {at: 30%}]\n"
+    )
+    body = json.dumps(asked()).encode()
+    before = rig.status()["policy_checksum"]
+    assert f"budget/{team}" not in post(rig, team, body).headers[semconv.HEADER_POLICY]
+    until(lambda: rig.balance(team)["crossed"] == ["at 30%", "at 40%: route to own"], "the ledger tells of both")
+    until(lambda: rig.status()["policy_checksum"] != before, "the proxy follows")
+    assert f"budget/{team}" in post(rig, team, body).headers[semconv.HEADER_POLICY]
+    assert json.loads(rig.upstream.received[-1].body)["model"] == "own"
+    until(lambda: post(rig, team, body).status == 403, "somebody has to approve")
+    refused = json.loads(post(rig, team, body).whole)["error"]  # type: ignore[attr-defined]
+    assert refused["code"] == "approval_required"
+    http_json.call("POST", f"{rig.policies}/v1/budgets/{team}/approve?author=ann")
+    until(lambda: post(rig, team, body).status == 200, "it was approved")
+    events = http_json.call("GET", f"{rig.policies}/v1/budget-events")["events"]
+    told = [(row["threshold"], row["limit_nusd"]) for row in events if row["budget"] == team]
+    assert told == [("at 40%: route to own", 50_000), ("at 30%", 50_000), ("at 80%: approve", 50_000)]

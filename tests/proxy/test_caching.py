@@ -5,6 +5,7 @@ import asyncio
 import base64
 import json
 import struct
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -228,6 +229,11 @@ def another(rig: Rig, folder: Path, **settings: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+def page_at(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return answer.read().decode()
+
+
 def embed_at(rig: Rig, team: str, url: str, *texts: str) -> tuple[list[float], str]:
     with rig.client(team, base_url=f"{url}/v1") as client:
         made = client.embeddings.with_raw_response.create(model="gpt-plain", input=list(texts))
@@ -265,6 +271,8 @@ def test_answers_outlive_the_proxy_on_its_disk_and_reach_others_through_redis(
         ask(url, stream=True)  # the other form of the answer, after a restart, and without the server
         tiers = rig.status(url)["cache_tiers"]
         assert tiers["disk"]["hits"] > 0 and tiers["shared"]["is_away"]
+        page = page_at(f"{url}/metrics")
+        assert 'farthing_cache_tier_away{tier="shared"} 1' in page and 'farthing_cache_tier_away{tier="disk"} 0' in page
     with another(rig, tmp_path / "two", cache_redis_url=redis.url) as url:
         until(lambda: not rig.status(url)["cache_tiers"]["shared"]["is_away"], "Redis is there")
         ask(url, stream=True)

@@ -65,6 +65,7 @@ def test_one_that_no_longer_waits_is_passed_over() -> None:
         first, second, third = await joining(flights, 3)
         second.cancel()
         await asyncio.sleep(0)
+        assert flights.waiting == 1
         (await led(first)).give_up()
         (await led(third)).land("answer")
 

@@ -30,7 +30,7 @@ from tests.proxy.rig import (
     until,
 )
 
-DEADLINE_MS = "400"
+DEADLINE_MS = "1500"
 HEDGE = {"after_ms": 60, "max_share": 1}
 MALFORMED = b"data: {not json\n\ndata: \x00\xff\n\n: only a comment\n\n" + EVENTS[:40] + b"\n\n"
 

@@ -118,11 +118,11 @@ def test_our_own_loser_is_cancelled(rig: Rig) -> None:
 def test_a_second_that_fails_costs_no_answer(hedged: tuple[Rig, str], failing: Behaviour) -> None:
     rig, team = hedged
 
-    async def slowly(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.1)
-        await ANSWER(request, reader, writer)
+    async def fails(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await failing(request, reader, writer)
+        rig.upstream.release.set()
 
-    rig.upstream.next(by_place(slowly, failing))
+    rig.upstream.next(by_place(waits(rig.upstream, ANSWER), fails))
     ask(rig, team)
     until(lambda: len(rig.spans(team)) == 2, "both rows are here")
     rig.quiet()
@@ -150,7 +150,7 @@ def test_a_client_that_goes_ends_both(hedged: tuple[Rig, str]) -> None:
     rig, team = hedged
     rig.upstream.next(hangs)
     body = json.dumps(asked("many")).encode()
-    assert post(rig, team, body, **{semconv.HEADER_DEADLINE: "300"}).status == 504
+    assert post(rig, team, body, **{semconv.HEADER_DEADLINE: "1500"}).status == 504
     until(lambda: len(rig.spans(team)) == 2, "both rows are here")
     rig.quiet()
     assert rig.balance(team)["held_nusd"] == 0

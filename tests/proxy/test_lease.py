@@ -238,3 +238,55 @@ def test_a_worker_killed_between_reserve_and_settle_leaves_its_lease_which_is_ch
         until(lambda: plane.figures()[2] == 0, "the lease expires")
         assert plane.figures() == (settled * 10 + leased, 0, 0)
         assert leased >= 100
+
+
+EDGE = """
+import asyncio, random, sys
+from pathlib import Path
+from farthing.errors import OverBudgetError
+from farthing.policy import Document, Facts
+from proxy.spend import Spend
+from proxy.upstream import Client
+
+url, folder, document, name = sys.argv[1], Path(sys.argv[2]), Document.from_json(sys.argv[3].encode()), sys.argv[4]
+chance = random.Random(name)
+
+async def caller(spend, number):
+    made = 0
+    while True:
+        try:
+            hold = await spend.reserve(f"{name}-{number}-{made}", Facts("default"), document.budgets, 100)
+        except OverBudgetError:
+            return made
+        await asyncio.sleep(chance.random() * 0.005)
+        spend.settle(hold, 100)
+        made += 1
+
+async def main():
+    client = Client()
+    spend = Spend(client, url, folder, lease_s=0.4)
+    print(sum(await asyncio.gather(*(caller(spend, n) for n in range(64)))), flush=True)
+    await spend.drain(20.0)
+    client.close()
+
+asyncio.run(main())
+"""
+
+
+def at_the_edge(plane: Plane, folder: Path, processes: int, calls: int) -> None:
+    """Processes with 64 callers each spend until they are refused: exactly as many calls go through as fit."""
+    document = plane.limit(calls * 100 + 99).to_json().decode()
+    command = [sys.executable, "-c", EDGE, plane.url, str(folder), document]
+    started = [subprocess.Popen([*command, f"p{n}"], cwd=REPOSITORY, stdout=subprocess.PIPE) for n in range(processes)]
+    made = [int(process.communicate(timeout=120)[0]) for process in started]
+    assert [process.returncode for process in started] == [0] * processes
+    assert (sum(made), plane.figures()) == (calls, (calls * 100, 0, 0))
+
+
+def test_64_callers_of_two_processes_use_a_budget_to_its_last_request(plane: Plane, tmp_path: Path) -> None:
+    at_the_edge(plane, tmp_path, 2, 1500)
+
+
+@pytest.mark.proof
+def test_64_callers_of_two_workers_on_two_hosts_use_a_budget_to_its_last_request(plane: Plane, tmp_path: Path) -> None:
+    at_the_edge(plane, tmp_path, 4, 50_000)

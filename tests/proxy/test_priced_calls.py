@@ -19,7 +19,7 @@ from farthing.policy import Facts
 from farthing.prices import Price, PriceBook, Rates, Usage
 from farthing.settings import Deployment, PriceOverride, Settings
 from farthing.warehouse import Warehouse, segment
-from proxy.admit import _billable
+from proxy.admit import _billable, _tier
 from proxy.call import Call
 from proxy.formats import FORMATS
 from proxy.own_prices import PriceFeed
@@ -103,7 +103,22 @@ def test_the_warehouse_books_a_call_as_the_ledger_was_charged(
 
 def billable(prices: list[Price], **more: object) -> list[str]:
     asked = CHAT.read(json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}]} | more).encode())
-    return [price.service_tier for price in _billable(asked, {price.service_tier: price for price in prices})]
+    by_tier = {price.service_tier: price for price in prices}
+    tier = _tier(asked, Deployment("m", metered=True), by_tier, is_offline=False)
+    return [price.service_tier for price in _billable(asked, by_tier, tier)]
+
+
+@pytest.mark.parametrize(("tiers", "asked", "is_offline", "tier"), [
+    (["", "batch"], "", True, "batch"), (["", "batch"], "flex", True, "batch"), ([""], "", True, ""),
+    (["", "batch"], "", False, ""), (["", "batch"], "flex", False, ""), (["", "batch"], "batch", False, ""),
+    (["", "batch", "flex"], "flex", False, "flex"), (["", "batch", "flex"], "batch", False, ""),
+])  # fmt: skip
+def test_our_own_servers_price_lines_of_batches_alone_as_such(
+    tiers: list[str], asked: str, is_offline: bool, tier: str
+) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}]} | ({"service_tier": asked} if asked else {})
+    prices = {name: Price("test", "m", Rates.of(1, 1), "own", name) for name in tiers}
+    assert _tier(CHAT.read(json.dumps(body).encode()), Deployment("m"), prices, is_offline) == tier
 
 
 def test_a_hold_covers_every_service_tier_that_the_provider_may_choose() -> None:

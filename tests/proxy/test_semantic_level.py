@@ -3,18 +3,29 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import csv
+import gzip
 import json
 import struct
+import uuid
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from random import Random
 from typing import Any
 
+import openai
 import pytest
 from pydantic import ValidationError
 
-from farthing import semconv
+from farthing import http_json, semconv
+from farthing.errors import ServeError
 from farthing.policy.caching import CacheAction
-from tests.proxy.rig import COST, Received, Rig, answer_of, asked, reply, until
+from farthing.settings import Deployment, Settings
+from tests.proxy.conftest import ENGINE_CACHE, Serve
+from tests.proxy.rig import COST, Received, Rig, answer_of, asked, proxied, reply, until
 from tests.proxy.test_caching import level
 
 QUESTION = "how do i reset my password"
@@ -138,3 +149,54 @@ def test_what_cannot_be_compared_is_not(rig: Rig, more: dict[str, Any], why: str
 def test_a_rule_that_would_serve_anything_is_refused(rule: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         CacheAction.model_validate({"semantic": rule})
+
+
+def questions(shared: Callable[[str], Path], kinds: int, most: int) -> list[tuple[str, str]]:
+    """Return real questions of a few kinds, in a random order, each with its kind."""
+    with gzip.open(shared("data/banking77_train.csv.gz"), "rt", encoding="utf-8") as lines:
+        rows = [(row["text"], row["category"]) for row in csv.DictReader(lines)]
+    known = sorted({kind for _, kind in rows})[:kinds]
+    asked_of = [row for row in rows if row[1] in known]
+    Random(1).shuffle(asked_of)
+    return asked_of[:most]
+
+
+@pytest.mark.proof
+def test_of_real_questions_embedded_by_the_engine_at_most_one_in_a_hundred_is_served_wrong(
+    rig: Rig, serve_engine: Serve, shared: Callable[[str], Path], tmp_path: Path
+) -> None:
+    rows = questions(shared, kinds=6, most=900)
+    kind_of = dict(rows)
+
+    async def answers_by_kind(request: Received, reader: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(answer_of(kind_of[request.json["messages"][-1]["content"]])))
+
+    encoder = Deployment("all-minilm-l6-v2", engine="all-minilm-l6-v2", context_tokens=512)
+    rig.upstream.next(answers_by_kind)
+    with serve_engine(Settings(cache_dir=ENGINE_CACHE, deployments=(encoder,))) as engine:
+        until(lambda: is_loaded(engine), "the engine answers", 60)
+        known = (*rig.settings.deployments, replace(encoder, url=f"{engine}/v1", provider="own", engine=""))
+        made = Settings(**vars(rig.settings) | {"deployments": known, "data_dir": tmp_path})
+        with proxied(made) as port:
+            team = f"team-{uuid.uuid4().hex[:8]}"  # without a budget: the encoder has no price here
+            rule = {"embedder": encoder.model, "agree": "words", "serve": True, "embed_timeout_s": 10}
+            rig.cache(team, exact=False, ttl_s=86_400, semantic=rule)
+            with rig.client(team, base_url=f"http://127.0.0.1:{port}/v1") as client:
+                served = [served_wrong(client, text, kind) for text, kind in rows]
+    hits = [wrong for wrong in served if wrong is not None]
+    assert len(hits) > 100 and sum(hits) <= 0.01 * len(hits)
+
+
+def is_loaded(engine: str) -> bool:
+    try:
+        return bool(http_json.call("GET", f"{engine}/healthz"))
+    except ServeError:  # it is loading
+        return False
+
+
+def served_wrong(client: openai.OpenAI, text: str, kind: str) -> bool | None:
+    """Ask, and tell whether the cache served another kind's answer; None where it served nothing."""
+    body: Any = asked(temperature=0) | {"messages": [{"role": "user", "content": text}]}
+    made = client.chat.completions.with_raw_response.create(**body)
+    is_hit = made.headers[semconv.HEADER_CACHE] == "semantic"
+    return made.parse().choices[0].message.content != kind if is_hit else None

@@ -5,13 +5,16 @@ import asyncio
 import dataclasses
 import random
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
-from farthing.settings import Deployment
+from farthing.policy import Action, CompiledDocument, Document, Policy
+from farthing.policy.flow import ConcurrencyAction
+from farthing.settings import Deployment, Settings
 from proxy.api_error import ApiError
 from proxy.counters import Counters
-from proxy.dispatch import Target
+from proxy.dispatch import Deployments, Target
 from proxy.health import Health
 from proxy.queue import Queue, ShedError
 from proxy.upstream import Timeouts
@@ -94,6 +97,21 @@ def test_a_call_that_is_given_up_after_long_shrinks_the_window_and_one_after_a_m
     assert window.limit == before
     target.gave_up(now=10.0, since=7.5, is_stream=True)
     assert window.limit < before and target.queue is not None and target.queue.counters.shrunk == 1
+
+
+def test_limits_of_the_settings_and_of_a_policy_hold_together_and_are_shared_out_among_workers(tmp_path: Path) -> None:
+    limited = Deployment("m", max_in_flight=10)
+    deployments = Deployments(Settings(data_dir=tmp_path, proxy_workers=2, deployments=(limited, Deployment("free"))))
+    of_m, of_free = (pool.window for pool in deployments.targets)
+    assert of_m is not None and (of_m.bounds.least, of_m.bounds.most, of_free) == (5, 5, None)
+    rule = Policy(name="w", action=Action(concurrency=ConcurrencyAction(min=4, max=64, queue=21)))
+    deployments.follow(CompiledDocument(Document(version=1, policies=(rule,))))
+    assert of_m is deployments.targets[0].window  # what it has learned stays
+    assert (of_m.bounds.least, of_m.bounds.most, of_m.bounds.queue) == (2, 5, 11)
+    free = deployments.targets[1].window
+    assert free is not None and free.bounds.most == 32
+    deployments.follow(CompiledDocument(Document(version=2)))
+    assert deployments.targets[1].window is None
 
 
 class Crowd:

@@ -68,10 +68,22 @@ class Window(Record):
 
 
 class Threshold(Record):
-    """Tell, once a period, that a share of the limit is spent, or will be by the period's end as it goes."""
+    """Do something once a share of the limit is spent, or will be by the period's end as it goes; told once a period.
+
+    What it does holds until the period ends.
+    """
 
     at: Share | None = None  # of the limit, spent: 0.8 or 80%
     forecast: Share | None = None  # of the limit, at the period's end if it goes on as so far
+    # notify: only tell; route: send the scope's calls to the model `to`; approve: refuse them until somebody approves
+    act: Literal["notify", "route", "approve"] = "notify"
+    to: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None  # one exact model name
+
+    @model_validator(mode="after")
+    def _leads_somewhere(self) -> Threshold:
+        if (self.act == "route") != (self.to is not None):
+            raise ValueError("act: route needs `to`, the model to send calls to, and nothing else takes it")
+        return self
 
     @model_validator(mode="after")
     def _one_measure(self) -> Threshold:
@@ -81,9 +93,10 @@ class Threshold(Record):
 
     @property
     def name(self) -> str:
-        """at 80% | forecast 100%."""
+        """at 80% | forecast 100% | at 90%: route to small | at 95%: approve."""
         share = self.at if self.at is not None else self.forecast
-        return f"{'at' if self.at is not None else 'forecast'} {(share or 0) * 100:g}%"
+        does = "" if self.act == "notify" else f": {self.act}" + (f" to {self.to}" if self.to else "")
+        return f"{'at' if self.at is not None else 'forecast'} {(share or 0) * 100:g}%{does}"
 
 
 class Currency(Record):
@@ -114,6 +127,8 @@ class Budget(Named):
         has_end = self.window.rolling is None and self.window.calendar != "total"
         if not has_end and any(one.forecast is not None for one in self.thresholds):
             raise ValueError("a forecast needs a window that ends: day, week or month")
+        if self.window.rolling is not None and any(one.act != "notify" for one in self.thresholds):
+            raise ValueError("act: route and approve need a calendar window; what they do holds until its end")
         return self
 
     @classmethod

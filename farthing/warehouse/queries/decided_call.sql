@@ -16,6 +16,12 @@ SELECT
     span.SpanAttributes['farthing.key']                    AS key,
     span.SpanAttributes['farthing.policy.arms']            AS arms,
     span.SpanAttributes['farthing.policies.shadowed']      AS shadowed,
+    mapFilter(
+        (name, value) -> startsWith(name, 'farthing.route.') OR startsWith(name, 'farthing.task')
+            OR name IN ('farthing.deployment.name', 'farthing.priority', 'farthing.waited.seconds', 'farthing.attempt_of',
+                        'farthing.discarded', 'farthing.answer.quality'),
+        span.SpanAttributes
+    )                                                      AS routing,
     span.SpanId != ''                                      AS has_span
 FROM (
     SELECT *
