@@ -14,7 +14,8 @@ import pytest
 
 from farthing import otlp, semconv
 from farthing.prices import PriceBook
-from farthing.warehouse import Warehouse, rollup, segment
+from farthing.warehouse import Warehouse, segment
+from tests.sums import refresh
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=timezone.utc)
 
@@ -33,7 +34,7 @@ def put_bodies(warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) -
         models = warehouse.unseen_models(path)
         warehouse.put_prices(price for provider, model in models for price in book.history(provider, model))
         warehouse.insert_otlp(path, path.name)
-        rollup.refresh(warehouse, rollup.EPOCH, datetime.now(timezone.utc))
+        refresh(warehouse, tenant)
 
     return put
 

@@ -14,8 +14,9 @@ import pytest
 from farthing import otlp, semconv
 from farthing.errors import WarehouseError
 from farthing.prices import Price, PriceBook, Rates, SizeTier, Usage
-from farthing.warehouse import Warehouse, client, rollup, segment, sql
+from farthing.warehouse import Warehouse, client, segment, sql
 from tests.conftest import STORES
+from tests.sums import refresh
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "otlp"
 AT = 1_795_000_000_000_000_000  # 2026-11-18
@@ -47,7 +48,7 @@ def put(warehouse: Warehouse, tenant: str, tmp_path: Path) -> Callable[[Iterable
         prices = [price for pair in warehouse.unseen_models(path) for price in book.history(*pair)]
         warehouse.put_prices([*prices, TIERED])
         warehouse.insert_otlp(path, path.stem)
-        rollup.refresh(warehouse, rollup.EPOCH, datetime.now(timezone.utc))
+        refresh(warehouse, tenant)
 
     return store
 

@@ -54,7 +54,7 @@ def test_who_finds_no_place_waits_and_the_row_says_how_long(one_place: Rig) -> N
     before = counted(rig, "queued")
     with asking(rig, team, 3, waits(rig.upstream, answers(answer_of()))) as found:
         until(lambda: counted(rig, "queued") == before + 1, "the third waits")
-        assert len(rig.upstream.received) == 2
+        until(lambda: len(rig.upstream.received) == 2, "two are there")
         rig.upstream.release.set()
     assert [answered.status for answered in found] == [200] * 3
     rig.quiet()
