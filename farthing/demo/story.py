@@ -94,6 +94,10 @@ class Demo:
         self._say(f"\n{RUSH_CALLS} calls of team growth, {RUSH_THREADS} at a time …")
         ended = self._run_app(rush_calls(RUSH_CALLS), RUSH_THREADS)
         self._until_quiet()
+        self._say(f"  {ended.get('ok', 0)} answered, {ended.get('refused', 0)} refused; and what is left, one by one …")
+        for outcome, count in self._run_app(rush_calls(RUSH_CALLS), threads=1).items():
+            ended[outcome] = ended.get(outcome, 0) + count
+        self._until_quiet()
         budget = next(b for b in self._get("policies", "/v1/budgets")["budgets"] if b["name"] == "growth-rush")
         booked = self._settled(since)
         self._say(
