@@ -29,11 +29,7 @@ from proxy.embedding_cache import is_list_of_inputs
 from proxy.formats import Format
 from proxy.formats.chunks import read_answer
 from proxy.hedge import Hedges
-from proxy.http import (
-    passed_on,
-    refuse,
-    refuse_too_large,
-)
+from proxy.http import ClientGoneError, passed_on, refuse, refuse_too_large
 from proxy.keys import Caller
 from proxy.metrics import Metrics
 from proxy.micro_batch import Letter, MicroBatches
@@ -52,10 +48,6 @@ log = logging.getLogger(__name__)
 
 _ENDED_USAGE = Timeouts(connect=1.0, headers=2.0, between=2.0)
 _LAST_WORD_S = 1.0  # seconds that a client has to take the event that says that its stream broke off
-
-
-class ClientGoneError(Exception):
-    """The client went away; there is nobody to answer."""
 
 
 @dataclass(frozen=True)
