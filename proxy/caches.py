@@ -244,7 +244,7 @@ class Caches:
 
     def _forget_others(self, version: int) -> None:
         """Let go of what policies kept that are no more."""
-        caching = {policy.name for policy in self._document().policies if policy.action.cache is not None}
+        caching = {policy.name for policy in self._document().rules if policy.action.cache is not None}
         self._kept = {name: kept for name, kept in self._kept.items() if name in caching}
         self._version = version
 
