@@ -21,7 +21,6 @@ from farthing.policy import Document
 from farthing.policy.features import Features
 from farthing.policy.gain import GainModel
 from farthing.policy.route import Pair
-from farthing.policy.trained import pairs_of
 from farthing.settings import Settings
 from farthing.warehouse.client import Warehouse
 
@@ -73,7 +72,7 @@ class GainJob:
         with self._lock:
             document = Document.model_validate(control.ask(self._settings, "GET", "/v1/document"))
             known = _known(control.ask(self._settings, "GET", "/v1/gains")["gains"])
-            self.newest = [self._learn(pair, known.get(pair)) for pair in pairs_of(document.policies)]
+            self.newest = [self._learn(pair, known.get(pair)) for pair in document.pairs]
         return self.newest
 
     def _learn(self, pair: Pair, known: Mapping[str, Any] | None) -> Learned:

@@ -6,19 +6,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from farthing.errors import LedgerError
 from farthing.policy import Document
 from farthing.policy.gain import GainModel
 from farthing.policy.route import Pair
-from farthing.policy.trained import Trained, pairs_of
-from policies.database import writing
+from farthing.policy.trained import Trained
+from policies.database import changing, reading, rows
 from policies.periods import iso
 from policies.tables import gain_models
 
@@ -34,7 +32,7 @@ class GainStore:
 
     def put(self, pair: Pair, model: GainModel) -> Trained:
         """Keep a model as the newest version of its pair; one that is there already stays what it is."""
-        with self._writing() as connection:
+        with changing(self._engine, LedgerError("another model came first; send it again")) as connection:
             newest = _newest(connection, pair)
             if newest is not None and newest["checksum"] == model.checksum:
                 return _trained(newest)
@@ -49,7 +47,7 @@ class GainStore:
 
     def body(self, checksum: str) -> str | None:
         """Return a model as it was put."""
-        with self._reading() as connection:
+        with reading(self._engine) as connection:
             found = select(gain_models.c.body).where(gain_models.c.checksum == checksum)
             return connection.execute(found.limit(1)).scalar()
 
@@ -57,34 +55,17 @@ class GainStore:
         """Return every version there is, the newest of each pair first, without its weights."""
         columns = [column for column in gain_models.c if column.name != "body"]
         order = (gain_models.c.weak, gain_models.c.strong, gain_models.c.grade, gain_models.c.version.desc())
-        with self._reading() as connection:
-            rows = [dict(row) for row in connection.execute(select(*columns).order_by(*order)).mappings()]
-        return [row | {"trained": json.loads(row["trained"]), "at": iso(row.pop("created_ns"))} for row in rows]
+        found = rows(self._engine, select(*columns).order_by(*order))
+        return [row | {"trained": json.loads(row["trained"]), "at": iso(row.pop("created_ns"))} for row in found]
 
     def named_by(self, document: Document) -> tuple[Trained, ...]:
         """Return the newest model of each pair that a document's policies name."""
-        pairs = pairs_of(document.policies)
+        pairs = document.pairs
         if not pairs:
             return ()
-        with self._reading() as connection:
+        with reading(self._engine) as connection:
             found = [_newest(connection, pair) for pair in pairs]
         return tuple(_trained(row) for row in found if row is not None)
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        try:
-            with self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise LedgerError(f"the control database cannot be read: {error}") from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        try:
-            with writing(self._engine) as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise LedgerError(f"the control database cannot be written: {error}") from error
 
 
 def _is(pair: Pair) -> tuple[Any, ...]:

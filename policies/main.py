@@ -19,7 +19,18 @@ from farthing.policy import KINDS, Document
 from farthing.semconv import HEADER_FOLLOWER, HEADER_GAINS, HEADER_REFUSED
 from farthing.serving import Asgi, Receive, Scope, Send
 from farthing.settings import Settings
-from policies import approval_api, budget_api, gain_api, key_api, lifecycle, metrics, propose_api, statement, token_api
+from policies import (
+    approval_api,
+    budget_api,
+    gain_api,
+    key_api,
+    lifecycle,
+    metrics,
+    propose_api,
+    slo_api,
+    statement,
+    token_api,
+)
 from policies.access import Access, Route
 from policies.approval import PendingStore
 from policies.changes import Change, by_key
@@ -60,7 +71,9 @@ class ControlPlane:
         self.gains = GainStore(self.engine)
         try:
             self.access = Access(settings, ROUTES, self.tokens)
-            first = self._edition(self.store.current())
+            newest = self.store.current()
+            self.keys.follow(newest.declared_keys)
+            first = self._edition(newest)
             self._ledger = Ledger(self.engine, first.compiled, settings.hold_ttl_s)
             self._ledger.start()
         except FarthingError:
@@ -194,6 +207,7 @@ class ControlPlane:
 
         def write() -> tuple[Edition, Applied]:
             made = act()
+            self.keys.follow(made[0].declared_keys)
             newest = self._edition(made[0])
             self._ledger.adopt(newest.compiled)
             return newest, made
@@ -254,6 +268,7 @@ ROUTES = tuple(
         ("GET", "/v1/pending", "viewer", approval_api.list_pending),
         ("POST", "/v1/pending/{number}/approve", "operator", approval_api.approve),
         ("POST", "/v1/pending/{number}/refuse", "operator", approval_api.refuse),
+        ("GET", "/v1/slos", "viewer", slo_api.slos),
         ("GET", "/v1/audit", "viewer", ControlPlane.audit),
         ("GET", "/v1/budgets", "reader", budget_api.budgets),
         ("GET", "/v1/budget-events", "viewer", budget_api.events),

@@ -95,7 +95,7 @@ holds = Table(
     Column("held_nusd", BigInteger),
     Column("charged_nusd", BigInteger),
     Column("overrun_nusd", BigInteger),
-    Column("state", Text),  # open | settled | expired | corrected (settled after it had expired)
+    Column("state", Text),  # open | settled | expired (charged in full) | corrected (settled after that)
     Column("reserved_ns", BigInteger),
     Column("settled_ns", BigInteger),
 )

@@ -112,7 +112,7 @@ class Admission:
             if ticket is not None and ticket.forward:
                 admitted.asked = form.read(ticket.forward)
                 admitted.candidates = [one for one in candidates if one.deployment.model == ticket.model]
-        if decision.budgets and (admitted.ticket is None or admitted.ticket.entry is None):
+        if decision.budgets and (admitted.ticket is None or not admitted.ticket.is_answered):
             await self._reserve_or_leave(call, admitted)
         return admitted
 

@@ -14,15 +14,22 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from farthing.errors import DocumentError
+from farthing.policy import defaults
 from farthing.policy.crossed import Crossed
 from farthing.policy.key import Key
 from farthing.policy.kinds import KINDS
 from farthing.policy.kinds.alert import Alert
 from farthing.policy.kinds.batch import Batch
 from farthing.policy.kinds.budget import Budget
+from farthing.policy.kinds.cache import Cache
+from farthing.policy.kinds.key import DeclaredKey
 from farthing.policy.kinds.limit import Limit
 from farthing.policy.kinds.policy import Policy
+from farthing.policy.kinds.report import Report
+from farthing.policy.kinds.route import Route
+from farthing.policy.kinds.slo import Slo
 from farthing.policy.record import Named, Record
+from farthing.policy.route import Pair
 from farthing.policy.trained import Trained
 
 
@@ -35,6 +42,11 @@ class Document(Record):
     alerts: tuple[Alert, ...] = ()
     batches: tuple[Batch, ...] = ()
     limits: tuple[Limit, ...] = ()
+    routes: tuple[Route, ...] = ()
+    caches: tuple[Cache, ...] = ()
+    slos: tuple[Slo, ...] = ()
+    reports: tuple[Report, ...] = ()
+    declared_keys: tuple[DeclaredKey, ...] = ()
     keys: tuple[Key, ...] = ()  # handed out, not written: they change without a new version
     crossed: tuple[Crossed, ...] = ()  # told by the ledger, not written, as the keys
     trained: tuple[Trained, ...] = ()  # told by the analyzer
@@ -64,10 +76,26 @@ class Document(Record):
         fields: dict[str, Any] = {name: getattr(self, name) for name in Document.model_fields}
         return Document(**fields | told)  # a copy would keep the old checksum
 
+    @property
+    def pairs(self) -> list[Pair]:
+        """The pairs of models that routes ask to be told apart, each once."""
+        routes = [*[policy.action.route for policy in self.policies], *self.routes]
+        return list(dict.fromkeys(route.pair for route in routes if route is not None and route.pair is not None))
+
     def items(self) -> Iterator[Named]:
         """Return every object, kind by kind."""
         for kind in KINDS.values():
             yield from getattr(self, kind.PLURAL)
+
+    @cached_property
+    def rules(self) -> tuple[Policy, ...]:
+        """All that decides about requests: the policies, then what routes and caches stand for."""
+        return defaults.rules((*self.policies, *self.routes, *self.caches))
+
+    @cached_property
+    def all_limits(self) -> tuple[Limit, ...]:
+        """The limits, and those of declared keys."""
+        return defaults.limits((*self.limits, *self.declared_keys))
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Document:

@@ -1,12 +1,10 @@
 """Which gain models the analyzer has trained: told and not written, as the keys; weights are fetched by checksum."""
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from farthing.policy.kinds.policy import Policy
 from farthing.policy.record import Pattern, Record
 from farthing.policy.route import Pair
 
@@ -29,8 +27,3 @@ class Trained(Record):
     def __str__(self) -> str:
         return f"{self.weak}>{self.strong}:{self.grade}@{self.version}"
 
-
-def pairs_of(policies: Iterable[Policy]) -> list[Pair]:
-    """Return the pairs of models that policies ask to be told apart, each once."""
-    routes = [policy.action.route for policy in policies]
-    return list(dict.fromkeys(route.pair for route in routes if route is not None and route.pair is not None))
