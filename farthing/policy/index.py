@@ -190,7 +190,7 @@ class CompiledDocument:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.version = document.version
-        ranked = [_policy_rule(policy, rank) for rank, policy in enumerate(sorted(document.policies, key=precedence))]
+        ranked = [_policy_rule(policy, rank) for rank, policy in enumerate(sorted(document.rules, key=precedence))]
         self.routes = Index([rule for rule in ranked if rule.item.action.route])
         self.caches = Index([rule for rule in ranked if rule.item.action.cache])
         self.tokens = Index([rule for rule in ranked if rule.item.action.tokens])
