@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 from farthing.errors import KeyRefusedError
 from farthing.policy import Key
 from farthing.policy.key import ROUTES
+from farthing.policy.kinds.key import DeclaredKey
 from farthing.virtual_key import digest, new_key, shown
 from policies.database import append, changing, rows
 from policies.periods import NS_PER_S, iso
@@ -63,6 +64,18 @@ class KeyStore:
             connection.execute(insert(api_keys).values(_stored(made, secret, now)))
             _note(connection, now, made.name, "create", author, reason)
         return secret
+
+    def follow(self, declared: Iterable[DeclaredKey]) -> None:
+        """Have the keys that there are be as documents declare them; safe to repeat, a start does."""
+        wanted = {one.name: declared_fields(one) for one in declared}
+        if not wanted:
+            return
+        with self._writing() as connection:
+            rows = connection.execute(select(api_keys).where(api_keys.c.name.in_(wanted))).mappings().all()
+            for row in rows:
+                fields = wanted[row["name"]]
+                if any(row[name] != value for name, value in fields.items()):
+                    connection.execute(update(api_keys).where(api_keys.c.name == row["name"]).values(fields))
 
     def rotate(self, name: str, overlap_s: float, author: str, reason: str) -> tuple[str, datetime]:
         """Put a new key in a key's place; return it, and until when the old one is good.
@@ -140,6 +153,14 @@ def _stored(key: Key, secret: str, now: int) -> dict[str, Any]:
         "name": key.name, "digest": key.digest, "shown": shown(secret), "tenant": key.tenant, "team": key.team,
         "user_name": key.user, "models": json.dumps(key.models), "routes": json.dumps(key.routes), "created_ns": now,
         "expires_ns": None if key.expires is None else _ns(key.expires),
+    }  # fmt: skip
+
+
+def declared_fields(one: DeclaredKey) -> dict[str, Any]:
+    """Return the columns that a document decides."""
+    return {
+        "tenant": one.tenant, "team": one.team, "user_name": one.user, "models": json.dumps(one.models),
+        "routes": json.dumps(one.routes), "expires_ns": None if one.expires is None else _ns(one.expires),
     }  # fmt: skip
 
 

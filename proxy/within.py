@@ -23,14 +23,28 @@ class Within:
         self._handle: asyncio.TimerHandle | None = None
         self._far: _Far | None = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Within:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()  # asked for by others before: their cancellation is none of ours
-        self.until = loop.time() + self._seconds  # by the event loop's clock
-        if self._seconds > 2 * _LOOK_S:
+        self._start(loop, self._seconds)
+        return self
+
+    def postpone(self, seconds: float) -> float | None:
+        """Let the block go on for `seconds` from now; return what was left of its time, None where that is longer."""
+        loop = asyncio.get_running_loop()
+        left_s = self.until - loop.time()
+        if self._has_expired or seconds <= left_s:
+            return None
+        self._stop()
+        self._start(loop, seconds)
+        return left_s
+
+    def _start(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self.until = loop.time() + seconds  # by the event loop's clock
+        if seconds > 2 * _LOOK_S:
             self._far = _far(loop)
             self._far.add(self)
         else:
@@ -40,6 +54,12 @@ class Within:
         """Make the timer: the end is near."""
         self._handle = loop.call_at(self.until, self._expire)
 
+    def _stop(self) -> None:
+        if self._far is not None:
+            self._far.limits.discard(self)
+        if self._handle is not None:
+            self._handle.cancel()
+
     def _expire(self) -> None:
         self._has_expired = True
         self._task.cancel()
@@ -47,10 +67,7 @@ class Within:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._far is not None:
-            self._far.limits.discard(self)
-        if self._handle is not None:
-            self._handle.cancel()
+        self._stop()
         if not self._has_expired:
             return
         is_ours_alone = self._task.uncancel() <= self._cancelling
