@@ -14,6 +14,7 @@ from farthing.policy import Document, Policy
 _LOADED = ("least_in_flight", "latency", "score", "prefix_affinity")  # strategies that look at the load
 _WHY = {
     "cascade": "how often a first answer is not good enough depends on its text",
+    "gain": "what the stronger model gains is read from the prompt, which nobody kept",
     "tier": "what a prompt asks for was not written down; a tier policy in force does that",
 }
 

@@ -203,14 +203,16 @@ class _Side:
             budgets = [one for one in decision.budgets if not wanted or one.name == wanted]
             used = self._balances.share(budgets, row["started_at"])
             return _Served(strategies.fallback(route.models, route.budget.at, used) if budgets else route.models[0])
+        if route.strategy != "cascade":
+            return _Served(plain, unpredicted=route.strategy)
         models = route.models[: route.cascade.max_attempts if route.cascade else 2]
-        return _Served((models or (plain,))[0], unpredicted=route.strategy, models=models)
+        return _Served(models[0], unpredicted="cascade", models=models)
 
     def _tier(self, row: Mapping[str, Any], route: RouteAction) -> str:
         """Return the model of a call's tier by what its prompt was judged to be; empty: nobody judged it."""
         found = self._tasks.get(row["span_id"])
         limits = {name for tier in route.tiers[:-1] for name in tier.max_scores()}
-        if found is None or not limits <= {"complexity"}:
+        if found is None or not limits <= {"complexity"} or route.pair is not None:  # a pair is told apart by its text
             return ""
         task, confidence, complexity = found
         fitting = [one for one in route.tiers[:-1] if confidence >= one.min_confidence]

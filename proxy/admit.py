@@ -24,6 +24,7 @@ from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.dispatch import Deployments, Target
 from proxy.formats import Format
+from proxy.gains import Gains
 from proxy.http import asked_priority, deadline_s
 from proxy.identity import facts_of, random_bytes, trace_context
 from proxy.keys import Caller
@@ -52,7 +53,7 @@ class Admission:
 
     def __init__(
         self, settings: Settings, hash_key: bytes, deployments: Deployments, feed: PolicyFeed, caches: Caches,
-        spend: Spend, watch: BudgetWatch,
+        spend: Spend, watch: BudgetWatch, gains: Gains,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._hash_key = hash_key
@@ -60,7 +61,7 @@ class Admission:
         self._feed = feed
         self._caches = caches
         self._spend = spend
-        self._router = Router(deployments, self._asked_price, watch)
+        self._router = Router(deployments, self._asked_price, watch, gains)
         self.tokens = TokenControl()
         self.limiter = Limiter(settings.data_dir / "proxy" / "limits", settings.max_output_tokens)
         self._book = PriceBook(settings.prices)
@@ -111,7 +112,7 @@ class Admission:
             if ticket is not None and ticket.forward:
                 admitted.asked = form.read(ticket.forward)
                 admitted.candidates = [one for one in candidates if one.deployment.model == ticket.model]
-        if decision.budgets and (admitted.ticket is None or admitted.ticket.entry is None):
+        if decision.budgets and (admitted.ticket is None or not admitted.ticket.is_answered):
             await self._reserve_or_leave(call, admitted)
         return admitted
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 
 from farthing import semconv
@@ -26,10 +25,13 @@ from proxy.cascade import Cascade
 from proxy.counters import Counters
 from proxy.dispatch import Target
 from proxy.embedding_cache import is_list_of_inputs
+from proxy.follow import follow
 from proxy.formats import Format
 from proxy.formats.chunks import read_answer
 from proxy.hedge import Hedges
 from proxy.http import (
+    ClientGoneError,
+    break_off,
     passed_on,
     refuse,
     refuse_too_large,
@@ -51,11 +53,6 @@ log = logging.getLogger(__name__)
 
 
 _ENDED_USAGE = Timeouts(connect=1.0, headers=2.0, between=2.0)
-_LAST_WORD_S = 1.0  # seconds that a client has to take the event that says that its stream broke off
-
-
-class ClientGoneError(Exception):
-    """The client went away; there is nobody to answer."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +128,8 @@ class Exchange:
             await self._serve_admitted(call, admitted, request)
         elif ticket.entry is not None:
             self._serve_cached(call, ticket, request)
+        elif ticket.stream is not None:
+            await follow(call, ticket, request, self._form)
         else:
             try:
                 await self._serve_admitted(call, admitted, request)
@@ -159,7 +158,8 @@ class Exchange:
         def gone() -> None:
             if not call.is_delivered:
                 call.fail("aborted", "client_disconnected", 499)
-                if call.deployment is None or not call.deployment.metered or call.is_waiting:
+                is_idle = call.deployment is None or not call.deployment.metered or call.is_waiting
+                if is_idle and not (admitted.ticket is not None and admitted.ticket.goes_on(task.cancel)):
                     task.cancel()
 
         request.on_gone = gone
@@ -178,7 +178,9 @@ class Exchange:
     async def _forward(self, call: Call, admitted: Admitted, request: Request) -> None:
         started = time.time_ns()
         try:
-            with Within(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
+            with Within(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)) as within:
+                if admitted.ticket is not None:
+                    admitted.ticket.within = within
                 await self._exchange(call, admitted, request)
         except TimeoutError:
             error = ApiError(504, "upstream_timeout", f"no whole answer within {call.limit_s:g} s")
@@ -203,10 +205,8 @@ class Exchange:
             await self.ask_for_usage(call)
         if not call.is_begun:
             raise error
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORD_S):
-                await request.write(self._form.error_event(error))
-                request.end()
+        if not request.is_ended:  # a client that shared its stream may have been let go before
+            await break_off(request, self._form.error_event(error))
 
     async def _exchange(self, call: Call, admitted: Admitted, request: Request) -> None:
         if call.chosen is not None and call.chosen.levels and self._form.operation != "embeddings":

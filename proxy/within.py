@@ -17,13 +17,24 @@ class Within:
         self._seconds = seconds
         self._has_expired = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Within:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()  # asked for by others before: their cancellation is none of ours
         self._handle = loop.call_later(self._seconds, self._expire)
+        return self
+
+    def postpone(self, seconds: float) -> float | None:
+        """Let the block go on for `seconds` from now; return what was left of its time, None where that is longer."""
+        loop = asyncio.get_running_loop()
+        left_s = self._handle.when() - loop.time()
+        if self._has_expired or seconds <= left_s:
+            return None
+        self._handle.cancel()
+        self._handle = loop.call_later(seconds, self._expire)
+        return left_s
 
     def _expire(self) -> None:
         self._has_expired = True
