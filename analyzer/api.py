@@ -14,11 +14,11 @@ from analyzer import figures, html, plan, plan_page, questions, report, slo
 from analyzer.alerting.post import DeliveryError
 from analyzer.guardrails import MAX_CALLS, judge
 from analyzer.http import HttpError, Request, Response, json
-from analyzer.jobs import ANALYZE, HOURS, Schedule, analyze_window
+from analyzer.jobs import ANALYZE, GAINS, HOURS, Schedule, analyze_window
 from analyzer.notation import exact_usd
 from analyzer.questions import QUESTIONS, ParameterError
 from analyzer.window import Window, last_hours
-from farthing.errors import DocumentError
+from farthing.errors import DocumentError, ServeError
 from farthing.policy import Document
 from farthing.settings import Settings
 
@@ -44,6 +44,8 @@ class Api:
         routes = {
             ("GET", "/healthz"): self.health,
             ("POST", f"/v1/jobs/{ANALYZE}/run"): self.run_now,
+            ("POST", f"/v1/jobs/{GAINS}/run"): self.learn_now,
+            ("GET", "/v1/gains"): self.gains,
             ("GET", "/v1/findings"): self.findings,
             ("GET", "/v1/runs"): self.runs,
             ("POST", "/v1/reports"): self.make_report,
@@ -75,6 +77,17 @@ class Api:
         if not run.ok:
             raise HttpError(503, "run_failed", f"run {run.run_id}: {run.error}")
         return json(asdict(run))
+
+    def learn_now(self, _: Request) -> Response:
+        """Train what new grades teach, wait, and say what became of each pair of models."""
+        try:
+            return json({"gains": [asdict(one) for one in self.schedule.learner.run()]})
+        except ServeError as error:
+            raise HttpError(503, "control_unavailable", str(error)) from None
+
+    def gains(self, _: Request) -> Response:
+        """Return what the last training found of each pair of models."""
+        return json({"gains": [asdict(one) for one in self.schedule.learner.newest]})
 
     def runs(self, _: Request) -> Response:
         """Return the newest runs, the newest first."""

@@ -134,6 +134,18 @@ leases = Table(
     Column("granted_nusd", BigInteger),  # by the last change
     Column("renewed_ns", BigInteger),
 )
+gain_models = Table(
+    "gain_models",
+    METADATA,
+    Column("weak", Text, primary_key=True),
+    Column("strong", Text, primary_key=True),
+    Column("grade", Text, primary_key=True),  # name of the grades that it was trained on
+    Column("version", BigInteger, primary_key=True),
+    Column("checksum", Text),  # of the weights
+    Column("created_ns", BigInteger),
+    Column("trained", Text),  # JSON: on what
+    Column("body", Text),  # JSON: weights and all
+)
 tokens = Table(
     "api_tokens",
     METADATA,

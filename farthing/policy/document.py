@@ -29,6 +29,8 @@ from farthing.policy.kinds.report import Report
 from farthing.policy.kinds.route import Route
 from farthing.policy.kinds.slo import Slo
 from farthing.policy.record import Named, Record
+from farthing.policy.route import Pair
+from farthing.policy.trained import Trained
 
 
 class Document(Record):
@@ -47,6 +49,7 @@ class Document(Record):
     declared_keys: tuple[DeclaredKey, ...] = ()
     keys: tuple[Key, ...] = ()  # handed out, not written: they change without a new version
     crossed: tuple[Crossed, ...] = ()  # told by the ledger, not written, as the keys
+    trained: tuple[Trained, ...] = ()  # told by the analyzer
 
     @classmethod
     def of(cls, version: int, items: Iterable[Named]) -> Document:
@@ -59,15 +62,25 @@ class Document(Record):
 
     def with_keys(self, keys: Iterable[Key]) -> Document:
         """Return the document with these keys in place of its own."""
-        fields: dict[str, Any] = {name: getattr(self, name) for name in Document.model_fields}
-        fields["keys"] = tuple(keys)
-        return Document(**fields)  # a copy would keep the old checksum
+        return self._with(keys=tuple(keys))
 
     def with_crossed(self, crossed: Iterable[Crossed]) -> Document:
         """Return the document with these thresholds crossed, and no others."""
+        return self._with(crossed=tuple(crossed))
+
+    def with_trained(self, trained: Iterable[Trained]) -> Document:
+        """Return the document with these gain models, and no others."""
+        return self._with(trained=tuple(trained))
+
+    def _with(self, **told: Any) -> Document:
         fields: dict[str, Any] = {name: getattr(self, name) for name in Document.model_fields}
-        fields["crossed"] = tuple(crossed)
-        return Document(**fields)
+        return Document(**fields | told)  # a copy would keep the old checksum
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The pairs of models that routes ask to be told apart, each once."""
+        routes = [*[policy.action.route for policy in self.policies], *self.routes]
+        return list(dict.fromkeys(route.pair for route in routes if route is not None and route.pair is not None))
 
     def items(self) -> Iterator[Named]:
         """Return every object, kind by kind."""
@@ -106,9 +119,12 @@ class Document(Record):
             if items:
                 ordered = sorted(items, key=lambda item: item.name)
                 content[kind.PLURAL] = [item.model_dump(mode="json") for item in ordered]
-        keys = [key.model_dump(mode="json") for key in sorted(self.keys, key=lambda key: key.name)]
-        crossed = [one.model_dump(mode="json") for one in self.crossed]
-        return content | ({"keys": keys} if keys else {}) | ({"crossed": crossed} if crossed else {})
+        told = {
+            "keys": [key.model_dump(mode="json") for key in sorted(self.keys, key=lambda key: key.name)],
+            "crossed": [one.model_dump(mode="json") for one in self.crossed],
+            "trained": [one.model_dump(mode="json") for one in self.trained],
+        }
+        return content | {name: value for name, value in told.items() if value}
 
     def to_json(self) -> bytes:
         """Return the document as canonical JSON, UTF-8."""

@@ -9,7 +9,8 @@ from farthing.policy.record import Name, Patterns, Record
 
 # What a key may be limited to. `metrics` and `status` tell of everybody, so a key has to name them.
 RouteName = Literal[
-    "chat", "completions", "responses", "embeddings", "messages", "models", "files", "batches", "metrics", "status"
+    "chat", "completions", "responses", "embeddings", "messages", "models", "files", "batches", "grades",
+    "metrics", "status",
 ]
 ROUTES: tuple[str, ...] = get_args(RouteName)
 OPERATOR_ROUTES = ("metrics", "status")
