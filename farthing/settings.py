@@ -42,6 +42,8 @@ class Deployment:
     quality: float = 1.0  # share of good answers, 0 to 1, as you measured it
     max_in_flight: int = 0  # requests at once, over all workers of a proxy, the others wait; 0 = no limit
     warm_connections: int = 0  # opened at the start of each worker and kept open
+    # azure: the version of its dated API, with url = https://NAME.openai.azure.com/openai; default: its v1 API
+    api_version: str = ""
 
 
 @dataclass(frozen=True)
