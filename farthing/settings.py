@@ -67,6 +67,17 @@ class PriceOverride:
 
 
 @dataclass(frozen=True)
+class Server:
+    """Who bills the calls whose spans say all of this; `*` stands for any text, and what is empty is not asked for."""
+
+    address: str = ""  # host of the server that the application called: gateway.internal, *.svc.cluster.local
+    service: str = ""  # service.name of who sent the span
+    provider: str = ""  # that the span names
+    model: str = ""  # that was asked for, or that answered
+    billed_by: str = "self-hosted"  # provider that the call is booked and priced under; `*` = who the span names
+
+
+@dataclass(frozen=True)
 class IngestKey:
     """A key that an emitter sends, and the tenant that its rows belong to."""
 
@@ -209,6 +220,8 @@ class Settings:
     hash_key: str = ""  # key of the request hashes; default: made once, kept in data_dir
     deployments: tuple[Deployment, ...] = field(default=DEFAULT_DEPLOYMENTS)
     prices: tuple[PriceOverride, ...] = field(default=DEFAULT_PRICES)
+    # Servers of your own and gateways, whoever their spans name as provider; of several that fit the first one holds.
+    servers: tuple[Server, ...] = ()
     ingest_keys: tuple[IngestKey, ...] = ()
     alert_channels: tuple[AlertChannel, ...] = ()
     redactions: tuple[Redaction, ...] = ()  # beside the built-in ones; each costs about 1 µs of CPU a span
@@ -240,6 +253,7 @@ class Settings:
 _TABLES: dict[str, type] = {
     "deployments": Deployment,
     "prices": PriceOverride,
+    "servers": Server,
     "ingest_keys": IngestKey,
     "redactions": Redaction,
     "proxy_keys": ProxyKey,

@@ -10,9 +10,10 @@ from sqlalchemy import Engine, literal, select, tuple_
 
 from farthing.policy import Budget, Document
 from farthing.policy.crossed import Crossed
+from farthing.policy.periods import NS_PER_S, Period, period_at, slots
 from policies.database import rows
 from policies.http import HttpError
-from policies.periods import NS_PER_S, Period, iso, period_at, slots
+from policies.periods import iso
 from policies.tables import balances, budget_events, budget_grants, holds
 from policies.thresholds import forecast_nusd, told_in
 

@@ -80,7 +80,9 @@ class Caches:
             if ticket.entry is None and self.tiers.has(action):
                 await self._find_behind(ticket)
         if ticket.entry is None and action.coalesce:
-            await self._join(ticket)
+            ticket.flight = self.flights.lead(ticket.key)
+            if ticket.flight is None:
+                await self._join(ticket)
         if not ticket.is_answered and action.semantic is not None and form.path == _CHAT:
             await self._look_alike(call, asked, ticket)
         return ticket

@@ -53,6 +53,7 @@ from proxy.within import Within
 log = logging.getLogger(__name__)
 
 
+_JSON_BODY = ("content-type", "application/json")
 _ENDED_USAGE = Timeouts(connect=1.0, headers=2.0, between=2.0)
 
 
@@ -126,23 +127,16 @@ class Exchange:
             raise ApiError(504, "deadline_exceeded", message, retry_after_s=1) from None
         ticket = admitted.ticket
         if ticket is None:
-            await self._serve_admitted(call, admitted, request)
+            await self._serve_from_upstream(call, admitted, request)
         elif ticket.entry is not None:
             self._serve_cached(call, ticket, request)
         elif ticket.stream is not None:
             await follow(call, ticket, request, self._form)
         else:
             try:
-                await self._serve_admitted(call, admitted, request)
+                await self._serve_from_upstream(call, admitted, request)
             finally:
                 self._caches.leave(ticket)
-
-    async def _serve_admitted(self, call: Call, admitted: Admitted, request: Request) -> None:
-        if request.is_gone:
-            call.fail("aborted", "client_disconnected", 499)
-            call.usage, call.usage_source = Usage(), "proxy"
-            raise ClientGoneError
-        await self._serve_from_upstream(call, admitted, request)
 
     def _serve_cached(self, call: Call, ticket: Ticket, request: Request) -> None:
         entry = ticket.entry
@@ -153,6 +147,10 @@ class Exchange:
 
     async def _serve_from_upstream(self, call: Call, admitted: Admitted, request: Request) -> None:
         """Forward; when the client goes, a third party's answer is read to its end, our own engine is told to stop."""
+        if request.is_gone:
+            call.fail("aborted", "client_disconnected", 499)
+            call.usage, call.usage_source = Usage(), "proxy"
+            raise ClientGoneError
         task = asyncio.current_task()
         assert task is not None
 
@@ -294,7 +292,7 @@ class Exchange:
 
     async def post(self, call: Call, admitted: Admitted, target: Target) -> Response:
         deployment = target.deployment
-        headers = [("content-type", "application/json"), *call.passed_on, *target.headers]
+        headers = (_JSON_BODY, *call.passed_on, *target.headers)
         body, path = self._admission.body(call, admitted, deployment), self._form.path
         url = azure.url_of(deployment, path) if deployment.api_version else f"{deployment.url}/{path}"
         is_repeatable = not deployment.metered
@@ -303,10 +301,11 @@ class Exchange:
             answer = await self._batches.post(rule, Letter.of(call, target, url, headers, body))
             call.batch_calls = answer.shared_by
             return answer
+        own: tuple[tuple[str, str], ...] = ()
         if deployment.provider == semconv.SELF_HOSTED_PROVIDER:
-            headers.append((semconv.HEADER_REQUEST_ID, call.request_id))
-            headers.append(("traceparent", f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"))
-        return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable)
+            trace = f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"
+            own = ((semconv.HEADER_REQUEST_ID, call.request_id), ("traceparent", trace))
+        return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable, own)
 
     def _keep_judged(self, call: Call, admitted: Admitted, withheld: Withheld) -> None:
         """Keep an answer that a cascade found good, where a cache wants it."""
