@@ -338,6 +338,8 @@ class Exchange:
             # Nobody knows what was used: the hold is an upper bound and is charged, as its expiry would do.
             call.settled_nusd = call.hold.amount_nusd if cost is None else cost
             self._spend.settle(call.hold, call.settled_nusd)
+        if self._form.api == "anthropic":
+            self._caches.count_prompt(call)
         if call.taken is not None:
             self._admission.limiter.leave(call)
         self._recorder.put(call)

@@ -276,6 +276,7 @@ def deployments(port: int, closed: int) -> tuple[Deployment, ...]:
         Deployment("many", west, "west", name="western", region="us", quality=0.6),
         Deployment("big", east, "east", metered=True),
         Deployment("small", west, "west", metered=True),
+        Deployment("flexible", third, "openai", metered=True),
         Deployment("secretive", f"{there}/other/v1", "openai", api_key_env="OTHER_KEY", metered=True),
     )
 
@@ -283,12 +284,13 @@ def deployments(port: int, closed: int) -> tuple[Deployment, ...]:
 _PRICED = (
     ("openai", "gpt"), ("openai", "gpt-plain"), ("own", "own"), ("openai", "away"), ("openai", "pair"),
     ("west", "many"), ("west", "small"), ("openai", "secretive"), ("anthropic", "claude"),
-    ("azure.ai.openai", "azured"), ("azure.ai.openai", "dated"),
+    ("azure.ai.openai", "azured"), ("azure.ai.openai", "dated"), ("openai", "flexible"),
 )  # fmt: skip
 PRICES = (
     *(PriceOverride(provider, model, input="1", output="2") for provider, model in _PRICED),
     *(PriceOverride("east", model, input="4", output="8") for model in ("many", "big")),
     PriceOverride("own", "own", input="0.5", output="1", service_tier="batch"),
+    PriceOverride("openai", "flexible", input="0.5", output="1", service_tier="flex"),
 )
 
 
