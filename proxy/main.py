@@ -200,6 +200,7 @@ class Proxy:
             },
             "settlements_waiting": self._spend.waiting,
             "leased_nusd": self._spend.leased,
+            "held_nusd": self._spend.held,
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,
             "spans_dropped": self._recorder.dropped,
