@@ -15,11 +15,11 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from farthing.errors import LedgerError
 from farthing.policy import CompiledDocument
+from farthing.policy.periods import NS_PER_S
 from policies import lending, thresholds
 from policies.journal import Journal
 from policies.memory import Memory
 from policies.operations import Charge, Draw, Operation, Reserve, Result, Settle, Settled
-from policies.periods import NS_PER_S
 from policies.tables import budget_events
 from policies.teller import KEEP_NS, Teller, close, used_before
 

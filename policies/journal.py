@@ -14,11 +14,11 @@ from sqlalchemy import Row as Found
 from sqlalchemy.sql.dml import Insert, Update
 
 from farthing.errors import LedgerError
+from farthing.policy.periods import Period
 from policies.balance import Balance
 from policies.database import append
 from policies.lease import LeaseKey, LeaseRow
 from policies.operations import HoldId
-from policies.periods import Period
 from policies.tables import balances, budget_events, holds, leases, ledger_owner
 
 Row = tuple[Any, ...]

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from farthing.policy.periods import NS_PER_S
 from policies.balance import Balance
 from policies.journal import opened_row
 from policies.lease import LeaseRow
 from policies.memory import Memory
 from policies.operations import Draw, Lease, Leased
-from policies.periods import NS_PER_S
 
 SHARE = 4  # the part of a budget's room that one grant may take is 1/SHARE
 TIGHT_NS = NS_PER_S  # after a reservation that did not fit, nothing is lent for so long

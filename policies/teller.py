@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from farthing.errors import LedgerError, OverBudgetError
 from farthing.policy import Budget, CompiledDocument
+from farthing.policy.periods import NS_PER_S, period_at, slots
 from policies import lending
 from policies.balance import Balance
 from policies.journal import Journal, closed_row, opened_row
@@ -37,7 +38,6 @@ from policies.operations import (
     ToppedUp,
     TopUp,
 )
-from policies.periods import NS_PER_S, period_at, slots
 from policies.tables import budget_grants
 
 MAX_RETIRED = 1000  # workers

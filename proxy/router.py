@@ -7,12 +7,12 @@ where a policy asks what a stronger model would gain.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from farthing.policy import strategies
+from farthing.policy import choose, strategies
+from farthing.policy.choose import UNPRICED
 from farthing.policy.decide import Decision
-from farthing.policy.facts import Facts
 from farthing.policy.route import RouteAction
 from farthing.policy.strategies import Candidate
 from farthing.policy.task import Judgement, TaskModel
@@ -28,7 +28,6 @@ from proxy.request import Asked
 
 _USUAL_OUTPUT = 256  # tokens of an answer whose length nobody has limited
 _BYTES_PER_TOKEN = 4
-UNPRICED = 10**18  # stands for a price that nobody knows: never the cheapest
 _SHOWN = 8  # candidates whose figures a row keeps
 PriceOf = Callable[[Call, Asked, Deployment], Price | None]
 
@@ -182,40 +181,16 @@ class Router:
         for model in models[1:]:
             targets += self._deployments.known(model, api)
         candidates = [self._candidate(call, asked, target, route) for target in targets]
-        first, chosen.reason = self._first(call, route, candidates)
+        prefix = call.prefix_hashes[0] if call.prefix_hashes else ""
+        found = choose.first(route, call.facts, prefix, candidates, self._draw)
+        if found is None:
+            assert route.need is not None
+            message = f"no deployment of this model runs in {route.need.region!r}, and a policy requires it"
+            raise ApiError(503, "region_unavailable", message)
+        first, chosen.reason = found
         chosen.saw = tuple([_figures(candidate) for candidate in candidates[:_SHOWN]])
         at = candidates.index(first)
         chosen.targets = [targets[at], *targets[:at], *targets[at + 1 :]]
-
-    def _first(self, call: Call, route: RouteAction, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-        match route.strategy:
-            case "fixed":
-                return self._fixed(route, candidates)
-            case "weighted":
-                return strategies.weighted(candidates, self._draw()), "by weight"
-            case "latency":
-                return strategies.lower_latency(candidates, self._draw(), self._draw()), "the quicker of two drawn"
-            case "cost":
-                return strategies.cheapest(candidates), "the cheapest"
-            case "score":
-                score = route.score
-                weighting = strategies.Weighting(score.load, score.performance, score.cost) if score else _EVEN
-                return strategies.by_score(candidates, weighting), "the least of load, wait and cost together"
-            case "requirement":
-                return _required(route, candidates)
-            case "prefix_affinity":
-                return _by_prefix(call, candidates)
-            case "sticky":
-                return _by_fact(call.facts, route.sticky_by or "session", candidates)
-            case _:
-                return strategies.least_in_flight(candidates), "the fewest in flight for its weight"
-
-    def _fixed(self, route: RouteAction, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-        found = strategies.fixed(candidates, route.deployment)
-        if found is None:
-            least = strategies.least_in_flight(candidates)
-            return least, f"the deployment {route.deployment!r} does not serve this model here; the least busy one does"
-        return found, "fixed"
 
     def _candidate(self, call: Call, asked: Asked, target: Target, route: RouteAction) -> Candidate:
         deployment, health, window = target.deployment, target.health, target.window
@@ -233,40 +208,10 @@ class Router:
         return price.cost_nusd(Usage(len(asked.body) // _BYTES_PER_TOKEN, output=output))
 
 
-_EVEN = strategies.Weighting()
-
-
 def _told(chosen: Chosen) -> str:
     """Return what is known of the gain, for people."""
     known = "gain unknown" if chosen.gain is None else f"gain {chosen.gain:+.3f}"
     return known if chosen.drawn is None else f"{known}, drawn with {chosen.drawn[1]:.3f}"
-
-
-def _required(route: RouteAction, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-    need = route.need
-    assert need is not None
-    wanted = strategies.Need(need.max_latency_ms, need.max_cost_nusd, need.min_quality, need.region)
-    pick = strategies.requirement(candidates, wanted)
-    if pick is None:
-        message = f"no deployment of this model runs in {need.region!r}, and a policy requires it"
-        raise ApiError(503, "region_unavailable", message)
-    if pick.violates:
-        return pick.candidate, f"nothing meets all needs; this one misses {', '.join(pick.violates)}"
-    return pick.candidate, "meets all needs"
-
-
-def _by_prefix(call: Call, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-    if not call.prefix_hashes:
-        return strategies.least_in_flight(candidates), "the prompt has no prefix; the fewest in flight"
-    prefix = call.prefix_hashes[0]
-    return strategies.prefix_affinity(candidates, prefix.encode()), f"owns the prefix {prefix}"
-
-
-def _by_fact(facts: Facts, name: str, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-    value: str = getattr(facts, name)
-    if not value:
-        return strategies.least_in_flight(candidates), f"the request names no {name}; the fewest in flight"
-    return strategies.sticky(candidates, value.encode()), f"owns this {name}"
 
 
 def _figures(candidate: Candidate) -> str:
