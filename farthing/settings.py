@@ -42,6 +42,8 @@ class Deployment:
     quality: float = 1.0  # share of good answers, 0 to 1, as you measured it
     max_in_flight: int = 0  # requests at once, over all workers of a proxy, the others wait; 0 = no limit
     warm_connections: int = 0  # opened at the start of each worker and kept open
+    # azure: the version of its dated API, with url = https://NAME.openai.azure.com/openai; default: its v1 API
+    api_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,7 @@ class Settings:
     approval_usd_per_day: float = 0.0  # a change predicted to move more needs a second person; 0 = none does
     approval_share: float = 0.0  # and one that treats more of the calls otherwise, 0 to 1; 0 = none does
     guardrail_interval_s: float = 60.0  # seconds between looks at the guardrails of policies on trial; 0 = never
+    reconcile_interval_s: float = 60.0  # seconds between looks for the usage of calls charged by guess; 0 = never
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
     gain_interval_s: float = 3600.0  # seconds between trainings of gain models by new grades; 0 = never
     alert_interval_s: float = 60.0  # seconds between looks at the alerts; 0 = none are looked at

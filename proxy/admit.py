@@ -117,6 +117,8 @@ class Admission:
             candidates = call.chosen.targets
         else:
             candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
+        if decision.is_flex:
+            asked = self._in_flex(form, call, asked, candidates)
         self.assign(call, asked, candidates[0])
         admitted = Admitted(form, asked, candidates)
         if decision.cache is not None:
@@ -136,6 +138,14 @@ class Admission:
             if admitted.ticket is not None:
                 self._caches.leave(admitted.ticket)
             raise
+
+    def _in_flex(self, form: Format, call: Call, asked: Asked, candidates: Sequence[Target]) -> Asked:
+        """Ask for the flex tier, where each provider that may serve has a price for it and the choice was left open."""
+        metered = [one.deployment for one in candidates if one.deployment.metered]
+        is_open = form.path in _WITH_FLEX and asked.fields.get("service_tier") in (None, "auto")
+        if not (metered and is_open and all(FLEX_TIER in self._prices_of(call, one) for one in metered)):
+            return asked
+        return form.read(msgspec.json.encode({**asked.raw, "service_tier": FLEX_TIER}))
 
     def _candidates(self, model: str, fallbacks: Sequence[str], api: str) -> list[Target]:
         """Return the deployments of a model, then those of the models to fall back to, as far as they are served."""
@@ -278,6 +288,8 @@ def _unpriced(call: Call) -> ApiError:
 _CHOSEN_BY_PROVIDER = ("flex", "priority", "scale")
 
 BATCH_TIER = "batch"
+FLEX_TIER = "flex"
+_WITH_FLEX = ("chat/completions", "responses")  # whose requests can ask for it
 
 
 def _billable(asked: Asked, prices: Mapping[str, Price], tier: str) -> list[Price]:

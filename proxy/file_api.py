@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 import msgspec
 
 from farthing.settings import Settings
+from proxy import azure
 from proxy.api_error import ApiError
 from proxy.files import FileRecord, Files
 from proxy.http import JSON
@@ -57,7 +58,7 @@ class FileApi:
     def max_body(self, request: Request) -> int:
         """Return the bytes that a request's body may have; only a caller with a good key may send a large file."""
         usual = self._settings.max_request_bytes
-        if request.path != _PATH or not self._keys.is_trusted(request.headers, "files"):
+        if request.path not in (_PATH, azure.FILES) or not self._keys.is_trusted(request.headers, "files"):
             return usual
         return max(usual, self._limits.most() + _FORM_BYTES)
 
