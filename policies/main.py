@@ -238,7 +238,7 @@ class ControlPlane:
     def _edition(self, document: Document) -> Edition:
         crossed = statement.crossed(self.engine, document, time.time_ns())
         trained = self.gains.named_by(document)
-        return edition(document.with_keys(self.keys.in_force()).with_crossed(crossed).with_trained(trained))
+        return edition(document.with_told(self.keys.in_force(), crossed, trained))
 
     async def restage(self) -> None:
         """Have proxies follow what budgets do since a threshold was crossed or approved, or a period began."""
