@@ -157,9 +157,9 @@ class Tally:
 
         self._reader = threading.Thread(target=read)
         self._reader.start()
-        if not first.wait(60):
+        if not first.wait(120):
             self.kill(process)
-            pytest.fail("the pipeline has acknowledged nothing in 60 s")
+            pytest.fail("the pipeline has acknowledged nothing in 120 s")
         with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
         return process

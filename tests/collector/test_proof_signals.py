@@ -164,7 +164,7 @@ class Tally:
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, args=(process,))
         self._reader.start()
-        if not self._first.wait(60):
+        if not self._first.wait(120):
             self.kill(process)
             pytest.fail("the collector has acknowledged nothing in 60 s")
         with suppress(subprocess.TimeoutExpired):

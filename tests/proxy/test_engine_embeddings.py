@@ -208,7 +208,7 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_thread(encoder: Encoder
 
     embedder.submit(EmbedRequest([(101, 102)], last))
     try:
-        assert done.wait(20)
+        assert done.wait(120)
     finally:
         embedder.close()
     assert any("the engine failed" in one.error for one in found) and len(found) == 2

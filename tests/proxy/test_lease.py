@@ -22,7 +22,8 @@ from policies.main import app
 from proxy.spend import Spend
 from proxy.upstream import Client
 from tests.conftest import REPOSITORY, served
-from tests.proxy.rig import closed_port, until
+from tests.ports import free_port
+from tests.until import until
 
 FACTS = Facts("default", team="t")
 COMPANY = "apiVersion: farthing/v1\nkind: Budget\nmetadata: {{name: {name}}}\nlimit: {limit:.9f} USD\n"
@@ -176,7 +177,7 @@ def test_calls_let_through_while_the_ledger_is_away_are_booked_when_it_is_back_b
     document = plane.limit(10_000)
 
     async def away() -> None:
-        async with workers(f"http://127.0.0.1:{closed_port()}", tmp_path) as (spend,):
+        async with workers(f"http://127.0.0.1:{free_port()}", tmp_path) as (spend,):
             with pytest.raises(LedgerError):
                 await spend.reserve("r", FACTS, document.budgets, 100)
             ended = await spend.let_through("ended", FACTS, 100)

@@ -45,7 +45,7 @@ def gone(rig: Rig, team: str, model: str) -> None:
     until(lambda: b"llo" in sock.recv(4096), "the stream has begun")
     sock.close()
     if model == "own":
-        assert rig.upstream.hung_up.wait(20)
+        assert rig.upstream.hung_up.wait(120)
     rig.upstream.release.set()
     until(lambda: len(rig.spans(team)) > before, "the call ends")
 
