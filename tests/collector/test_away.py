@@ -24,6 +24,7 @@ from farthing.warehouse import Warehouse, insert, segment
 from farthing.warehouse.lane import Lane
 from tests.clickhouse_http import ClickHouse
 from tests.collector_bodies import trace_body
+from tests.until import until
 
 Serve = Callable[[Collector], AbstractContextManager[int]]
 
@@ -36,7 +37,7 @@ def server(tmp_path: Path) -> Iterator[ClickHouse]:
 
 
 def ask(port: int, method: str, path: str, body: bytes = b"") -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     headers = {"content-type": "application/x-protobuf", "x-farthing-key": "k"}
     connection.request(method, path, body, headers)
     response = connection.getresponse()
@@ -56,14 +57,6 @@ def settings_of(tmp_path: Path, server: ClickHouse, tenant: str) -> Settings:
         data_dir=tmp_path / "home", warehouse=server.dsn, collector_grpc_port=0, flush_interval_s=0.1,
         ingest_keys=(IngestKey("k", tenant),),
     )  # fmt: skip
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not come to pass within 60 s")
 
 
 def test_a_server_that_is_down_at_the_start_and_goes_away_later_costs_nothing(
@@ -91,6 +84,11 @@ def test_a_server_that_is_down_at_the_start_and_goes_away_later_costs_nothing(
     warehouse.close()
 
 
+def more_than(sent: list[int], posts: int) -> None:
+    before = len(sent)
+    until(lambda: len(sent) >= before + posts, "spans come")
+
+
 def test_a_server_that_is_killed_again_and_again_under_ingest_has_every_span_once(
     server: ClickHouse, tmp_path: Path, serve: Serve
 ) -> None:
@@ -107,10 +105,10 @@ def test_a_server_that_is_killed_again_and_again_under_ingest_has_every_span_onc
 
         sender = threading.Thread(target=post)
         sender.start()
-        for pause in (0.3, 0.55, 0.8):
-            time.sleep(pause)
+        for posts in (3, 4, 5):  # on each side of a kill
+            more_than(sent, posts)
             server.kill()
-            time.sleep(0.2)
+            more_than(sent, posts)
             server.start()
         stop.set()
         sender.join()

@@ -170,7 +170,6 @@ class Received:
     attributes: dict[str, Any]
     trace_id: str
     span_id: str
-    parent_id: str
 
 
 class Capture(Server):
@@ -213,7 +212,6 @@ def _decoded(body: bytes) -> list[Received]:
             {a.key: _value(a.value) for a in span.attributes},
             span.trace_id.hex(),
             span.span_id.hex(),
-            span.parent_span_id.hex(),
         )
         for group in ExportTraceServiceRequest.FromString(body).resource_spans
         for scoped in group.scope_spans

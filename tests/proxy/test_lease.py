@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import subprocess
@@ -67,7 +66,7 @@ async def workers(url: str, folder: Path, number: int = 1, lease_s: float = 0.4)
         yield made
     finally:
         for one in made:
-            await one.drain(5.0)
+            await one.drain(60.0)
         client.close()
 
 
@@ -198,7 +197,7 @@ def test_calls_let_through_while_the_ledger_is_away_are_booked_when_it_is_back_b
 
 
 KILLED = """
-import asyncio, sys
+import asyncio, os, signal, sys
 from pathlib import Path
 from farthing.policy import Document, Facts
 from proxy.spend import Spend
@@ -216,7 +215,7 @@ async def main():
     while spend.waiting:
         await asyncio.sleep(0.01)
     print(n, spend.leased["company"], flush=True)
-    await asyncio.sleep(60)
+    os.kill(os.getpid(), signal.SIGKILL)  # before a lease changes again
 
 asyncio.run(main())
 """
@@ -225,7 +224,7 @@ asyncio.run(main())
 def test_a_worker_killed_between_reserve_and_settle_leaves_its_lease_which_is_charged_when_it_expires(
     tmp_path: Path,
 ) -> None:
-    settings = Settings(data_dir=tmp_path / "control", hold_ttl_s=1.5)
+    settings = Settings(data_dir=tmp_path / "control", hold_ttl_s=3.0)
     with served(app(settings)) as port:
         plane = Plane(port)
         document = plane.limit(100_000).to_json().decode()
@@ -234,8 +233,7 @@ def test_a_worker_killed_between_reserve_and_settle_leaves_its_lease_which_is_ch
         assert worker.stdout is not None
         with worker.stdout as told:
             settled, leased = map(int, told.readline().split())
-            os.kill(worker.pid, signal.SIGKILL)
-        worker.wait()
+        assert worker.wait() == -signal.SIGKILL
         until(lambda: plane.figures()[2] == 0, "the lease expires")
         assert plane.figures() == (settled * 10 + leased, 0, 0)
         assert leased >= 100
@@ -279,7 +277,7 @@ def at_the_edge(plane: Plane, folder: Path, processes: int, calls: int) -> None:
     document = plane.limit(calls * 100 + 99).to_json().decode()
     command = [sys.executable, "-c", EDGE, plane.url, str(folder), document]
     started = [subprocess.Popen([*command, f"p{n}"], cwd=REPOSITORY, stdout=subprocess.PIPE) for n in range(processes)]
-    made = [int(process.communicate(timeout=120)[0]) for process in started]
+    made = [int(process.communicate(timeout=300)[0]) for process in started]
     assert [process.returncode for process in started] == [0] * processes
     assert (sum(made), plane.figures()) == (calls, (calls * 100, 0, 0))
 
