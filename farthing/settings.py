@@ -65,6 +65,17 @@ class PriceOverride:
 
 
 @dataclass(frozen=True)
+class Server:
+    """Who bills the calls whose spans say all of this; `*` stands for any text, and what is empty is not asked for."""
+
+    address: str = ""  # host of the server that the application called: gateway.internal, *.svc.cluster.local
+    service: str = ""  # service.name of who sent the span
+    provider: str = ""  # that the span names
+    model: str = ""  # that was asked for, or that answered
+    billed_by: str = "self-hosted"  # provider that the call is booked and priced under; `*` = who the span names
+
+
+@dataclass(frozen=True)
 class IngestKey:
     """A key that an emitter sends, and the tenant that its rows belong to."""
 
@@ -197,6 +208,7 @@ class Settings:
     approval_share: float = 0.0  # and one that treats more of the calls otherwise, 0 to 1; 0 = none does
     guardrail_interval_s: float = 60.0  # seconds between looks at the guardrails of policies on trial; 0 = never
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
+    gain_interval_s: float = 3600.0  # seconds between trainings of gain models by new grades; 0 = never
     alert_interval_s: float = 60.0  # seconds between looks at the alerts; 0 = none are looked at
     report_dir: Path = Path()  # default: <data_dir>/reports
     engine_slots: int = 8  # requests that share one decode step
@@ -206,6 +218,8 @@ class Settings:
     hash_key: str = ""  # key of the request hashes; default: made once, kept in data_dir
     deployments: tuple[Deployment, ...] = field(default=DEFAULT_DEPLOYMENTS)
     prices: tuple[PriceOverride, ...] = field(default=DEFAULT_PRICES)
+    # Servers of your own and gateways, whoever their spans name as provider; of several that fit the first one holds.
+    servers: tuple[Server, ...] = ()
     ingest_keys: tuple[IngestKey, ...] = ()
     alert_channels: tuple[AlertChannel, ...] = ()
     redactions: tuple[Redaction, ...] = ()  # beside the built-in ones; each costs about 1 µs of CPU a span
@@ -237,6 +251,7 @@ class Settings:
 _TABLES: dict[str, type] = {
     "deployments": Deployment,
     "prices": PriceOverride,
+    "servers": Server,
     "ingest_keys": IngestKey,
     "redactions": Redaction,
     "proxy_keys": ProxyKey,

@@ -191,7 +191,22 @@ PENDING: tuple[Statement, ...] = (
     )""",
 )
 
-MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING)
+GAINS: tuple[Statement, ...] = (
+    """CREATE TABLE gain_models (
+        weak TEXT NOT NULL,
+        strong TEXT NOT NULL,
+        grade TEXT NOT NULL,
+        version BIGINT NOT NULL,
+        checksum TEXT NOT NULL,
+        created_ns BIGINT NOT NULL,
+        trained TEXT NOT NULL,
+        body TEXT NOT NULL,
+        PRIMARY KEY (weak, strong, grade, version)
+    )""",
+    "CREATE INDEX gain_models_checksum ON gain_models (checksum)",
+)
+
+MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING, GAINS)
 
 
 def migrate(connection: Connection) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from farthing.errors import ServeError
 from farthing.http_json import call
 from farthing.policy import Document, Facts, Policy
+from farthing.policy.kinds.slo import Slo
 from policies.explain import explain
 from policies.http import HttpError
 from policies.periods import iso
@@ -60,16 +61,28 @@ def findings(analyzer_url: str) -> list[dict[str, Any]]:
     return _asked(lambda: call("GET", f"{analyzer_url}/v1/findings"))["findings"]
 
 
-def guardrails(analyzer_url: str, policies: Sequence[Policy], since_ns: Mapping[str, int]) -> list[dict[str, Any]]:
+def guardrails(
+    analyzer_url: str, policies: Sequence[Policy], slos: Sequence[Slo], since_ns: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """Return what the guardrails of policies on trial say now; `since_ns` tells from when on each is as it is.
 
     Raises:
         HttpError: the analyzer is away, or could not tell.
     """
-    document = json.loads(Document(version=0, policies=tuple(policies)).to_json())
+    document = json.loads(Document(version=0, policies=tuple(policies), slos=tuple(slos)).to_json())
     since = {one.name: iso(since_ns[one.name]) for one in policies}
     body = {"document": document, "since": since}
     return _asked(lambda: call("POST", f"{analyzer_url}/v1/guardrails", body, PLAN_TIMEOUT_S))["verdicts"]
+
+
+def slos(analyzer_url: str, document: Document) -> list[dict[str, Any]]:
+    """Return how the objectives of a document stand now.
+
+    Raises:
+        HttpError: the analyzer is away, or could not tell.
+    """
+    body = json.loads(Document(version=0, slos=document.slos).to_json())
+    return _asked(lambda: call("POST", f"{analyzer_url}/v1/slos", {"document": body}, PLAN_TIMEOUT_S))["slos"]
 
 
 def _asked(ask: Callable[[], Any]) -> Any:

@@ -24,12 +24,13 @@ class Account:
 
     __slots__ = (
         "budget", "burned_nusd", "calls", "end_ns", "free_nusd", "held_nusd", "is_ended", "is_recalled", "low_nusd",
-        "most_nusd", "period", "target_nusd", "tight_until_ns", "used_ns",
+        "most_nusd", "period", "place", "target_nusd", "tight_until_ns", "used_ns",
     )  # fmt: skip
 
     def __init__(self, budget: str) -> None:
         self.budget = budget
         self.period = ""  # none yet
+        self.place = 0  # where its names are kept for whoever comes after this worker; 0: nowhere yet
         self.end_ns = 0  # of the period; nothing is taken from then on
         self.free_nusd = 0  # may be reserved
         self.held_nusd = 0  # is, by calls under way
@@ -41,7 +42,7 @@ class Account:
         self.used_ns = 0
         self.tight_until_ns = 0
         self.is_recalled = False  # an answer to a recall is due
-        self.is_ended = False  # its period is over: what comes free goes back
+        self.is_ended = False  # nothing is reserved from it any more: what comes free goes back
 
 
 class Leases:
@@ -175,6 +176,7 @@ class Leases:
         if account.free_nusd:
             self._give_back(account, account.free_nusd)
         elif not account.held_nusd and account.budget not in self._asking:
+            account.is_ended = True
             del self._accounts[account.budget]
 
     def _end(self, account: Account) -> None:

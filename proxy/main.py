@@ -34,7 +34,9 @@ from proxy.exchange import Exchange, Worker
 from proxy.file_api import FileApi
 from proxy.files import Files
 from proxy.formats import FORMATS
+from proxy.gains import Gains
 from proxy.gather import Gather
+from proxy.grades import Grades
 from proxy.hedge import Hedges
 from proxy.http import JSON
 from proxy.keys import Caller, Keys
@@ -76,8 +78,12 @@ class Proxy:
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
         self._watch = BudgetWatch(self._client, settings.url("policies"))
-        self._feed.on_change += [self._deployments.follow, self._watch.follow]
-        admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch)
+        self._gains = Gains(self._client, settings.url("policies"), folder / "gains", key, settings.tenant)
+        self._feed.tells, self._gains.report = self._gains.told, self._feed.report
+        self._feed.on_change += [self._deployments.follow, self._watch.follow, self._gains.follow]
+        admission = Admission(
+            settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch, self._gains
+        )
         self._limiter = admission.limiter
         self._feed.on_change.append(self._limiter.follow)
         self._batches = MicroBatches(self._client)
@@ -98,6 +104,7 @@ class Proxy:
         self.routes.free("GET", "/v1/models/{id}", "models", self._model)
         self.routes.free("GET", "/v1/status", "status", self._status)
         self.routes.free("GET", "/metrics", "metrics", self._page)
+        Grades(self._recorder).register(self.routes)
         CountTokens(settings, self._client, self._deployments).register(self.routes)
         admission.tokens.summaries = Summaries(self.routes.handle)
         self._caches.embedder = Embedder(self.routes.handle)
@@ -123,6 +130,7 @@ class Proxy:
         await self._prices.stop()
         await self._feed.stop()
         await self._watch.stop()
+        await self._gains.stop()
         await self._warmth.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
@@ -193,6 +201,7 @@ class Proxy:
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,
             "spans_dropped": self._recorder.dropped,
+            "gain_models": self._gains.status(),
             "routing": asdict(self._deployments.counters),
             "in_flight": sum(target.health.in_flight for target in self._deployments.targets),
         }

@@ -15,7 +15,7 @@ from farthing.policy.actions import CacheAction
 from farthing.policy.facts import Facts
 from farthing.policy.flow import ConcurrencyAction, PriorityAction
 from farthing.policy.holdout import Arm
-from farthing.policy.index import CompiledDocument, Index, Rule
+from farthing.policy.index import MAX_REMEMBERED, CompiledDocument, Index, Rule
 from farthing.policy.kinds.budget import Budget
 from farthing.policy.kinds.policy import Policy
 from farthing.policy.micro_batch import MicroBatchAction
@@ -47,8 +47,21 @@ class Decision(msgspec.Struct, frozen=True):
 def decide(compiled: CompiledDocument, facts: Facts, today: date, request_id: str = "") -> Decision:
     """Decide about a request; `today` is the UTC date that `expires` and ramps are held against.
 
-    `request_id` is what trials whose unit is the request draw by.
+    `request_id` is what trials whose unit is the request draw by. Where names and patterns alone decide, the decision
+    about the same names is the same one: it is remembered.
     """
+    if not compiled.is_by_name:
+        return _decided(compiled, facts, today, request_id)
+    key = (today, facts.tenant, facts.team, facts.user, facts.feature, facts.key, facts.model, *facts.tags.items())
+    known = compiled.decided.get(key)
+    if known is None:
+        if len(compiled.decided) >= MAX_REMEMBERED:
+            compiled.decided.clear()
+        known = compiled.decided[key] = _decided(compiled, facts, today, request_id)
+    return known
+
+
+def _decided(compiled: CompiledDocument, facts: Facts, today: date, request_id: str) -> Decision:
     route, shadow_routes, route_arms = _winner(compiled.routes, facts, today, request_id)
     cache, shadow_caches, cache_arms = _winner(compiled.caches, facts, today, request_id)
     # Most documents have none, and then it costs nothing.

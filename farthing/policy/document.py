@@ -14,15 +14,23 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from farthing.errors import DocumentError
+from farthing.policy import defaults
 from farthing.policy.crossed import Crossed
 from farthing.policy.key import Key
 from farthing.policy.kinds import KINDS
 from farthing.policy.kinds.alert import Alert
 from farthing.policy.kinds.batch import Batch
 from farthing.policy.kinds.budget import Budget
+from farthing.policy.kinds.cache import Cache
+from farthing.policy.kinds.key import DeclaredKey
 from farthing.policy.kinds.limit import Limit
 from farthing.policy.kinds.policy import Policy
+from farthing.policy.kinds.report import Report
+from farthing.policy.kinds.route import Route
+from farthing.policy.kinds.slo import Slo
 from farthing.policy.record import Named, Record
+from farthing.policy.route import Pair
+from farthing.policy.trained import Trained
 
 
 class Document(Record):
@@ -34,8 +42,14 @@ class Document(Record):
     alerts: tuple[Alert, ...] = ()
     batches: tuple[Batch, ...] = ()
     limits: tuple[Limit, ...] = ()
+    routes: tuple[Route, ...] = ()
+    caches: tuple[Cache, ...] = ()
+    slos: tuple[Slo, ...] = ()
+    reports: tuple[Report, ...] = ()
+    declared_keys: tuple[DeclaredKey, ...] = ()
     keys: tuple[Key, ...] = ()  # handed out, not written: they change without a new version
     crossed: tuple[Crossed, ...] = ()  # told by the ledger, not written, as the keys
+    trained: tuple[Trained, ...] = ()  # told by the analyzer
 
     @classmethod
     def of(cls, version: int, items: Iterable[Named]) -> Document:
@@ -48,20 +62,40 @@ class Document(Record):
 
     def with_keys(self, keys: Iterable[Key]) -> Document:
         """Return the document with these keys in place of its own."""
-        fields: dict[str, Any] = {name: getattr(self, name) for name in Document.model_fields}
-        fields["keys"] = tuple(keys)
-        return Document(**fields)  # a copy would keep the old checksum
+        return self._with(keys=tuple(keys))
 
     def with_crossed(self, crossed: Iterable[Crossed]) -> Document:
         """Return the document with these thresholds crossed, and no others."""
+        return self._with(crossed=tuple(crossed))
+
+    def with_trained(self, trained: Iterable[Trained]) -> Document:
+        """Return the document with these gain models, and no others."""
+        return self._with(trained=tuple(trained))
+
+    def _with(self, **told: Any) -> Document:
         fields: dict[str, Any] = {name: getattr(self, name) for name in Document.model_fields}
-        fields["crossed"] = tuple(crossed)
-        return Document(**fields)
+        return Document(**fields | told)  # a copy would keep the old checksum
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The pairs of models that routes ask to be told apart, each once."""
+        routes = [*[policy.action.route for policy in self.policies], *self.routes]
+        return list(dict.fromkeys(route.pair for route in routes if route is not None and route.pair is not None))
 
     def items(self) -> Iterator[Named]:
         """Return every object, kind by kind."""
         for kind in KINDS.values():
             yield from getattr(self, kind.PLURAL)
+
+    @cached_property
+    def rules(self) -> tuple[Policy, ...]:
+        """All that decides about requests: the policies, then what routes and caches stand for."""
+        return defaults.rules((*self.policies, *self.routes, *self.caches))
+
+    @cached_property
+    def all_limits(self) -> tuple[Limit, ...]:
+        """The limits, and those of declared keys."""
+        return defaults.limits((*self.limits, *self.declared_keys))
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Document:
@@ -85,9 +119,12 @@ class Document(Record):
             if items:
                 ordered = sorted(items, key=lambda item: item.name)
                 content[kind.PLURAL] = [item.model_dump(mode="json") for item in ordered]
-        keys = [key.model_dump(mode="json") for key in sorted(self.keys, key=lambda key: key.name)]
-        crossed = [one.model_dump(mode="json") for one in self.crossed]
-        return content | ({"keys": keys} if keys else {}) | ({"crossed": crossed} if crossed else {})
+        told = {
+            "keys": [key.model_dump(mode="json") for key in sorted(self.keys, key=lambda key: key.name)],
+            "crossed": [one.model_dump(mode="json") for one in self.crossed],
+            "trained": [one.model_dump(mode="json") for one in self.trained],
+        }
+        return content | {name: value for name, value in told.items() if value}
 
     def to_json(self) -> bytes:
         """Return the document as canonical JSON, UTF-8."""

@@ -33,6 +33,12 @@ def as_lists(value: object) -> object:
     return {name: as_list(entry) for name, entry in cast("dict[object, object]", value).items()}
 
 
+def as_share(value: object) -> object:
+    """Read `80%`; a number is a share already."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)%", value) if isinstance(value, str) else None
+    return float(found[1]) / 100 if found else value
+
+
 def _nusd(value: object, info: ValidationInfo) -> object:
     """Read `5000 USD`; an integer is nano-dollars already, and nobody writes those."""
     if not isinstance(value, str):

@@ -45,6 +45,8 @@ class Reported(msgspec.Struct):
         """Return the tokens, None where the input is not told; an answer may have no output."""
         if self.prompt_tokens is None:
             return None
+        if self.prompt_tokens_details is None and self.completion_tokens_details is None:
+            return Usage(self.prompt_tokens, output=self.completion_tokens or 0)
         sent = self.prompt_tokens_details or _NO_DETAILS
         came = self.completion_tokens_details or _NO_DETAILS
         cached_details = sent.cached_tokens_details

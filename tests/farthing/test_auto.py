@@ -49,7 +49,7 @@ def test_importing_farthing_loads_nothing_heavy_and_auto_no_client_library(app: 
 
 def test_the_public_names_are_these() -> None:
     assert farthing.__all__ == [
-        "__version__", "cached_component", "cached_tool", "configure", "flush", "shutdown", "status", "tags",
+        "__version__", "cached_component", "cached_tool", "configure", "flush", "grade", "shutdown", "status", "tags",
     ]  # fmt: skip
     assert all(getattr(farthing, name) for name in farthing.__all__)
     with pytest.raises(AttributeError, match="no attribute 'spans'"):

@@ -10,10 +10,10 @@ import pytest
 from farthing.cli import main
 from farthing.errors import OverBudgetError
 from farthing.policy import Budget, CompiledDocument, Document, Facts
+from farthing.policy.periods import NS_PER_S, slots
 from policies import statement
 from policies.ledger import Ledger
 from policies.operations import Lease, Leased, ToppedUp, TopUp
-from policies.periods import NS_PER_S, slots
 
 ANY = Facts("acme", team="search")
 HOUR = 3600 * NS_PER_S

@@ -59,6 +59,7 @@ class Upstream:
     received: list[Received] = field(default_factory=list)
     busy: int = 0  # requests that it has begun to answer and not ended, or whose connection nobody closed
     spans: list[dict[str, Any]] = field(default_factory=list)
+    traces: list[bytes] = field(default_factory=list)  # the bodies that those came in
     release: threading.Event = field(default_factory=threading.Event)  # lets a behaviour that waits go on
     arrived: threading.Event = field(default_factory=threading.Event)  # a request is here
     hung_up: threading.Event = field(default_factory=threading.Event)  # the proxy closed a connection early
@@ -74,6 +75,7 @@ class Upstream:
             while not writer.is_closing():
                 request = await read_request(reader)
                 if request.path == "/v1/traces":
+                    self.traces.append(request.body)
                     self.spans += spans_of(request.body)
                     writer.write(reply(b""))
                 elif not request.path.endswith(SERVED):

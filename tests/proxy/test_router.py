@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from farthing import semconv
+from farthing.deployments import named
 from farthing.errors import SettingsError
 from farthing.settings import Deployment
 from proxy.dispatch import named

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from farthing.policy.match import Match
-from farthing.policy.record import Named, Nusd, Record
+from farthing.policy.record import Named, Nusd, Record, as_share
 
 _ROLLING = {"h": 3600, "d": 86_400}
 _FOREIGN = re.compile(r"(\d+(?:\.\d+)?) ([A-Z]{3})\Z", re.ASCII)
@@ -33,25 +33,20 @@ def zone(name: str) -> tzinfo:
         raise ValueError(f"{name!r} is not a time zone; write an IANA name, such as Europe/London or UTC") from None
 
 
-def _known_zone(name: str) -> str:
+def known_zone(name: str) -> str:
+    """Return the name of a time zone as it is; a ValueError where there is no such zone."""
     zone(name)
     return name
 
 
-def _share(value: object) -> object:
-    """Read `80%`; a number is a share already."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)%", value) if isinstance(value, str) else None
-    return float(found[1]) / 100 if found else value
-
-
-Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=10, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(as_share), Field(gt=0, le=10, allow_inf_nan=False)]
 
 
 class Window(Record):
     """The calendar period after which a budget starts anew, or the time that it always looks back on."""
 
     calendar: Literal["day", "week", "month", "total"] = "month"
-    tz: Annotated[str, BeforeValidator(_known_zone)] = "UTC"  # IANA zone whose midnight begins a period
+    tz: Annotated[str, BeforeValidator(known_zone)] = "UTC"  # IANA zone whose midnight begins a period
     # Such as 24h or 7d, in place of `calendar`: what is spent counts for so long, and up to 1/24 longer.
     rolling: Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,3}[hd]$")] | None = None
 
