@@ -79,8 +79,7 @@ def test_a_server_that_is_down_at_the_start_and_goes_away_later_costs_nothing(
         until(lambda: ask(port, "GET", "/v1/status")["flush_failures"] > failures)
         server.start()
         until(lambda: counted(warehouse, tenant) == (30, 30))
-        status = ask(port, "GET", "/v1/status")
-        assert status["dead_letters"] == 0 and status["waiting_segments"] >= 1
+        assert ask(port, "GET", "/v1/status")["dead_letters"] == 0
     warehouse.close()
 
 
