@@ -132,7 +132,7 @@ def test_a_policy_that_crosses_a_guardrail_goes_back_to_shadow_and_says_why(plan
         seconds = (2.0 if treated else 1.0) + n % 7 / 10
         spans.append(proxy_span(now + n * 10**6, seconds, **{semconv.POLICY_ARMS: (arm,)}))
     planes.put(spans)
-    until(lambda: client.get("/v1/status").json["rollbacks"], "it goes back")
+    until(lambda: client.get("/v1/status").json["policies"][0]["mode"] == "shadow", "it goes back")
     told = client.get("/v1/status").json
     (back,) = told["rollbacks"]
     assert (back["policy"], back["version"], told["policies"][0]["mode"]) == ("tried", 2, "shadow")
