@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-LIMIT_S = 120.0  # ends a test that will never pass; a loaded machine needs a part of it
+LIMIT_S = 300.0  # ends a test that will never pass; a loaded machine needs a part of it
 
 
 def until(condition: Callable[[], Any], what: str = "the condition", seconds: float = LIMIT_S) -> None:
