@@ -112,17 +112,18 @@ class Proxy:
         self._caches.embedder = Embedder(self.routes.handle)
         readings.read_tokens(self._metrics, admission.tokens)
         self._caches.tiers.start()
-        upload = self._open_files(keys)
+        files = self._open_files(keys)
         self._recorder.start()
         self._warmth.start()
         self._spend.start()
         self._gather.start()
         kept = settings.data_dir / "proxy" / "prices.json"
-        self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.use_prices)
+        self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.offers.use)
         await self._prices.start()
         await self._feed.start()
         self._offline.start()
-        self._server = Server(self.routes.handle, settings.max_request_bytes, max_body=upload)
+        most = settings.max_request_bytes
+        self._server = Server(self.routes.handle, most, max_body=files.max_body, spool=files.spool)
         await self._server.start(sock)
 
     async def close(self) -> None:
@@ -141,8 +142,8 @@ class Proxy:
         await self._caches.close()
         self._client.close()
 
-    def _open_files(self, keys: Keys) -> Callable[[Request], int]:
-        """Open files and batches; return how long a request's body may be."""
+    def _open_files(self, keys: Keys) -> FileApi:
+        """Open files and batches."""
         folder, limits = self._settings.data_dir / "proxy", Limits(lambda: self._feed.document)
         files, batches = Files(folder / "files"), Batches(folder / "batches")
         self._offline = BatchRunner(batches, files, limits, keys, self._deployments, self.routes.exchange)
@@ -150,7 +151,7 @@ class Proxy:
         api = FileApi(self._settings, files, limits, keys)
         api.register(self.routes)
         BatchApi(batches, files, limits, self._offline.wake).register(self.routes)
-        return api.max_body
+        return api
 
     def _read_parts(self) -> Metrics:
         metrics = Metrics()
