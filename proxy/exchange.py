@@ -15,6 +15,7 @@ from farthing.errors import UpstreamError
 from farthing.policy.route import Hedge
 from farthing.prices import Usage
 from farthing.settings import Settings
+from proxy import azure
 from proxy.admit import Admission, Admitted
 from proxy.answer import Answers, response_headers, take
 from proxy.api_error import ApiError
@@ -292,10 +293,11 @@ class Exchange:
     async def post(self, call: Call, admitted: Admitted, target: Target) -> Response:
         deployment = target.deployment
         headers = (_JSON_BODY, *call.passed_on, *target.headers)
-        body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
+        body, path = self._admission.body(call, admitted, deployment), self._form.path
+        url = azure.url_of(deployment, path) if deployment.api_version else f"{deployment.url}/{path}"
         is_repeatable = not deployment.metered
         rule = call.decision.micro_batch if call.decision is not None else None
-        if rule is not None and self._form.path == "embeddings" and is_list_of_inputs(admitted.asked.fields["input"]):
+        if rule is not None and path == "embeddings" and is_list_of_inputs(admitted.asked.fields["input"]):
             answer = await self._batches.post(rule, Letter.of(call, target, url, headers, body))
             call.batch_calls = answer.shared_by
             return answer
@@ -330,7 +332,7 @@ class Exchange:
         if call.usage is None and call.outcome != "refused" and not call.is_cache_hit:
             call.usage_source = "missing"
         if call.deployment is not None:
-            call.price = self._admission.price(call, call.deployment)  # of the service tier that was served
+            call.price = self._admission.offers.price(call, call.deployment)  # of the service tier that was served
         if call.hold is not None:
             cost = call.cost_nusd()
             # Nobody knows what was used: the hold is an upper bound and is charged, as its expiry would do.

@@ -41,6 +41,7 @@ class Decision(msgspec.Struct, frozen=True):
     arms: tuple[Arm, ...] = ()  # of the policies on trial that decided, by acting or by standing back
     route: RouteAction | None = None  # whose strategy or hedge applies; None where `route_to` says all
     priority: PriorityAction | None = None
+    is_flex: bool = False  # the provider's flex tier is asked for, where it has one and the caller left that open
     unapproved: str = ""  # the budget that somebody has to approve before such calls go on; '' = none
 
 
@@ -105,8 +106,25 @@ def _staged(compiled: CompiledDocument, made: Decision, facts: Facts) -> Decisio
             made = structs.replace(made, unapproved=budget.name)
         if stage.to:
             to = stage.to if stage.to != facts.model else None
-            made = structs.replace(made, route_to=to, route=None, acted=(*made.acted, f"budget/{budget.name}"))
+            made = structs.replace(made, route_to=to, route=None)
+        if stage.is_cheapest:
+            made = structs.replace(made, route=_cheapest(made))
+        made = structs.replace(made, is_flex=made.is_flex or stage.is_flex)
+        if stage.to or stage.is_cheapest or stage.is_flex:
+            made = structs.replace(made, acted=(*made.acted, f"budget/{budget.name}"))
     return made
+
+
+def _cheapest(made: Decision) -> RouteAction:
+    """Return the route to the cheapest of the deployments that might serve; models in an order keep that."""
+    route = made.route
+    if route is None:
+        return RouteAction(to=made.route_to, fallbacks=made.fallbacks, strategy="cost")
+    if route.strategy in ("tier", "cascade", "budget_fallback"):
+        return route
+    return RouteAction(
+        to=route.to, models=route.models, fallbacks=route.fallbacks, strategy="cost", hedge=route.hedge
+    )
 
 
 def concurrency_of(compiled: CompiledDocument, model: str, today: date) -> ConcurrencyAction | None:

@@ -190,9 +190,9 @@ class CompiledDocument:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.decided: dict[tuple[object, ...], Any] = {}  # what `decide` remembers
-        self.is_by_name = not any(policy.when or policy.trial() for policy in document.policies)
         self.version = document.version
         ranked = [_policy_rule(policy, rank) for rank, policy in enumerate(sorted(document.rules, key=precedence))]
+        self.is_by_name = not any(rule.when or rule.trial for rule in ranked)
         self.routes = Index([rule for rule in ranked if rule.item.action.route])
         self.caches = Index([rule for rule in ranked if rule.item.action.cache])
         self.tokens = Index([rule for rule in ranked if rule.item.action.tokens])

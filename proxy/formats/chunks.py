@@ -130,7 +130,7 @@ class ChunkRelay(EventRelay):
             self.finish_reason = found.group(1).decode()
         self.is_done = self.is_done or (b"[DONE]" in whole and _DONE.search(whole) is not None)
         self.has_failed = self.has_failed or (b'"error"' in whole and _FAILED.search(whole) is not None)
-        return self._without_usage(whole) if _USAGE.search(whole) else whole
+        return self._without_usage(whole) if b'"usage"' in whole and _USAGE.search(whole) else whole
 
     def _without_usage(self, whole: bytes) -> bytes:
         return b"".join([event for event in events_of(whole) if not self._is_hidden(event)])

@@ -37,10 +37,8 @@ from farthing.prices import PriceBook
 from farthing.settings import IngestKey, PriceOverride, Settings
 from farthing.warehouse import Warehouse, segment
 from farthing.warehouse.lane import LOGS, METRICS, TRACES, Lane
-from tests.collector.test_proof import Disk, disk
+from tests.power import Disk
 from tests.until import LIMIT_S, until
-
-__all__ = ["disk"]  # a fixture of the other proofs
 
 ITEMS = 20  # in one body
 TENANT = "proof"
