@@ -19,6 +19,7 @@ from farthing.policy import Document, Facts
 from farthing.settings import Settings
 from policies.main import app
 from proxy.spend import Spend
+from proxy.unsettled import Unsettled
 from proxy.upstream import Client
 from tests.conftest import REPOSITORY, served
 from tests.ports import free_port
@@ -287,7 +288,7 @@ def test_a_worker_has_its_file_before_it_has_a_lease_though_no_call_has_ended(pl
     async def main(document: Document) -> None:
         async with workers(plane.url, tmp_path, lease_s=600.0) as (spend,):
             held = await spend.reserve("r", FACTS, document.budgets, 100)
-            assert held is not None and len(list(tmp_path.glob("unsettled-*"))) == 1
+            assert held is not None and len(Unsettled(tmp_path, "another").left_behind()) == 1
             spend.settle(held, 0)
 
     asyncio.run(main(plane.limit(10_000)))
