@@ -47,6 +47,7 @@ from policies.load import load
 from policies.operations import OfWorkers, Operation, Result
 from policies.periods import iso
 from policies.recalls import Recalls
+from policies.reconcile import Reconciler
 from policies.store import Applied, Store
 from policies.tokens import TokenStore
 
@@ -84,6 +85,7 @@ class ControlPlane:
         self._crossings = 0  # thresholds that proxies have been told of
         self.followers = Followers()
         self.guard = Guard(self)
+        self.reconciler = Reconciler(self)
 
     def close(self) -> None:
         """Answer what the ledger has queued, then let go of the database."""
@@ -236,7 +238,7 @@ class ControlPlane:
     def _edition(self, document: Document) -> Edition:
         crossed = statement.crossed(self.engine, document, time.time_ns())
         trained = self.gains.named_by(document)
-        return edition(document.with_keys(self.keys.in_force()).with_crossed(crossed).with_trained(trained))
+        return edition(document.with_told(self.keys.in_force(), crossed, trained))
 
     async def restage(self) -> None:
         """Have proxies follow what budgets do since a threshold was crossed or approved, or a period began."""
@@ -334,10 +336,14 @@ class PoliciesApp:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
-        watching = asyncio.create_task(self._plane.guard.watch(self._settings.guardrail_interval_s))
+        watching = [
+            asyncio.create_task(self._plane.guard.watch(self._settings.guardrail_interval_s)),
+            asyncio.create_task(self._plane.reconciler.watch(self._settings.reconcile_interval_s)),
+        ]
         await receive()
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         await asyncio.to_thread(self._plane.close)
         await send({"type": "lifespan.shutdown.complete"})
 

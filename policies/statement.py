@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import base64
 import json
+from operator import itemgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -97,6 +98,13 @@ def _course(
         "forecast_nusd": forecast,
         "exhausted_at": iso(gone_ns) if is_in_time else None,
     }
+
+
+def guessed(engine: Engine, since_ns: int) -> list[tuple[str, int, int]]:
+    """Return request id, attempt and reservation, Unix ns, of what expired since an instant, the oldest first."""
+    query = select(holds).where(holds.c.state == "expired", holds.c.settled_ns >= since_ns)
+    found = rows(engine, query.order_by(holds.c.settled_ns).limit(MAX_SETTLEMENTS))
+    return sorted({(row["request_id"], row["attempt"], row["reserved_ns"]) for row in found}, key=itemgetter(2))
 
 
 def grants(engine: Engine, budget: str) -> list[dict[str, Any]]:

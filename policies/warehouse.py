@@ -2,18 +2,22 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from farthing.control import analyzer
 from farthing.errors import ServeError
+from farthing.money import nusd_from_usd
 from farthing.policy import Document, Facts, Policy
 from farthing.policy.kinds.slo import Slo
 from farthing.settings import Settings
 from policies.explain import explain
 from policies.http import HttpError
-from policies.periods import iso
+from policies.periods import NS_PER_S, iso
+
+BEFORE_NS = 3600 * NS_PER_S  # a call begins before it is reserved, by its way through limits and caches
 
 
 def plan(settings: Settings, before: Document, after: Document, hours: float) -> dict[str, Any]:
@@ -72,6 +76,17 @@ def guardrails(
     since = {one.name: iso(since_ns[one.name]) for one in policies}
     body = {"document": document, "since": since}
     return _asked(lambda: analyzer(settings, "POST", "/v1/guardrails", body))["verdicts"]
+
+
+def settled_calls(settings: Settings, request_ids: Sequence[str], since_ns: int) -> dict[str, int]:
+    """Return what calls of the proxy were settled at, nano-dollars, as far as their spans have arrived.
+
+    Raises:
+        HttpError: the analyzer is away.
+    """
+    asked = {"request_ids": list(request_ids), "since": iso(max(0, since_ns - BEFORE_NS)), "until": iso(time.time_ns())}
+    rows = _asked(lambda: analyzer(settings, "POST", "/v1/ask/settled_calls", asked))["rows"]
+    return {row["request_id"]: nusd_from_usd(row["settled_usd"]) for row in rows}
 
 
 def slos(settings: Settings, document: Document) -> list[dict[str, Any]]:

@@ -80,7 +80,9 @@ class Caches:
             if ticket.entry is None and self.tiers.has(action):
                 await self._find_behind(ticket)
         if ticket.entry is None and action.coalesce:
-            await self._join(ticket)
+            ticket.flight = self.flights.lead(ticket.key)
+            if ticket.flight is None:
+                await self._join(ticket)
         if not ticket.is_answered and action.semantic is not None and form.path == _CHAT:
             await self._look_alike(call, asked, ticket)
         return ticket
@@ -90,6 +92,18 @@ class Caches:
         assert ticket.entry is not None
         call.cache_hit, call.usage, call.response_id = ticket.level, ticket.entry.usage, ticket.entry.response_id
         ticket.kept.saved[ticket.level].add(call.price, call.usage)
+
+    def count_prompt(self, call: Call) -> None:
+        """Count what a provider's cache of prompts did for a call whose policy asks for it."""
+        decision = call.decision
+        if decision is None or decision.cache is None or decision.cache.prompt_ttl is None:
+            return
+        if call.usage is not None and not call.is_cache_hit and call.outcome != "refused":
+            self._of(decision.cache_name, decision.version).prompts.add(call.price, call.usage)
+
+    def prompt_surcharges(self) -> dict[str, int]:
+        """Return what each policy's writes to providers' caches of prompts cost above input, nano-dollars."""
+        return {name: kept.prompts.written_nusd for name, kept in self._kept.items() if kept.prompts.written_nusd}
 
     def keep(self, call: Call, ticket: Ticket, body: bytes, content_type: bytes) -> None:
         """Take an upstream's whole answer where it is good, and hand it to those who wait."""
@@ -202,8 +216,9 @@ class Caches:
 
     async def _look_alike(self, call: Call, asked: Asked, ticket: Ticket) -> None:
         """Look for requests that mean the same; whoever waits for this call's flight gets what is served."""
+        assert call.decision is not None
         try:
-            level = ticket.kept.semantic or await self._open_semantic(ticket.kept)
+            level = ticket.kept.semantic or await self._open_semantic(call.decision.cache_name, ticket.kept)
             if level is None:
                 return
             ticket.likeness = await level.look(call, asked.fields, ticket.model, ticket.action)
@@ -215,18 +230,21 @@ class Caches:
             ticket.entry, ticket.level = reshaped(served, _CHAT, "answer", ticket.key[-1]), "semantic"
             self._land(ticket, ticket.entry)
 
-    async def _open_semantic(self, kept: Kept) -> SemanticLevel | None:
+    async def _open_semantic(self, policy: str, kept: Kept) -> SemanticLevel | None:
         """Load what the semantic cache needs, numpy above all, beside the event loop."""
         if self.embedder is None:
             return None
         try:
-            module = await asyncio.to_thread(importlib.import_module, "proxy.semantic_level")
+            levels = await asyncio.to_thread(importlib.import_module, "proxy.semantic_level")
+            shelves = await asyncio.to_thread(importlib.import_module, "proxy.semantic_shelf")
         except ImportError as error:
             log.error("the semantic cache stays off: %s; pip install 'farthing[semantic]'", error)
             self.embedder = None
             return None
         if kept.semantic is None:
-            kept.semantic = module.SemanticLevel(self.embedder, self._secret)
+            disk = self.tiers.disk
+            shelf = shelves.Shelf(disk, policy, self._secret) if disk is not None else None
+            kept.semantic = levels.SemanticLevel(self.embedder, self._secret, shelf)
         return kept.semantic
 
     def _land(self, ticket: Ticket, entry: Entry | None) -> None:

@@ -76,12 +76,18 @@ class Flights(Generic[Answer]):
         """Requests that wait for another one's answer."""
         return sum(not one.done() for flight in self._flights.values() for one in flight.waiting)
 
+    def lead(self, key: Hashable) -> Flight[Answer] | None:
+        """Return a flight to lead (and to end), None where an identical request is under way."""
+        if key in self._flights:
+            return None
+        made = self._flights[key] = Flight(self, key)
+        return made
+
     async def join(self, key: Hashable) -> Answer | Flight[Answer] | None:
         """Return the answer of an identical request, a flight to lead (and to end), or None: go on alone."""
         flight = self._flights.get(key)
         if flight is None:
-            made = self._flights[key] = Flight(self, key)
-            return made
+            return self.lead(key)
         if flight.shared is not None:
             return flight.shared
         told: asyncio.Future[Answer | Flight[Answer] | None] = asyncio.get_running_loop().create_future()

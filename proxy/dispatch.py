@@ -161,6 +161,9 @@ def _target(deployment: Deployment, settings: Settings) -> Target:
     if spoken not in _FORMATS:
         allowed = ", ".join(_FORMATS)
         raise SettingsError(f"deployment {deployment.model}: api = {deployment.api!r}; allowed are {allowed}")
+    if deployment.api_version and spoken != "azure":
+        where = f"deployment {deployment.model}: api_version = {deployment.api_version!r}"
+        raise SettingsError(f"{where}; only api = 'azure' has versions, and this one speaks {spoken}")
     headers: tuple[tuple[str, str], ...] = ()
     if deployment.api_key_env:
         name, scheme = _KEY_HEADERS[spoken]

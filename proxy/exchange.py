@@ -15,6 +15,7 @@ from farthing.errors import UpstreamError
 from farthing.policy.route import Hedge
 from farthing.prices import Usage
 from farthing.settings import Settings
+from proxy import azure
 from proxy.admit import Admission, Admitted
 from proxy.answer import Answers, response_headers, take
 from proxy.api_error import ApiError
@@ -52,6 +53,7 @@ from proxy.within import Within
 log = logging.getLogger(__name__)
 
 
+_JSON_BODY = ("content-type", "application/json")
 _ENDED_USAGE = Timeouts(connect=1.0, headers=2.0, between=2.0)
 
 
@@ -125,23 +127,16 @@ class Exchange:
             raise ApiError(504, "deadline_exceeded", message, retry_after_s=1) from None
         ticket = admitted.ticket
         if ticket is None:
-            await self._serve_admitted(call, admitted, request)
+            await self._serve_from_upstream(call, admitted, request)
         elif ticket.entry is not None:
             self._serve_cached(call, ticket, request)
         elif ticket.stream is not None:
             await follow(call, ticket, request, self._form)
         else:
             try:
-                await self._serve_admitted(call, admitted, request)
+                await self._serve_from_upstream(call, admitted, request)
             finally:
                 self._caches.leave(ticket)
-
-    async def _serve_admitted(self, call: Call, admitted: Admitted, request: Request) -> None:
-        if request.is_gone:
-            call.fail("aborted", "client_disconnected", 499)
-            call.usage, call.usage_source = Usage(), "proxy"
-            raise ClientGoneError
-        await self._serve_from_upstream(call, admitted, request)
 
     def _serve_cached(self, call: Call, ticket: Ticket, request: Request) -> None:
         entry = ticket.entry
@@ -152,6 +147,10 @@ class Exchange:
 
     async def _serve_from_upstream(self, call: Call, admitted: Admitted, request: Request) -> None:
         """Forward; when the client goes, a third party's answer is read to its end, our own engine is told to stop."""
+        if request.is_gone:
+            call.fail("aborted", "client_disconnected", 499)
+            call.usage, call.usage_source = Usage(), "proxy"
+            raise ClientGoneError
         task = asyncio.current_task()
         assert task is not None
 
@@ -293,18 +292,20 @@ class Exchange:
 
     async def post(self, call: Call, admitted: Admitted, target: Target) -> Response:
         deployment = target.deployment
-        headers = [("content-type", "application/json"), *call.passed_on, *target.headers]
-        body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
+        headers = (_JSON_BODY, *call.passed_on, *target.headers)
+        body, path = self._admission.body(call, admitted, deployment), self._form.path
+        url = azure.url_of(deployment, path) if deployment.api_version else f"{deployment.url}/{path}"
         is_repeatable = not deployment.metered
         rule = call.decision.micro_batch if call.decision is not None else None
-        if rule is not None and self._form.path == "embeddings" and is_list_of_inputs(admitted.asked.fields["input"]):
+        if rule is not None and path == "embeddings" and is_list_of_inputs(admitted.asked.fields["input"]):
             answer = await self._batches.post(rule, Letter.of(call, target, url, headers, body))
             call.batch_calls = answer.shared_by
             return answer
+        own: tuple[tuple[str, str], ...] = ()
         if deployment.provider == semconv.SELF_HOSTED_PROVIDER:
-            headers.append((semconv.HEADER_REQUEST_ID, call.request_id))
-            headers.append(("traceparent", f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"))
-        return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable)
+            trace = f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"
+            own = ((semconv.HEADER_REQUEST_ID, call.request_id), ("traceparent", trace))
+        return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable, own)
 
     def _keep_judged(self, call: Call, admitted: Admitted, withheld: Withheld) -> None:
         """Keep an answer that a cascade found good, where a cache wants it."""
@@ -331,12 +332,14 @@ class Exchange:
         if call.usage is None and call.outcome != "refused" and not call.is_cache_hit:
             call.usage_source = "missing"
         if call.deployment is not None:
-            call.price = self._admission.price(call, call.deployment)  # of the service tier that was served
+            call.price = self._admission.offers.price(call, call.deployment)  # of the service tier that was served
         if call.hold is not None:
             cost = call.cost_nusd()
             # Nobody knows what was used: the hold is an upper bound and is charged, as its expiry would do.
             call.settled_nusd = call.hold.amount_nusd if cost is None else cost
             self._spend.settle(call.hold, call.settled_nusd)
+        if self._form.api == "anthropic":
+            self._caches.count_prompt(call)
         if call.taken is not None:
             self._admission.limiter.leave(call)
         self._recorder.put(call)

@@ -67,10 +67,11 @@ class Leases:
 
     def in_hand(self) -> dict[str, int]:
         """Return what is leased of each budget, nano-dollars."""
-        found: dict[str, int] = {}
-        for one in (*self._ended, *self._accounts.values()):
-            found[one.budget] = found.get(one.budget, 0) + one.free_nusd + one.held_nusd
-        return found
+        return self._sums(lambda account: account.free_nusd + account.held_nusd)
+
+    def held(self) -> dict[str, int]:
+        """Return what of it calls under way are reserved, by budget, nano-dollars."""
+        return {budget: held for budget, held in self._sums(lambda account: account.held_nusd).items() if held}
 
     def take(self, budgets: Sequence[Budget], amount_nusd: int, now_ns: int) -> tuple[Account, ...] | None:
         """Reserve an amount from the leases of all `budgets`; None where one of them has not got it."""
@@ -132,6 +133,12 @@ class Leases:
         """Give back what no call under way needs; the end of a worker."""
         for account in (*self._accounts.values(), *self._ended):
             self._give_back(account, account.free_nusd)
+
+    def _sums(self, part: Callable[[Account], int]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for one in (*self._ended, *self._accounts.values()):
+            found[one.budget] = found.get(one.budget, 0) + part(one)
+        return found
 
     def _follow(self, account: Account, now: int) -> None:
         burn = account.burned_nusd * 4  # of a whole window, as the last quarter went

@@ -82,6 +82,11 @@ class Spend:
         """What this worker holds of each budget in advance or for calls under way, nano-dollars."""
         return self._leases.in_hand()
 
+    @property
+    def held(self) -> dict[str, int]:
+        """What of it calls under way are reserved, by budget, nano-dollars."""
+        return self._leases.held()
+
     def start(self) -> None:
         """Tell the ledger what workers that died had not told it."""
         operations = self._backlog.adopt()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 from farthing.policy.caching import CacheAction
 from proxy.broadcast import Broadcast
 from proxy.cache import Entry, ExactCache, Key
-from proxy.cache_counts import Level, LevelCounts, Saved
+from proxy.cache_counts import Level, LevelCounts, PromptCounts, Saved
 from proxy.coalesce import Flight
 from proxy.embedding_cache import EmbeddingCache, Plan
 from proxy.within import Within
@@ -27,6 +27,7 @@ class Kept:
     def __init__(self) -> None:
         self.exact = ExactCache()
         self.inputs = EmbeddingCache(max_bytes=0, ttl_s=0)  # its bounds come with each call
+        self.prompts = PromptCounts()
         self.found_behind = 0  # whole answers that were no longer in memory
         self.semantic: SemanticLevel | None = None  # made where the policy asks for it
         self.saved: dict[Level, Saved] = {level: Saved() for level in get_args(Level)}
@@ -48,6 +49,10 @@ class Kept:
             alike, meant = self.semantic.cache, self.saved["semantic"]
             counts.append(LevelCounts(policy, "semantic", meant.hits, alike.counts.misses, alike.evictions,
                                       alike.entries, alike.bytes, meant.nusd, meant.unpriced_hits))  # fmt: skip
+        prompts = self.prompts
+        if prompts.reads or prompts.misses:
+            counts.append(LevelCounts(policy, "prompt", prompts.reads, prompts.misses, 0, 0, 0, prompts.read_nusd,
+                                      prompts.unpriced))  # fmt: skip
         return counts
 
 

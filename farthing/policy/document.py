@@ -6,7 +6,6 @@ checksum covers the content in canonical order without the version: equal checks
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
@@ -64,13 +63,9 @@ class Document(Record):
         """Return the document with these keys in place of its own."""
         return self._with(keys=tuple(keys))
 
-    def with_crossed(self, crossed: Iterable[Crossed]) -> Document:
-        """Return the document with these thresholds crossed, and no others."""
-        return self._with(crossed=tuple(crossed))
-
-    def with_trained(self, trained: Iterable[Trained]) -> Document:
-        """Return the document with these gain models, and no others."""
-        return self._with(trained=tuple(trained))
+    def with_told(self, keys: Iterable[Key], crossed: Iterable[Crossed], trained: Iterable[Trained]) -> Document:
+        """Return the document with these keys, thresholds crossed and gain models, and no others."""
+        return self._with(keys=tuple(keys), crossed=tuple(crossed), trained=tuple(trained))
 
     def _with(self, **told: Any) -> Document:
         fields: dict[str, Any] = {name: getattr(self, name) for name in Document.model_fields}
@@ -109,7 +104,16 @@ class Document(Record):
     @cached_property
     def checksum(self) -> str:
         """sha256 of the content in canonical form, hex; the version is not part of it."""
-        return hashlib.sha256(_canonical(self.content())).hexdigest()
+        return hashlib.sha256(self.canonical).hexdigest()
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """What `content` returns, as canonical JSON; objects that stay from one version to the next keep theirs."""
+        told = {"keys": sorted(self.keys, key=lambda key: key.name), "crossed": self.crossed, "trained": self.trained}
+        named = {kind.PLURAL: sorted(getattr(self, kind.PLURAL), key=lambda one: one.name) for kind in KINDS.values()}
+        lists: dict[str, Iterable[Record]] = {**named, **told}
+        filled = [(name, b",".join([one.canonical for one in lists[name]])) for name in sorted(lists)]
+        return b"{" + b",".join([b'"%b":[%b]' % (name.encode(), items) for name, items in filled if items]) + b"}"
 
     def content(self) -> dict[str, Any]:
         """Return the objects as JSON-ready values, each kind ordered by name; a kind without any is left out."""
@@ -128,7 +132,8 @@ class Document(Record):
 
     def to_json(self) -> bytes:
         """Return the document as canonical JSON, UTF-8."""
-        return _canonical({"version": self.version, **self.content()})
+        content = self.canonical[1:-1]
+        return b'{%b%b"version":%d}' % (content, b"," if content else b"", self.version)
 
     @classmethod
     def from_json(cls, body: bytes) -> Document:
@@ -143,10 +148,6 @@ class Document(Record):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "document"
             raise DocumentError(f"{where}: {first['msg']}; keep the document in use and report this") from None
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 EMPTY = Document(version=0)

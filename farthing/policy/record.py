@@ -5,7 +5,9 @@ currency (`limit: 5000 USD`), and the document that travels holds the integer.
 """
 from __future__ import annotations
 
+import json
 import re
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationInfo, WithJsonSchema
@@ -74,6 +76,12 @@ class Record(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=_as_written, validate_by_name=True, validate_by_alias=True
     )
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """It as canonical JSON, UTF-8."""
+        dumped = self.model_dump(mode="json")
+        return json.dumps(dumped, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 class Named(Record):

@@ -19,9 +19,9 @@ from farthing.policy import Facts
 from farthing.prices import Price, PriceBook, Rates, Usage
 from farthing.settings import Deployment, PriceOverride, Settings
 from farthing.warehouse import Warehouse, segment
-from proxy.admit import _billable, _tier
 from proxy.call import Call
 from proxy.formats import FORMATS
+from proxy.offers import _billable, _tier
 from proxy.own_prices import PriceFeed
 from proxy.record import encode_span
 from proxy.upstream import Client

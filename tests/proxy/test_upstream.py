@@ -28,7 +28,7 @@ async def server(handler: Handler) -> AsyncIterator[str]:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await handler(reader, writer)
         writer.close()
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, asyncio.CancelledError):  # the end may come while it closes
             await writer.wait_closed()
 
     listening = await asyncio.start_server(serve, "127.0.0.1", 0)

@@ -70,8 +70,9 @@ class Threshold(Record):
 
     at: Share | None = None  # of the limit, spent: 0.8 or 80%
     forecast: Share | None = None  # of the limit, at the period's end if it goes on as so far
-    # notify: only tell; route: send the scope's calls to the model `to`; approve: refuse them until somebody approves
-    act: Literal["notify", "route", "approve"] = "notify"
+    # notify: only tell; route: send the scope's calls to the model `to`; cheapest: to the cheapest deployment of their
+    # model; flex: ask for the provider's flex tier; approve: refuse them until somebody approves
+    act: Literal["notify", "route", "cheapest", "flex", "approve"] = "notify"
     to: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None  # one exact model name
 
     @model_validator(mode="after")
@@ -88,7 +89,7 @@ class Threshold(Record):
 
     @property
     def name(self) -> str:
-        """at 80% | forecast 100% | at 90%: route to small | at 95%: approve."""
+        """at 80% | forecast 100% | at 90%: route to small | at 92%: cheapest | at 95%: approve."""
         share = self.at if self.at is not None else self.forecast
         does = "" if self.act == "notify" else f": {self.act}" + (f" to {self.to}" if self.to else "")
         return f"{'at' if self.at is not None else 'forecast'} {(share or 0) * 100:g}%{does}"
@@ -123,7 +124,7 @@ class Budget(Named):
         if not has_end and any(one.forecast is not None for one in self.thresholds):
             raise ValueError("a forecast needs a window that ends: day, week or month")
         if self.window.rolling is not None and any(one.act != "notify" for one in self.thresholds):
-            raise ValueError("act: route and approve need a calendar window; what they do holds until its end")
+            raise ValueError("an `act` other than notify needs a calendar window; what it does holds until its end")
         return self
 
     @classmethod

@@ -23,10 +23,7 @@ FROM (
         {{bin(seconds)}}                 AS bin,
         count()                          AS calls
     FROM requests
-    ARRAY JOIN [
-        (1, if(outcome = 'ok' AND scope != 'farthing.replay', duration_s, nan)),
-        (2, toFloat64(ifNull(ttft_s, nan)))
-    ] AS timing
+    {{timings}}
     WHERE started_at >= fromUnixTimestamp64Milli({since_ms:Int64})
       AND started_at < fromUnixTimestamp64Milli({until_ms:Int64})
       -- not of toDateTime(started_at): it wraps after 2106, and the index then leaves out parts that hold such a row
