@@ -10,15 +10,15 @@ from typing import Any
 
 from msgspec.json import encode
 
-from analyzer import figures, html, plan, plan_page, questions, report
+from analyzer import figures, html, plan, plan_page, questions, report, slo
 from analyzer.alerting.post import DeliveryError
 from analyzer.guardrails import MAX_CALLS, judge
 from analyzer.http import HttpError, Request, Response, json
-from analyzer.jobs import ANALYZE, HOURS, Schedule, analyze_window
+from analyzer.jobs import ANALYZE, GAINS, HOURS, Schedule, analyze_window
 from analyzer.notation import exact_usd
 from analyzer.questions import QUESTIONS, ParameterError
 from analyzer.window import Window, last_hours
-from farthing.errors import DocumentError
+from farthing.errors import DocumentError, ServeError
 from farthing.policy import Document
 from farthing.settings import Settings
 
@@ -44,6 +44,8 @@ class Api:
         routes = {
             ("GET", "/healthz"): self.health,
             ("POST", f"/v1/jobs/{ANALYZE}/run"): self.run_now,
+            ("POST", f"/v1/jobs/{GAINS}/run"): self.learn_now,
+            ("GET", "/v1/gains"): self.gains,
             ("GET", "/v1/findings"): self.findings,
             ("GET", "/v1/runs"): self.runs,
             ("POST", "/v1/reports"): self.make_report,
@@ -54,6 +56,7 @@ class Api:
             ("POST", "/v1/alerts/test"): self.test_channel,
             ("POST", "/v1/plan"): self.plan,
             ("POST", "/v1/guardrails"): self.guardrails,
+            ("POST", "/v1/slos"): self.slos,
         }
         if request.method == "POST" and request.path.startswith(_ASK):
             return self.ask
@@ -74,6 +77,17 @@ class Api:
         if not run.ok:
             raise HttpError(503, "run_failed", f"run {run.run_id}: {run.error}")
         return json(asdict(run))
+
+    def learn_now(self, _: Request) -> Response:
+        """Train what new grades teach, wait, and say what became of each pair of models."""
+        try:
+            return json({"gains": [asdict(one) for one in self.schedule.learner.run()]})
+        except ServeError as error:
+            raise HttpError(503, "control_unavailable", str(error)) from None
+
+    def gains(self, _: Request) -> Response:
+        """Return what the last training found of each pair of models."""
+        return json({"gains": [asdict(one) for one in self.schedule.learner.newest]})
 
     def runs(self, _: Request) -> Response:
         """Return the newest runs, the newest first."""
@@ -141,11 +155,13 @@ class Api:
         except DeliveryError as error:
             raise HttpError(502, "not_delivered", f"{name}: {error}") from None
         return json({"sent": name})
+
     def guardrails(self, request: Request) -> Response:
         """Judge the guardrails of policies on trial, each since it is as it is: {document, since: {name: time}}."""
         given = request.json_object()
         try:
-            policies = Document.from_json(encode(given["document"])).policies
+            document = Document.from_json(encode(given["document"]))
+            policies, slos = document.policies, {one.name: one for one in document.slos}
             since = {one.name: questions.moment("since", str(given["since"][one.name])) for one in policies}
         except (KeyError, TypeError, DocumentError, ParameterError) as error:
             raise HttpError(400, "invalid_guardrails", f"the body is document and since, by policy: {error}") from None
@@ -154,7 +170,18 @@ class Api:
             return json({"verdicts": []})
         window = Window(self.settings.tenant, first, now)
         rows = figures.ask(self.schedule.context.warehouse, window, "trial_calls", limit=MAX_CALLS)
-        return json({"verdicts": [asdict(one) for one in judge(policies, since, rows)]})
+        return json({"verdicts": [asdict(one) for one in judge(policies, since, rows, slos, window.tenant)]})
+
+    def slos(self, request: Request) -> Response:
+        """Tell how the objectives of a policy document stand: {document}."""
+        given = request.json_object()
+        try:
+            wanted = Document.from_json(encode(given["document"])).slos
+        except (KeyError, TypeError, DocumentError) as error:
+            raise HttpError(400, "invalid_slos", f"the body is a document: {error}") from None
+        context = self.schedule.context
+        found = slo.standings(context.warehouse, self.settings.tenant, wanted, context.clock())
+        return json({"slos": [asdict(one) for one in found]})
 
     def ask(self, request: Request) -> Response:
         """Answer one of the listed questions with the parameters of the JSON body."""

@@ -6,17 +6,19 @@ which it came to its side, so that a growing canary does not compare early days 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
+from analyzer import slo
 from analyzer.sequence import BURN_IN, radius
 from analyzer.window import utc
 from farthing.policy import Policy
 from farthing.policy.holdout import Guardrail
+from farthing.policy.kinds.slo import Slo
 
 MAX_CALLS = 100_000  # read for all trials together
 
@@ -38,12 +40,15 @@ class Verdict:
 
 
 def judge(
-    policies: Iterable[Policy], since: Mapping[str, datetime], rows: Sequence[Mapping[str, Any]]
-) -> list[Verdict]:
+    policies: Iterable[Policy], since: Mapping[str, datetime], rows: Sequence[Mapping[str, Any]],
+    slos: Mapping[str, Slo] | None = None, tenant: str = "",
+) -> list[Verdict]:  # fmt: skip
     """Return a verdict for each guardrail; `since` says from when on each policy is as it is."""
     sides = _sides(rows)
     return [
-        _verdict(policy, rail, _observations(policy, rail, sides.get(policy.name, []), since[policy.name]))
+        _verdict(policy, rail, _observations(policy, value, sides.get(policy.name, []), since[policy.name]))
+        if (value := _value_of(rail, slos or {}, tenant)) is not None
+        else _not_judged(policy, rail)
         for policy in policies
         for rail in policy.verify.guardrails
     ]
@@ -72,10 +77,10 @@ class _Observations:
     propensity: Any  # [units] float64
 
 
-def _observations(policy: Policy, rail: Guardrail, sides: Sequence[Side], since: datetime) -> _Observations:
+def _observations(policy: Policy, value_of: ValueOf, sides: Sequence[Side], since: datetime) -> _Observations:
     sums: dict[tuple[str, bool, float], list[float]] = {}
     for row, treated, propensity in sides:
-        value = _value(rail, row)
+        value = value_of(row)
         if value is not None and utc(row["started_at"]) >= since and 0 < propensity < 1:
             fact = "" if policy.verify.unit == "request" else row[policy.verify.unit]
             sums.setdefault((fact or row["span_id"], treated, propensity), []).append(value)
@@ -84,6 +89,22 @@ def _observations(policy: Policy, rail: Guardrail, sides: Sequence[Side], since:
         np.array([treated for _, treated, _ in sums], dtype=bool),
         np.array([propensity for _, _, propensity in sums], dtype=np.float64),
     )
+
+
+ValueOf = Callable[[Mapping[str, Any]], float | None]
+
+
+def _value_of(rail: Guardrail, slos: Mapping[str, Slo], tenant: str) -> ValueOf | None:
+    """Return what a guardrail looks at in a call; None where it names an objective that is not there."""
+    if rail.slo is None:
+        return lambda row: _value(rail, row)
+    found = slos.get(rail.slo)
+    return None if found is None else lambda row: slo.missed(found, row, tenant)
+
+
+def _not_judged(policy: Policy, rail: Guardrail) -> Verdict:
+    says = f"there is no Slo {rail.slo!r}, so this guardrail guards nothing; apply one of that name"
+    return Verdict(policy.name, rail.title, rail.max_increase, 0, 0, None, None, None, False, says)
 
 
 def _value(rail: Guardrail, row: Mapping[str, Any]) -> float | None:
@@ -95,15 +116,15 @@ def _value(rail: Guardrail, row: Mapping[str, Any]) -> float | None:
 
 def _verdict(policy: Policy, rail: Guardrail, seen: _Observations) -> Verdict:
     treated, control = int(seen.treated.sum()), int((~seen.treated).sum())
-    told = (policy.name, rail.metric, rail.max_increase, treated, control)
+    told = (policy.name, rail.title, rail.max_increase, treated, control)
     if not treated or not control:
         return Verdict(*told, None, None, None, False, "one side has no calls yet")
     means = (float(seen.values[seen.treated].mean()), float(seen.values[~seen.treated].mean()))
     if treated + control < BURN_IN:
         return Verdict(*told, *means, None, False, f"{treated + control} of {BURN_IN} units that a first look needs")
     low = _excess_low(rail, seen)
-    allowed = f"{rail.max_increase:g}" if rail.metric == "errors" else f"{rail.max_increase:.0%}"
-    says = f"{rail.metric}: {means[0]:.6g} treated, {means[1]:.6g} held out, over {treated} and {control} units"
+    allowed = f"{rail.max_increase:g}" if rail.is_share else f"{rail.max_increase:.0%}"
+    says = f"{rail.title}: {means[0]:.6g} treated, {means[1]:.6g} held out, over {treated} and {control} units"
     if low > 0:
         says += f"; more than the allowed increase of {allowed} by at least {low:.3g}, at any number of looks (95 %)"
     return Verdict(*told, *means, low, low > 0, says)
@@ -112,8 +133,8 @@ def _verdict(policy: Policy, rail: Guardrail, seen: _Observations) -> Verdict:
 def _excess_low(rail: Guardrail, seen: _Observations) -> float:
     """Return the lower end of the sequence for: treated mean, less the held out one and what it may grow by."""
     centre = float(seen.values.mean())
-    relative = 0.0 if rail.metric == "errors" else rail.max_increase
-    allowed = rail.max_increase if rail.metric == "errors" else relative * centre
+    relative = 0.0 if rail.is_share else rail.max_increase
+    allowed = rail.max_increase if rail.is_share else relative * centre
     weights = np.where(seen.treated, 1 / seen.propensity, -(1 + relative) / (1 - seen.propensity))
     stream = (seen.values - centre) * weights - allowed
     return float(stream.mean()) - radius(len(stream), float(stream.var()))

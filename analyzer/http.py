@@ -11,7 +11,8 @@ import msgspec
 from farthing.serving import Receive, Scope, Send, answer
 
 MAX_BODY = 64 * 1024  # bytes
-MAX_BODIES = {"/v1/plan": 16 * 1024 * 1024, "/v1/guardrails": 8 * 1024 * 1024}  # they hold policy documents
+_DOCUMENT = 8 * 1024 * 1024  # a policy document
+MAX_BODIES = {"/v1/plan": 2 * _DOCUMENT, "/v1/guardrails": _DOCUMENT, "/v1/slos": _DOCUMENT}
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 

@@ -23,6 +23,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from analyzer import figures
 from analyzer.alerting.watch import Watch
 from analyzer.finding import COLUMNS, rows
+from analyzer.gain_job import GainJob, look
 from analyzer.runs import Run, RunLog, begun, ended, run_id
 from analyzer.window import Window, last_hours
 from farthing.errors import FarthingError
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 ANALYZE = "analyze"  # ids of the jobs
 ALERTS = "alerts"
+GAINS = "gains"
 HOURS = 24.0  # length of the window that a scheduled run looks at
 KEEP = timedelta(days=30)  # records of runs older than this are dropped
 
@@ -53,6 +55,7 @@ class Context:
 
 _contexts: dict[str, Context] = {}
 _watches: dict[str, Watch] = {}
+_learners: dict[str, GainJob] = {}
 
 
 def analyze(context: str, tenant: str, hours: float = HOURS) -> Run:
@@ -73,6 +76,15 @@ def look_at_alerts(context: str) -> None:
         KeyError: no schedule named `context` runs in this process.
     """
     _watches[context].look()
+
+
+def learn_gains(context: str) -> None:
+    """Train what new grades teach; this is what the scheduler calls.
+
+    Raises:
+        KeyError: no schedule named `context` runs in this process.
+    """
+    look(_learners[context])
 
 
 def analyze_window(context: Context, window: Window) -> Run:
@@ -123,12 +135,14 @@ class Schedule:
         self._engine = _engine(path)
         self.context = Context(warehouse, RunLog(self._engine), clock)
         self.watch = Watch(settings, warehouse, self._engine, clock)
+        self.learner = GainJob(settings, warehouse, clock)
         self._scheduler = _scheduler(self._engine)
 
     def start(self) -> None:
         """Start the jobs; one that fell due while nothing ran is run once, now."""
         _contexts[self.name] = self.context
         _watches[self.name] = self.watch
+        _learners[self.name] = self.learner
         self._scheduler.start(paused=True)
         self._plan()
         self._scheduler.resume()
@@ -140,6 +154,7 @@ class Schedule:
         self._engine.dispose()
         _contexts.pop(self.name, None)
         _watches.pop(self.name, None)
+        _learners.pop(self.name, None)
 
     @property
     def next_run_at(self) -> datetime | None:
@@ -151,6 +166,7 @@ class Schedule:
         settings = self.settings
         self._plan_one(ANALYZE, settings.analyze_interval_s, "analyze", [self.name, settings.tenant, HOURS])
         self._plan_one(ALERTS, settings.alert_interval_s, "look_at_alerts", [self.name])
+        self._plan_one(GAINS, settings.gain_interval_s, "learn_gains", [self.name])
 
     def _plan_one(self, job: str, interval_s: float, function: str, arguments: list[Any]) -> None:
         """Put a job into the store with today's settings, and keep the time at which it is due."""

@@ -14,6 +14,7 @@ from analyzer.window import utc
 _EFFECT_COLUMNS = (
     Column("team", is_number=False), Column("calls"), Column("hit"), Column("money a day"), Column("95 %"),
     Column("latency"), Column("95 %"), Column("error share"), Column("95 %"),
+    Column("refused a day"), Column("95 %"), Column("tokens a day"), Column("95 %"),
 )  # fmt: skip
 _HIT_COLUMNS = (
     Column("policy", is_number=False), Column("change", is_number=False), Column("mode", is_number=False),
@@ -49,7 +50,10 @@ def _hit(hit: Hit) -> Sequence[Cell]:
 
 
 def _effect(effect: Effect) -> Sequence[Cell]:
-    figures = ((effect.usd_per_day, _money), (effect.latency_s, _seconds), (effect.error_share, _points))
+    figures = (
+        (effect.usd_per_day, _money), (effect.latency_s, _seconds), (effect.error_share, _points),
+        (effect.refused_per_day, _number), (effect.tokens_per_day, _number),
+    )  # fmt: skip
     cells = [Cell(effect.team or "all"), Cell(count(effect.requests)), Cell(count(effect.hit))]
     for found, write in figures:
         cells += [Cell(write(found.value)), Cell(_interval(found, write))]
@@ -71,3 +75,7 @@ def _seconds(amount: float | None) -> str:
 
 def _points(amount: float | None) -> str:
     return UNKNOWN if amount is None else f"{amount * 100:+.2f} %"
+
+
+def _number(amount: float | None) -> str:
+    return UNKNOWN if amount is None else f"{amount:+,.0f}" if abs(amount) >= 10 else f"{amount:+,.2f}"

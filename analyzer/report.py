@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -26,10 +27,15 @@ class Report:
     html: Path
     markdown: Path
     spend_usd: Decimal
+    summary: str
 
 
-def make(warehouse: Warehouse, folder: Path, window: Window, now: datetime) -> Report:
-    """Write the report about `window` into `folder`.
+def make(
+    warehouse: Warehouse, folder: Path, window: Window, now: datetime, sections: Sequence[str] = (), called: str = ""
+) -> Report:
+    """Write the report about `window` into `folder`; of the named sections, or of all.
+
+    A report that is `called` something has files of its own beside the newest one.
 
     Raises:
         WarehouseError: the store refused a question.
@@ -37,13 +43,16 @@ def make(warehouse: Warehouse, folder: Path, window: Window, now: datetime) -> R
     """
     found = figures.gather(warehouse, window)
     written = document(found, now)
+    if sections:
+        written = replace(written, sections=[one for one in written.sections if one.id in sections])
     texts = {"html": html.render(written), "md": markdown.render(written)}
-    stem = f"report-{stamp(now)}"
+    suffix = f"-{called}" if called else ""
+    stem = f"report{suffix}-{stamp(now)}"
     folder.mkdir(parents=True, exist_ok=True)
     for ending, text in texts.items():
-        for name in (stem, LATEST):
+        for name in (stem, LATEST + suffix):
             _write(folder / f"{name}.{ending}", text)
-    return Report(folder / f"{stem}.html", folder / f"{stem}.md", found.spend_usd)
+    return Report(folder / f"{stem}.html", folder / f"{stem}.md", found.spend_usd, written.summary)
 
 
 def stamp(now: datetime) -> str:

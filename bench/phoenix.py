@@ -25,7 +25,7 @@ from farthing import http_json
 
 RELEASE = "20.26.1"
 LIMITS = {"phoenix_over_farthing": (">=", 200.0)}
-BODIES = {"farthing": 80, "phoenix": 4}  # of 512 spans each; Phoenix stores some 120 spans a second
+BODIES = {"farthing": 400, "phoenix": 4}  # of 512 spans each; Phoenix stores some 120 spans a second
 _ENVIRONMENT = Path(__file__).parent / ".cache" / f"phoenix-{RELEASE}"
 
 

@@ -31,6 +31,7 @@ from farthing.errors import (
     WarehouseError,
 )
 from farthing.prices import PriceBook
+from farthing.servers import rules
 from farthing.serving import Asgi, Receive, Scope, Send, Site, answer, run
 from farthing.settings import Settings
 from farthing.warehouse import Warehouse, rollup
@@ -58,6 +59,7 @@ class Collector:
         """
         self._settings = settings
         self._warehouse = warehouse
+        self._servers = rules(settings.servers)
         self._intake = Intake(settings)
         self._grpc: grpc.aio.Server | None = None
         self._grpc_error = ""  # why OTLP/gRPC is not served although it should be
@@ -72,7 +74,7 @@ class Collector:
         _keep_freed_memory()
         is_migrated = self._migrated()
         summed_anew = partial(rollup.mark_stale, self._warehouse)
-        self._pricing = Pricing(self._warehouse, PriceBook(settings.prices), summed_anew)
+        self._pricing = Pricing(self._warehouse, PriceBook(settings.prices), summed_anew, self._servers)
         self._pricing.start()
         self._prices = PriceApi(settings, self._warehouse, self._pricing)
         self._spools = [Spool(settings.data_dir / lane.folder, _room(lane, settings)) for lane in LANES]

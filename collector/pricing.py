@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
@@ -18,6 +18,7 @@ from farthing import semconv
 from farthing.errors import WarehouseError
 from farthing.prices import Price, PriceBook
 from farthing.prices_own import own_price
+from farthing.servers import Rule, providers
 from farthing.settings import PriceOverride
 from farthing.warehouse import Warehouse
 from farthing.warehouse import segment as record
@@ -58,9 +59,14 @@ class Pricing:
     """
 
     def __init__(
-        self, warehouse: Warehouse, book: PriceBook, on_repriced: Callable[[datetime, datetime], None] = lambda *_: None
+        self,
+        warehouse: Warehouse,
+        book: PriceBook,
+        on_repriced: Callable[[datetime, datetime], None] = lambda *_: None,
+        servers: Sequence[Rule] = (),
     ) -> None:
         self._warehouse = warehouse
+        self._servers = servers
         self._on_repriced = on_repriced
         self.store = PriceStore(warehouse)
         self.book = book
@@ -82,6 +88,7 @@ class Pricing:
     def _start_anew(self) -> None:
         self.book.add(own_price(one.override) for one in self.store.added())
         self.store.clear()
+        self.store.put_servers(self._servers)
         self._resolved.clear()
         self._resolve(self.book.own())
         self._is_started = True
@@ -155,7 +162,8 @@ class Pricing:
 
     def _resolve(self, pairs: list[tuple[str, str]], are_calls: bool = True) -> None:
         found = {pair: self.book.every(*pair) for pair in pairs if pair not in self._resolved}
-        prices: list[Price] = [price for history in found.values() for price in history]
+        elsewhere = {(by, model): self.book.every(by, model) for _, model in found for by in providers(self._servers)}
+        prices: list[Price] = [price for history in (elsewhere | found).values() for price in history]
         if prices:
             self._warehouse.put_prices(prices)  # where this fails, the next attempt looks them up again
         _remember(self._resolved, set(found))

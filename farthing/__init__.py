@@ -12,16 +12,18 @@ from farthing.tags import tags
 
 if TYPE_CHECKING:
     from farthing.cached import cached_component, cached_tool
+    from farthing.grading import grade
     from farthing.tracing import configure, flush, shutdown, status
 
 __version__ = "0.1.0"
 __all__ = [
-    "__version__", "cached_component", "cached_tool", "configure", "flush", "shutdown", "status", "tags",
+    "__version__", "cached_component", "cached_tool", "configure", "flush", "grade", "shutdown", "status", "tags",
 ]  # fmt: skip
 
 _LATER = {
     "cached_component": "farthing.cached", "cached_tool": "farthing.cached", "configure": "farthing.tracing",
-    "flush": "farthing.tracing", "shutdown": "farthing.tracing", "status": "farthing.tracing",
+    "flush": "farthing.tracing", "grade": "farthing.grading", "shutdown": "farthing.tracing",
+    "status": "farthing.tracing",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from farthing import cli_alerts, cli_budget, cli_keys, cli_policy, cli_prices, cli_propose, cli_tokens, parts
+from farthing import cli_alerts, cli_budget, cli_keys, cli_policy, cli_prices, cli_propose, cli_slo, cli_tokens, parts
 from farthing.cli_backup import add_commands
 from farthing.errors import FarthingError, SettingsError
 from farthing.settings import PREFIX, Settings, child_environ, read_settings
@@ -31,6 +31,7 @@ app.add_typer(cli_tokens.app, name="token")
 app.command()(cli_prices.reprice)
 app.command()(cli_policy.apply)
 app.command()(cli_propose.propose)
+app.command()(cli_slo.slo)
 
 _set: dict[str, str] = {}  # FARTHING_… variables that the command line gives
 

@@ -17,12 +17,16 @@ def plan_lines(told: dict[str, Any]) -> Iterator[str]:
     for one in told["effects"]:
         money, latency, errors = (_range(one[name], *how) for name, how in _FIGURES.items())
         yield f"{one['team'] or 'all':<24}{one['requests']:>12,}{one['hit']:>12,}  {money:<40}{latency:<34}{errors}"
+        for name, what in _COUNTS.items():
+            if one[name]["value"]:
+                yield f"{'':<24}{_range(one[name], 1.0, ',.1f', '')} {what}"
     for note in told["notes"]:
         yield f"note: {note}"
     yield "predicted at full strength, with 95 % intervals; a holdout verifies it"
 
 
 _FIGURES = {"usd_per_day": (1.0, ".4f", ""), "latency_s": (1000.0, ".0f", " ms"), "error_share": (100.0, ".2f", " %")}
+_COUNTS = {"refused_per_day": "calls a day refused", "tokens_per_day": "tokens a day"}
 
 
 def _range(found: dict[str, float | None], factor: float, form: str, unit: str) -> str:

@@ -104,7 +104,7 @@ def status(context: typer.Context) -> None:
     _say(f"version {told['version']}{by}{': ' + told['reason'] if told['reason'] else ''}")
     for one in told["policies"]:
         ends = f"  until {one['expires']}" if one["expires"] else ""
-        _say(f"  {one['mode']:<8} {one['name']:<40} priority {one['priority']}{ends}")
+        _say(f"  {one['mode']:<8} {one['name']:<40} {_rank(one['priority'])}{ends}")
     _warn(told["warnings"])
     for one in told["pending"]:
         _say(f"waits for approval: {one['number']}, of {one['author']}: {one['why']}")
@@ -184,6 +184,10 @@ def revert(
     done = _control(context, "POST", "/v1/revert", asked)
     _tell_changes(done)
     _say(f"version {done['version']}")
+
+
+def _rank(priority: int | None) -> str:
+    return "goes after every policy" if priority is None else f"priority {priority}"
 
 
 def _seen(saw: dict[str, str]) -> str:

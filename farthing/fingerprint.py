@@ -4,11 +4,12 @@ The key never leaves the machine: an outsider cannot test guesses against a stor
 """
 from __future__ import annotations
 
-import hmac
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b, sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -36,12 +37,26 @@ def load_key(configured: str, data_dir: Path) -> bytes:
 def request_hash(key: bytes, tenant: str, request: Mapping[str, object]) -> str:
     """Return the hash of what is asked of which model by which tenant, 32 hex digits; key order does not matter."""
     asked = {name: value for name, value in request.items() if name not in _IGNORED}
-    canonical = msgspec.json.encode(asked, order="deterministic")
-    return hmac.digest(key, tenant.encode() + b"\0" + canonical, "sha256").hex()[:32]
+    inner, outer = _begun(key, tenant)
+    digest, whole = inner.copy(), outer.copy()
+    digest.update(msgspec.json.encode(asked, order="deterministic"))
+    whole.update(digest.digest())
+    return whole.hexdigest()[:32]
+
+
+@lru_cache(maxsize=256)
+def _begun(key: bytes, tenant: str) -> tuple[Any, Any]:
+    """Return both hashes of HMAC-SHA256 (RFC 2104) as far as they do not depend on the request."""
+    padded = (key if len(key) <= 64 else sha256(key).digest()).ljust(64, b"\0")
+    inner, outer = (sha256(bytes([byte ^ pad for byte in padded])) for pad in (0x36, 0x5C))
+    inner.update(tenant.encode() + b"\0")
+    return inner, outer
 
 
 def prefix_hashes(key: bytes, tenant: str, messages: Sequence[object]) -> tuple[str, ...]:
     """Return the hashes of the conversation after each message but the last, 16 hex digits each."""
+    if len(messages) < 2:
+        return ()
     running = blake2b(tenant.encode(), digest_size=8, key=key[:32])
     hashes: list[str] = []
     for message in messages[:-1][:MAX_PREFIXES]:

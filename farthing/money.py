@@ -13,8 +13,12 @@ TOKENS_PER_PRICE = 1_000_000  # a price is quoted for this many tokens
 
 def cost_nusd(terms: Iterable[tuple[int, int]]) -> int:
     """Return the cost of `(tokens, nUSD per million tokens)` terms, rounded half up once."""
-    total = sum(tokens * price for tokens, price in terms)
-    return (total + TOKENS_PER_PRICE // 2) // TOKENS_PER_PRICE
+    return rounded(sum([tokens * price for tokens, price in terms]))
+
+
+def rounded(products: int) -> int:
+    """Return the nano-dollars of a sum of token counts times their prices, rounded half up."""
+    return (products + TOKENS_PER_PRICE // 2) // TOKENS_PER_PRICE
 
 
 def nusd_from_usd(amount: str | int | Decimal) -> int:

@@ -14,7 +14,7 @@ STATUS_UNSET, STATUS_OK, STATUS_ERROR = 0, 1, 2
 
 Value = str | bool | int | float | tuple[str, ...]
 
-_fixed64 = struct.Struct("<Q").pack
+_window = struct.Struct("<BQBQ").pack
 _double = struct.Struct("<d").pack
 
 
@@ -62,18 +62,19 @@ def attribute(key: str, value: Value) -> bytes:
     return field(0x0A, key.encode()) + field(0x12, _any_value(value))
 
 
-@lru_cache(maxsize=4096)
-def _key(name: str) -> bytes:
-    return field(0x0A, name.encode()) + b"\x12"
+@lru_cache(maxsize=8192)
+def _before(name: str, size: int) -> bytes:
+    """Return what stands before the encoded value of a span's attribute, which is `size` bytes long."""
+    key = field(0x0A, name.encode()) + b"\x12" + varint(size)
+    return b"J" + varint(len(key) + size) + key
 
 
 def attributes(values: Iterable[tuple[str, Value]]) -> bytes:
     """Encode span attributes (field 9 of Span)."""
     parts: list[bytes] = []
     for name, value in values:
-        key, encoded = _key(name), _any_value(value)
-        size = varint(len(encoded))
-        parts += (b"J", varint(len(key) + len(size) + len(encoded)), key, size, encoded)
+        encoded = _any_value(value)
+        parts += (_before(name, len(encoded)), encoded)
     return b"".join(parts)
 
 
@@ -91,17 +92,22 @@ def span(
     status = field(0x7A, field(0x12, error.encode("utf-8", "replace")) + bytes((0x18, STATUS_ERROR))) if error else b""
     return b"".join(
         (
-            field(0x0A, trace_id),
-            field(0x12, span_id),
-            field(0x22, parent_span_id) if parent_span_id else b"",
-            field(0x2A, name.encode("utf-8", "replace")),
-            bytes((0x30, kind)),
-            b"\x39" + _fixed64(window_ns[0]),
-            b"\x41" + _fixed64(window_ns[1]),
+            b"\x0a\x10",
+            trace_id,
+            b"\x12\x08",
+            span_id,
+            b"\x22\x08" + parent_span_id if parent_span_id else b"",
+            _named(name, kind),
+            _window(0x39, window_ns[0], 0x41, window_ns[1]),
             encoded_attributes,
             status,
         )
     )
+
+
+@lru_cache(maxsize=1024)
+def _named(name: str, kind: int) -> bytes:
+    return field(0x2A, name.encode("utf-8", "replace")) + bytes((0x30, kind))
 
 
 def traces(resource: Iterable[tuple[str, Value]], scope: str, version: str, spans: Iterable[bytes]) -> bytes:

@@ -26,6 +26,9 @@ CACHED_AUDIO_TOKENS = "gen_ai.usage.audio.cache_read.input_tokens"
 AUDIO_OUTPUT_TOKENS = "gen_ai.usage.audio.output_tokens"  # a part of the output
 OPENAI_RESPONSE_SERVICE_TIER = "openai.response.service_tier"
 OPENAI_REQUEST_SERVICE_TIER = "openai.request.service_tier"
+EVALUATION = "gen_ai.evaluation.result"  # name of the event, or of the span, that grades one answer
+EVALUATION_NAME = "gen_ai.evaluation.name"
+EVALUATION_SCORE = "gen_ai.evaluation.score.value"  # double; of a grade of ours from 0, wrong, to 1, right
 ERROR_TYPE = "error.type"
 HTTP_STATUS_CODE = "http.response.status_code"
 SERVER_ADDRESS = "server.address"
@@ -48,6 +51,10 @@ DEPLOYMENT_NAME = "farthing.deployment.name"
 ROUTE_STRATEGY = "farthing.route.strategy"  # of the policy that chose the deployment
 ROUTE_REASON = "farthing.route.reason"  # why that one
 ROUTE_CANDIDATES = "farthing.route.candidates"  # the figures that each had when it was chosen
+ROUTE_FEATURES = "farthing.route.features"  # what a router saw of the prompt: key id:base64; no words, not anonymous
+ROUTE_PROPENSITY = "farthing.route.propensity"  # the chance with which the model that answered was drawn
+ROUTE_GAIN = "farthing.route.gain"  # P(strong right) - P(weak right), as predicted
+ROUTE_GAIN_VERSION = "farthing.route.gain.version"  # of the model that predicted it
 TASK = "farthing.task"  # what kind of task the prompt was judged to be, where a policy routes by it
 TASK_CONFIDENCE = "farthing.task.confidence"
 TASK_COMPLEXITY = "farthing.task.complexity"  # 0 to 1
@@ -111,6 +118,7 @@ HEADER_CACHE = "x-farthing-cache"  # response: hit | partial | coalesced | seman
 HEADER_TOKENS = "x-farthing-tokens"  # response: what a policy cut: before=900;after=300;history=600
 HEADER_FOLLOWER = "x-farthing-follower"  # which proxy worker asks for the policy document
 HEADER_REFUSED = "x-farthing-refused"  # why it did not take the newest one
+HEADER_GAINS = "x-farthing-gains"  # which gain models that worker uses, and why not the others
 HEADER_TENANT_KEY = "x-farthing-key"  # ingest key of a tenant, to the collector
 
 CORE_TAGS = {"team": TEAM, "user": USER, "feature": FEATURE, "session": SESSION}
@@ -375,7 +383,7 @@ CONTENT_FREE_PREFIXES = (
 # of these is meant and stays; a key or a token does not.
 CONTENT_IDENTITY_KEYS = frozenset((
     *ALIASES["user"], *ALIASES["session"], *ALIASES["response_id"], TEAM, FEATURE, REQUEST_ID, REQUEST_HASH,
-    PREFIX_HASHES, "gen_ai.user", "service.instance.id", "host.id", "container.id", "user.email",
+    PREFIX_HASHES, ROUTE_FEATURES, "gen_ai.user", "service.instance.id", "host.id", "container.id", "user.email",
 ))  # fmt: skip
 
 # What the length and the hash of a span's status message are stored as, in the span's attributes

@@ -78,7 +78,7 @@ def stop_signal() -> asyncio.Event:
     return stop
 
 
-def _keep_what_is_there() -> None:
+def keep_what_is_there() -> None:
     """Take what the start made out of garbage collection: a full one stops every thread for as long as it looks at all.
 
     [70 ms of CPU in the collector, every few seconds under load, in which nobody is answered; gc.freeze]
@@ -111,7 +111,7 @@ async def run(sites: list[Site], on_ready: Callable[[], None] | None = None) -> 
     running = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in zip(servers, sockets, strict=True)]
     try:
         await _until_started(sites, servers, running)
-        _keep_what_is_there()
+        keep_what_is_there()
         if on_ready is not None:
             on_ready()
         waiting = asyncio.create_task(stop.wait())

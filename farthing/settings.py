@@ -28,7 +28,7 @@ class Deployment:
     provider: str = "farthing"  # who bills: `farthing` for the bundled engine, `openai`, `anthropic`, …
     api: str = ""  # openai | anthropic | azure: which API the upstream speaks; default: by provider, else openai
     upstream_model: str = ""  # the name that the upstream knows; default: `model`
-    api_key_env: str = ""  # environment variable that holds the upstream's key
+    api_key_env: str = ""  # environment variable that holds the upstream's key; with _FILE added, of a file with it
     context_tokens: int = 8192  # the longest prompt plus answer, tokens; bounds a hold where max_tokens is missing
     engine: str = ""  # weights that the bundled engine serves under this name: smollm2-135m | all-minilm-l6-v2
     dtype: str = ""  # float32 | bfloat16, for the bundled engine
@@ -42,6 +42,8 @@ class Deployment:
     quality: float = 1.0  # share of good answers, 0 to 1, as you measured it
     max_in_flight: int = 0  # requests at once, over all workers of a proxy, the others wait; 0 = no limit
     warm_connections: int = 0  # opened at the start of each worker and kept open
+    # azure: the version of its dated API, with url = https://NAME.openai.azure.com/openai; default: its v1 API
+    api_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,17 @@ class PriceOverride:
     output_audio: str = ""  # default: as output
     # Prices of the whole call once its input is larger: { over = 200000, input = "6", output = "22.5", … }
     tiers: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Server:
+    """Who bills the calls whose spans say all of this; `*` stands for any text, and what is empty is not asked for."""
+
+    address: str = ""  # host of the server that the application called: gateway.internal, *.svc.cluster.local
+    service: str = ""  # service.name of who sent the span
+    provider: str = ""  # that the span names
+    model: str = ""  # that was asked for, or that answered
+    billed_by: str = "self-hosted"  # provider that the call is booked and priced under; `*` = who the span names
 
 
 @dataclass(frozen=True)
@@ -196,7 +209,9 @@ class Settings:
     approval_usd_per_day: float = 0.0  # a change predicted to move more needs a second person; 0 = none does
     approval_share: float = 0.0  # and one that treats more of the calls otherwise, 0 to 1; 0 = none does
     guardrail_interval_s: float = 60.0  # seconds between looks at the guardrails of policies on trial; 0 = never
+    reconcile_interval_s: float = 60.0  # seconds between looks for the usage of calls charged by guess; 0 = never
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
+    gain_interval_s: float = 3600.0  # seconds between trainings of gain models by new grades; 0 = never
     alert_interval_s: float = 60.0  # seconds between looks at the alerts; 0 = none are looked at
     report_dir: Path = Path()  # default: <data_dir>/reports
     engine_slots: int = 8  # requests that share one decode step
@@ -206,6 +221,8 @@ class Settings:
     hash_key: str = ""  # key of the request hashes; default: made once, kept in data_dir
     deployments: tuple[Deployment, ...] = field(default=DEFAULT_DEPLOYMENTS)
     prices: tuple[PriceOverride, ...] = field(default=DEFAULT_PRICES)
+    # Servers of your own and gateways, whoever their spans name as provider; of several that fit the first one holds.
+    servers: tuple[Server, ...] = ()
     ingest_keys: tuple[IngestKey, ...] = ()
     alert_channels: tuple[AlertChannel, ...] = ()
     redactions: tuple[Redaction, ...] = ()  # beside the built-in ones; each costs about 1 µs of CPU a span
@@ -237,6 +254,7 @@ class Settings:
 _TABLES: dict[str, type] = {
     "deployments": Deployment,
     "prices": PriceOverride,
+    "servers": Server,
     "ingest_keys": IngestKey,
     "redactions": Redaction,
     "proxy_keys": ProxyKey,
@@ -264,15 +282,25 @@ def read_settings(
 
 
 def secret(name: str, environ: Mapping[str, str] | None = None) -> str:
-    """Return the secret that a setting names by its environment variable.
+    """Return the secret that a setting names by its environment variable, or that lies in the file of `<name>_FILE`.
 
     Raises:
-        SettingsError: the variable is not set.
+        SettingsError: neither is set, or the file cannot be read.
     """
     env = os.environ if environ is None else environ
-    if not env.get(name):
-        raise SettingsError(f"the environment variable {name} is not set; a deployment takes its key from it")
-    return env[name]
+    if env.get(name):
+        return env[name]
+    path = env.get(f"{name}_FILE")
+    if not path:
+        message = f"the environment variable {name} is not set; a deployment takes its key from it"
+        raise SettingsError(f"{message}, or from the file that {name}_FILE names")
+    try:
+        found = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{name}_FILE={path!r} cannot be read: {error}") from None
+    if not found or not found.isprintable():
+        raise SettingsError(f"{name}_FILE={path!r}: the file is empty or holds more than one line; write the key alone")
+    return found
 
 
 def child_environ(extra: Mapping[str, str]) -> dict[str, str]:

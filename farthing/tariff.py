@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
+from operator import mul
 from typing import NamedTuple
 
-from farthing.money import cost_nusd
+from farthing.money import rounded
 
 FIRST_DAY = date(1970, 1, 1)
 LAST_DAY = date(2149, 6, 6)
@@ -154,20 +156,33 @@ class Price:
 
     def rates_for(self, input_tokens: int) -> Rates:
         """Return the rates of a call with so many input tokens."""
-        reached = [tier.rates for tier in self.tiers if input_tokens > tier.over]
-        return reached[-1] if reached else self.rates
+        found = self.rates
+        for tier in self.tiers:
+            if input_tokens > tier.over:
+                found = tier.rates
+        return found
 
     def cost_nusd(self, usage: Usage) -> int:
         """Return what `usage` costs, nano-dollars; the rule that the warehouse applies too."""
         rates = self.rates_for(usage.input)
-        return cost_nusd(zip(usage, rates, strict=True))
+        return rounded(sum(map(mul, usage, rates)))
 
     def bound_nusd(self, max_input: int, max_output: int) -> int:
         """Return the most that a call of at most so many tokens can cost, at the dearest size tier and kind."""
-        reachable = [self.rates, *(tier.rates for tier in self.tiers if max_input > tier.over)]
-        dearest_input = max(rates.dearest_input for rates in reachable)
-        dearest_output = max(rates.dearest_output for rates in reachable)
-        return cost_nusd(((max_input, dearest_input), (max_output, dearest_output)))
+        dearest = [rates for over, rates in self._dearest if max_input > over]
+        dearest_input, dearest_output = dearest[-1]
+        return rounded(max_input * dearest_input + max_output * dearest_output)
+
+    @cached_property
+    def _dearest(self) -> list[tuple[int, tuple[int, int]]]:
+        """The dearest input and output of calls with more than so many input tokens, whatever their kinds."""
+        found: list[tuple[int, tuple[int, int]]] = []
+        dearest_input = dearest_output = 0
+        for over, rates in ((-1, self.rates), *((tier.over, tier.rates) for tier in self.tiers)):
+            dearest_input = max(dearest_input, rates.dearest_input)
+            dearest_output = max(dearest_output, rates.dearest_output)
+            found.append((over, (dearest_input, dearest_output)))
+        return found
 
     def blocks(self) -> Iterator[tuple[int, ...]]:
         """Yield (over, rate of each kind) for the base and each size tier, the smallest first."""

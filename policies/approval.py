@@ -10,12 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, func, insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine, insert, select, update
 
-from farthing.errors import LedgerError
 from farthing.settings import Settings
-from policies.database import writing
+from policies.database import next_number, rows, writing
 from policies.periods import iso
 from policies.tables import pending
 
@@ -43,7 +41,7 @@ class PendingStore:
     def keep(self, waiting: Waiting, why: str) -> int:
         """Keep a change until somebody decides about it; return its number."""
         with writing(self._engine) as connection:
-            number = connection.execute(select(func.coalesce(func.max(pending.c.number), 0))).scalar_one() + 1
+            number = next_number(connection, pending.c.number)
             row = {
                 "number": number, "at_ns": self._clock_ns(), "author": waiting.author, "reason": waiting.reason,
                 "act": waiting.act, "source": waiting.source, "replaces": int(waiting.replace),
@@ -54,8 +52,8 @@ class PendingStore:
 
     def get(self, number: int) -> Waiting | None:
         """Return a change that still waits; None = there is none of that number."""
-        rows = self._rows(select(pending).where((pending.c.number == number) & (pending.c.state == "waiting")))
-        return next((_waiting(row) for row in rows), None)
+        found = rows(self._engine, select(pending).where((pending.c.number == number) & (pending.c.state == "waiting")))
+        return next((_waiting(row) for row in found), None)
 
     def decide(self, number: int, state: str, by: str) -> None:
         """Note that a change was approved or refused, and by whom."""
@@ -65,15 +63,8 @@ class PendingStore:
 
     def listed(self, limit: int = 100) -> list[dict[str, Any]]:
         """Return the newest changes that wait or waited, the newest first."""
-        rows = self._rows(select(pending).order_by(pending.c.number.desc()).limit(limit))
-        return [row | {"at": iso(row.pop("at_ns")), "decided_at": iso(row.pop("decided_ns"))} for row in rows]
-
-    def _rows(self, query: Any) -> list[dict[str, Any]]:
-        try:
-            with self._engine.connect() as connection:
-                return [dict(row) for row in connection.execute(query).mappings()]
-        except SQLAlchemyError as error:
-            raise LedgerError(f"the control database cannot be read: {error}") from error
+        found = rows(self._engine, select(pending).order_by(pending.c.number.desc()).limit(limit))
+        return [row | {"at": iso(row.pop("at_ns")), "decided_at": iso(row.pop("decided_ns"))} for row in found]
 
 
 def _waiting(row: dict[str, Any]) -> Waiting:

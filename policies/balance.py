@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from farthing.policy import Budget
-from policies.periods import Period
+from farthing.policy.periods import Period
 
 
 @dataclass(slots=True)

@@ -15,11 +15,11 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from farthing.errors import LedgerError
 from farthing.policy import CompiledDocument
+from farthing.policy.periods import NS_PER_S
 from policies import lending, thresholds
 from policies.journal import Journal
 from policies.memory import Memory
-from policies.operations import Charge, Draw, Operation, Reserve, Result, Settled
-from policies.periods import NS_PER_S
+from policies.operations import Charge, Draw, Operation, Reserve, Result, Settle, Settled
 from policies.tables import budget_events
 from policies.teller import KEEP_NS, Teller, close, used_before
 
@@ -81,6 +81,8 @@ class Book:
             return self.run([operation])[0]
         except IntegrityError as error:
             names = self._known(operation)
+            if names and isinstance(operation, Draw) and not operation.is_guess:  # what was charged may be a guess
+                return self.run_alone(Settle(operation.request_id, operation.attempt, operation.actual_nusd))
             if names:
                 return used_before(operation) if isinstance(operation, Reserve) else Settled(names)
             raise LedgerError(f"the database refused {operation!r}: {error.orig}") from error

@@ -65,6 +65,6 @@ def _by_key(items: Iterable[Named]) -> dict[Key, Named]:
 
 def _document(version: int, items: Iterable[Named]) -> Document:
     document = Document.of(version, items)
-    if problems := conflicts(document.policies):
+    if problems := conflicts(document.rules):
         raise DocumentError("\n".join(problems))
     return document

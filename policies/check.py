@@ -11,6 +11,7 @@ from farthing.policy import EMPTY, Document
 from policies.changes import applied
 from policies.dead import dead
 from policies.load import MAX_PROBLEMS, Objects, load
+from policies.references import unresolved
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def check(texts: Iterable[tuple[str, str]]) -> Checked:
 
 def warnings(document: Document, today: date | None = None) -> list[str]:
     """Return what is allowed in a document and hardly meant; `today` is the UTC date."""
-    return dead(document.policies, today or datetime.now(timezone.utc).date())
+    return dead(document.rules, today or datetime.now(timezone.utc).date()) + unresolved(document)
 
 
 def _used_twice(read: list[tuple[str, Objects]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from farthing.policy import Match, Policy
+from farthing.policy.defaults import AFTER_ALL, title
 
 
 def conflicts(policies: Iterable[Policy]) -> list[str]:
@@ -14,10 +15,16 @@ def conflicts(policies: Iterable[Policy]) -> list[str]:
         other = first.setdefault(_stand(policy), policy)
         if other is not policy:
             problems.append(
-                f"Policy {other.name} and Policy {policy.name}: both {_what(policy)} the same requests "
-                f"at priority {policy.priority}; give one of them another priority or remove it"
+                f"{title(other)} and {title(policy)}: both {_what(policy)} the same requests "
+                f"{_place(policy)}"
             )
     return problems
+
+
+def _place(policy: Policy) -> str:
+    if policy.priority == AFTER_ALL:
+        return "where no Policy acts; change what one of them matches, or remove it"
+    return f"at priority {policy.priority}; give one of them another priority or remove it"
 
 
 def _stand(policy: Policy) -> tuple[object, ...]:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Column, Connection, Engine, Select, Table, create_engine, event, func, insert, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from farthing.errors import LedgerError, SettingsError
+from farthing.errors import FarthingError, LedgerError, SettingsError
 from policies.migrations import migrate
 
 BUSY_TIMEOUT_MS = 10_000  # how long a writer waits for another one
@@ -86,3 +86,54 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """Run one write transaction: committed at the end, rolled back on an error."""
     with engine.connect().execution_options(write=True) as connection, connection.begin():
         yield connection
+
+
+@contextmanager
+def changing(engine: Engine, clash: FarthingError) -> Iterator[Connection]:
+    """Run one write transaction whose failures have our names.
+
+    Raises:
+        FarthingError: `clash`, because another change came first.
+        LedgerError: the database failed; nothing was written.
+    """
+    try:
+        with writing(engine) as connection:
+            yield connection
+    except IntegrityError:
+        raise clash from None
+    except SQLAlchemyError as error:
+        raise LedgerError(f"the control database cannot be written: {error}") from error
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Lend a connection to read with.
+
+    Raises:
+        LedgerError: the database failed.
+    """
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except SQLAlchemyError as error:
+        raise LedgerError(f"the control database cannot be read: {error}") from error
+
+
+def rows(engine: Engine, query: Select[Any]) -> list[dict[str, Any]]:
+    """Return all rows of a query, each by the names of its columns.
+
+    Raises:
+        LedgerError: the database failed.
+    """
+    with reading(engine) as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def next_number(connection: Connection, column: Column[int]) -> int:
+    """Return the number that follows the highest of a column; the caller holds the write transaction."""
+    return connection.execute(select(func.coalesce(func.max(column), 0))).scalar_one() + 1
+
+
+def append(connection: Connection, table: Table, row: dict[str, Any]) -> None:
+    """Add a row to a table that numbers its entries and never changes them."""
+    connection.execute(insert(table).values(entry=next_number(connection, table.c.entry), **row))

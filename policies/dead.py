@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 
 from farthing.policy import Action, Policy
+from farthing.policy.defaults import title
 from farthing.policy.index import Globs, columns_of, precedence
 from farthing.policy.match import is_glob
 
@@ -21,12 +22,12 @@ def dead(policies: Iterable[Policy], today: date) -> list[str]:
     alive: list[Policy] = []
     for policy in sorted(policies, key=precedence):
         if policy.expires is not None and policy.expires < today:
-            found[policy.name] = f"expired on {policy.expires}; remove it"
+            found[title(policy)] = f"expired on {policy.expires}; remove it"
         else:
             alive.append(policy)
     for verb in Action.model_fields:
         found |= _covered([policy for policy in alive if getattr(policy.action, verb)])
-    return [f"Policy {name} never acts: {why}" for name, why in sorted(found.items())]
+    return [f"{name} never acts: {why}" for name, why in sorted(found.items())]
 
 
 def _covered(ordered: list[Policy]) -> dict[str, str]:
@@ -37,7 +38,7 @@ def _covered(ordered: list[Policy]) -> dict[str, str]:
         columns = columns_of(policy.match)
         over = next((one for one in hiders.near(columns) if _hides(one, policy, columns)), None)
         if over is not None:
-            found[policy.name] = f"Policy {over.name} goes before it and matches all that it matches"
+            found[title(policy)] = f"{title(over)} goes before it and matches all that it matches"
         elif policy.mode == "enforce" and policy.trial() is None and not policy.when:
             hiders.add(policy)
     return found

@@ -19,7 +19,7 @@ def explain(document: Document, facts: Facts, request_id: str, day: date) -> dic
     decision = decide(CompiledDocument(document), facts, day, request_id)
     arms = {arm.policy: arm for arm in decision.arms}
     lines: list[dict[str, Any]] = []
-    for policy in sorted(document.policies, key=precedence):
+    for policy in sorted(document.rules, key=precedence):
         if not matches(policy.match, facts):
             continue
         became, why = _became(policy, facts, day, decision, arms)

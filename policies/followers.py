@@ -24,6 +24,7 @@ class Follower:
     since_s: float  # when it first said so, monotonic
     seen_s: float  # when it last asked, monotonic
     refused: str  # why it did not take the newest document; empty: it did
+    gains: str = ""  # the gain models that it uses, and why not the others
 
 
 class Followers:
@@ -38,7 +39,7 @@ class Followers:
         """Note that a version is out from now on."""
         self._published = {version: self._clock_s()}
 
-    def heard(self, name: str, etag: str, refused: str = "") -> None:
+    def heard(self, name: str, etag: str, refused: str = "", gains: str = "") -> None:
         """Note a proxy's question; `etag` is of the document that it runs."""
         name, version, now = name[:MAX_NAME], _version(etag), self._clock_s()
         known = self._known.get(name)
@@ -48,7 +49,7 @@ class Followers:
             if known is None and len(self._known) >= MAX_FOLLOWERS:
                 return
             known = self._known[name] = Follower(name, version, now, now, refused)
-        known.seen_s, known.refused = now, refused[:MAX_NAME]
+        known.seen_s, known.refused, known.gains = now, refused[:MAX_NAME], gains[:MAX_NAME]
 
     def status(self, newest: int) -> list[dict[str, Any]]:
         """Return one line for each proxy, by name."""
@@ -68,6 +69,7 @@ class Followers:
             "silent_for_s": round(silent, 3),
             "took_s": None if out is None else round(max(0.0, one.since_s - out), 4),
             "refused": one.refused,
+            "gain_models": one.gains,
         }
 
     def _forget(self, now: float) -> None:

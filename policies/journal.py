@@ -9,15 +9,16 @@ from collections.abc import Collection, Sequence
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, bindparam, delete, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, insert, literal_column, select, update
 from sqlalchemy import Row as Found
 from sqlalchemy.sql.dml import Insert, Update
 
 from farthing.errors import LedgerError
+from farthing.policy.periods import Period
 from policies.balance import Balance
+from policies.database import append
 from policies.lease import LeaseKey, LeaseRow
 from policies.operations import HoldId
-from policies.periods import Period
 from policies.tables import balances, budget_events, holds, leases, ledger_owner
 
 Row = tuple[Any, ...]
@@ -128,8 +129,7 @@ class Journal:
     def add(self, connection: Connection, notes: Sequence[tuple[Table, dict[str, Any]]]) -> None:
         """Add rows that never change; each table numbers its own."""
         for table, row in notes:
-            entry = connection.execute(select(func.coalesce(func.max(table.c.entry), 0))).scalar_one() + 1
-            connection.execute(insert(table).values(entry=entry, **row))
+            append(connection, table, row)
 
     def crossed(self, connection: Connection, budget: str, period: str) -> set[str]:
         """Return the thresholds of a budget that were told of in a period."""

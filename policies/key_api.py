@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import msgspec
 
 from farthing.errors import KeyRefusedError
+from farthing.policy.kinds.key import DeclaredKey
 from policies.http import HttpError, Reply, Request
 from policies.keys import DEFAULT_OVERLAP_S
 
@@ -21,7 +22,10 @@ Made = TypeVar("Made")
 
 async def list_keys(plane: ControlPlane, _request: Request) -> Reply:
     """List all keys, the revoked ones too."""
-    return Reply({"keys": await asyncio.to_thread(plane.keys.listed)})
+    lines = await asyncio.to_thread(plane.keys.listed)
+    made = {line["name"] for line in lines}
+    declared = [one for one in plane.document_in_force.declared_keys if one.name not in made]
+    return Reply({"keys": lines + [_unmade(one) for one in declared]})
 
 
 async def events(plane: ControlPlane, _request: Request) -> Reply:
@@ -32,6 +36,7 @@ async def events(plane: ControlPlane, _request: Request) -> Reply:
 async def create(plane: ControlPlane, request: Request) -> Reply:
     """Make a key."""
     spec, author, reason = _object(await request.body()), request.text("author"), request.text("reason")
+    spec = _declared(plane, spec)
     secret = await _changed(plane, lambda: plane.keys.create(spec, author, reason))
     return Reply({"name": spec["name"], "key": secret}, 201)
 
@@ -59,6 +64,30 @@ async def _changed(plane: ControlPlane, act: Callable[[], Made]) -> Made:
     except KeyRefusedError as error:
         status, code = (404, "no_such_key") if error.is_missing else (400, "key_refused")
         raise HttpError(status, code, str(error)) from None
+
+
+def _declared(plane: ControlPlane, spec: dict[str, Any]) -> dict[str, Any]:
+    """Return what a key is to be: what a document declares, where one does.
+
+    Raises:
+        HttpError: both say what it may do.
+    """
+    found = next((one for one in plane.document_in_force.declared_keys if one.name == spec["name"]), None)
+    if found is None:
+        return spec
+    given = sorted(name for name, value in spec.items() if value and name != "name")
+    if given:
+        message = f"{given[0]}: the Key document {found.name!r} says it; leave it out, or change that"
+        raise HttpError(400, "key_declared", message)
+    return found.model_dump(mode="json", exclude_none=True, exclude={"owner", "limits"})
+
+
+def _unmade(one: DeclaredKey) -> dict[str, Any]:
+    """Return the line of a key that a document declares and nobody has made yet."""
+    spec = one.model_dump(mode="json", exclude={"owner", "limits", "expires"})
+    times = dict.fromkeys(("created_at", "revoked_at", "old_until"))
+    expires = None if one.expires is None else one.expires.isoformat()
+    return {**spec, **times, "shown": "", "state": "declared", "expires_at": expires}
 
 
 def _name(request: Request) -> str:

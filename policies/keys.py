@@ -6,20 +6,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Engine, func, insert, select, update
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, insert, select, update
 
-from farthing.errors import KeyRefusedError, LedgerError
+from farthing.errors import KeyRefusedError
 from farthing.policy import Key
 from farthing.policy.key import ROUTES
+from farthing.policy.kinds.key import DeclaredKey
 from farthing.virtual_key import digest, new_key, shown
-from policies.database import writing
+from policies.database import append, changing, rows
 from policies.periods import NS_PER_S, iso
 from policies.tables import api_keys, key_events
 
@@ -35,21 +35,17 @@ class KeyStore:
 
     def in_force(self) -> tuple[Key, ...]:
         """Return every key as proxies are to know it; a revoked one too, so that they can say why they refuse it."""
-        with self._reading() as connection:
-            return tuple(_key(row) for row in connection.execute(select(api_keys).order_by(api_keys.c.name)).mappings())
+        return tuple(_key(row) for row in rows(self._engine, select(api_keys).order_by(api_keys.c.name)))
 
     def listed(self) -> list[dict[str, Any]]:
         """Return every key as people may see it."""
         now = self._clock_ns()
-        with self._reading() as connection:
-            rows = connection.execute(select(api_keys).order_by(api_keys.c.name)).mappings()
-            return [_line(row, now) for row in rows]
+        return [_line(row, now) for row in rows(self._engine, select(api_keys).order_by(api_keys.c.name))]
 
     def events(self, limit: int = 1000) -> list[dict[str, Any]]:
         """Return who made, rotated or revoked which key, the newest first."""
         query = select(key_events).order_by(key_events.c.entry.desc()).limit(limit)
-        with self._reading() as connection:
-            return [dict(row) | {"at": iso(row["at_ns"])} for row in connection.execute(query).mappings()]
+        return [row | {"at": iso(row["at_ns"])} for row in rows(self._engine, query)]
 
     def create(self, spec: dict[str, Any], author: str, reason: str) -> str:
         """Make a key and return it; nobody will see it again.
@@ -68,6 +64,18 @@ class KeyStore:
             connection.execute(insert(api_keys).values(_stored(made, secret, now)))
             _note(connection, now, made.name, "create", author, reason)
         return secret
+
+    def follow(self, declared: Iterable[DeclaredKey]) -> None:
+        """Have the keys that there are be as documents declare them; safe to repeat, a start does."""
+        wanted = {one.name: declared_fields(one) for one in declared}
+        if not wanted:
+            return
+        with self._writing() as connection:
+            rows = connection.execute(select(api_keys).where(api_keys.c.name.in_(wanted))).mappings().all()
+            for row in rows:
+                fields = wanted[row["name"]]
+                if any(row[name] != value for name, value in fields.items()):
+                    connection.execute(update(api_keys).where(api_keys.c.name == row["name"]).values(fields))
 
     def rotate(self, name: str, overlap_s: float, author: str, reason: str) -> tuple[str, datetime]:
         """Put a new key in a key's place; return it, and until when the old one is good.
@@ -99,23 +107,8 @@ class KeyStore:
             connection.execute(update(api_keys).where(api_keys.c.name == name).values(revoked_ns=now))
             _note(connection, now, name, "revoke", author, reason)
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        try:
-            with self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise LedgerError(f"the control database cannot be read: {error}") from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        try:
-            with writing(self._engine) as connection:
-                yield connection
-        except IntegrityError:
-            raise KeyRefusedError("another change came first; look at GET /v1/keys and try again") from None
-        except SQLAlchemyError as error:
-            raise LedgerError(f"the control database cannot be written: {error}") from error
+    def _writing(self) -> AbstractContextManager[Connection]:
+        return changing(self._engine, KeyRefusedError("another change came first; look at GET /v1/keys and try again"))
 
 
 def _checked(spec: dict[str, Any]) -> Key:
@@ -151,9 +144,8 @@ def _live(connection: Connection, name: str) -> Any:
 
 
 def _note(connection: Connection, now: int, name: str, act: str, author: str, reason: str) -> None:
-    entry = connection.execute(select(func.coalesce(func.max(key_events.c.entry), 0))).scalar_one() + 1
-    values = {"entry": entry, "at_ns": now, "key": name, "act": act, "author": author, "reason": reason}
-    connection.execute(insert(key_events).values(values))
+    values = {"at_ns": now, "key": name, "act": act, "author": author, "reason": reason}
+    append(connection, key_events, values)
 
 
 def _stored(key: Key, secret: str, now: int) -> dict[str, Any]:
@@ -161,6 +153,14 @@ def _stored(key: Key, secret: str, now: int) -> dict[str, Any]:
         "name": key.name, "digest": key.digest, "shown": shown(secret), "tenant": key.tenant, "team": key.team,
         "user_name": key.user, "models": json.dumps(key.models), "routes": json.dumps(key.routes), "created_ns": now,
         "expires_ns": None if key.expires is None else _ns(key.expires),
+    }  # fmt: skip
+
+
+def declared_fields(one: DeclaredKey) -> dict[str, Any]:
+    """Return the columns that a document decides."""
+    return {
+        "tenant": one.tenant, "team": one.team, "user_name": one.user, "models": json.dumps(one.models),
+        "routes": json.dumps(one.routes), "expires_ns": None if one.expires is None else _ns(one.expires),
     }  # fmt: skip
 
 

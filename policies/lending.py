@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from farthing.policy.periods import NS_PER_S
 from policies.balance import Balance
 from policies.journal import opened_row
 from policies.lease import LeaseRow
 from policies.memory import Memory
 from policies.operations import Draw, Lease, Leased
-from policies.periods import NS_PER_S
 
 SHARE = 4  # the part of a budget's room that one grant may take is 1/SHARE
 TIGHT_NS = NS_PER_S  # after a reservation that did not fit, nothing is lent for so long
@@ -76,6 +76,17 @@ def renew(memory: Memory, worker: str, now: int) -> int:
     return len(mine)
 
 
+def retire(memory: Memory, worker: str, now: int) -> int:
+    """Take back all that a worker that has died did not spend; return how much that is."""
+    returned = 0
+    for lease in [lease for lease in memory.leases.values() if lease.worker == worker]:
+        left = lease.leased_nusd + lease.charged_nusd
+        lease.give_back(left)
+        _changed(memory, lease, lease.number, 0, now)
+        returned += left
+    return returned
+
+
 def draw(memory: Memory, leases: Iterable[LeaseRow], asked: Draw, now: int) -> int:
     """Charge an attempt to the leases that it was reserved from; return the largest overrun."""
     largest = 0
@@ -83,7 +94,8 @@ def draw(memory: Memory, leases: Iterable[LeaseRow], asked: Draw, now: int) -> i
         charged, overrun, was_late = lease.draw(asked.held_nusd, asked.actual_nusd)
         largest = max(largest, overrun)
         _touch(memory, lease)
-        key, outcome = (asked.request_id, asked.attempt), "corrected" if was_late else "settled"
+        key = (asked.request_id, asked.attempt)
+        outcome = "expired" if asked.is_guess else "corrected" if was_late else "settled"
         closed = (charged, overrun, outcome, now)
         memory.opened.append(opened_row(key, lease.balance, asked.held_nusd, asked.reserved_ns, closed))
     return largest

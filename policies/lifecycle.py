@@ -5,6 +5,7 @@ import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from farthing.policy.defaults import AFTER_ALL
 from farthing.policy.envelope import json_schema
 from policies import approval_api, warehouse
 from policies.changes import by_key
@@ -66,9 +67,10 @@ async def status(plane: ControlPlane, _request: Request) -> Reply:
     document = plane.document_in_force
     newest = next(iter(await asyncio.to_thread(plane.store.history, 1)), None)
     policies = [
-        {"name": one.name, "owner": one.owner, "mode": one.mode, "priority": one.priority}
+        {"name": one.name, "owner": one.owner, "mode": one.mode}
+        | {"priority": None if one.priority == AFTER_ALL else one.priority}
         | {"expires": one.expires.isoformat() if one.expires else None}
-        for one in document.policies
+        for one in document.rules
     ]
     return Reply(
         {

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from farthing.errors import DocumentError
 from farthing.policy import KINDS, Budget, Named, Policy
+from farthing.policy.defaults import rules
 from farthing.policy.envelope import API_VERSION, ENVELOPE, METADATA
 from policies.conflicts import conflicts
 from policies.parse import MAX_NODES, MAX_TEXT_BYTES, Chunk, Path, Tree, chunks, parse
@@ -88,7 +89,7 @@ def _joint_problems(entries: list[_Entry]) -> list[str]:
             why = f"already used in line {line}; names are unique"
             problems.append(entry.problem(("metadata", "name"), entry.name, why))
     origin = entries[0].origin if entries else ""
-    return problems + [f"{origin}: {text}" for text in conflicts(e.made for e in entries if isinstance(e.made, Policy))]
+    return problems + [f"{origin}: {text}" for text in conflicts(rules(e.made for e in entries if e.made))]
 
 
 class _Entry:

@@ -16,10 +16,21 @@ from sqlalchemy import Engine
 from farthing import serving
 from farthing.errors import DocumentError, FarthingError, LedgerError
 from farthing.policy import KINDS, Document
-from farthing.semconv import HEADER_FOLLOWER, HEADER_REFUSED
+from farthing.semconv import HEADER_FOLLOWER, HEADER_GAINS, HEADER_REFUSED
 from farthing.serving import Asgi, Receive, Scope, Send
 from farthing.settings import Settings
-from policies import approval_api, budget_api, key_api, lifecycle, metrics, propose_api, statement, token_api
+from policies import (
+    approval_api,
+    budget_api,
+    gain_api,
+    key_api,
+    lifecycle,
+    metrics,
+    propose_api,
+    slo_api,
+    statement,
+    token_api,
+)
 from policies.access import Access, Route
 from policies.approval import PendingStore
 from policies.changes import Change, by_key
@@ -27,6 +38,7 @@ from policies.check import warnings
 from policies.database import open_database
 from policies.feed import Edition, Feed, edition
 from policies.followers import Followers
+from policies.gain_models import GainStore
 from policies.guard import Guard
 from policies.http import HttpError, Reply, Request, first_of, read_request, refusal, send_reply
 from policies.keys import KeyStore
@@ -35,6 +47,7 @@ from policies.load import load
 from policies.operations import OfWorkers, Operation, Result
 from policies.periods import iso
 from policies.recalls import Recalls
+from policies.reconcile import Reconciler
 from policies.store import Applied, Store
 from policies.tokens import TokenStore
 
@@ -56,9 +69,12 @@ class ControlPlane:
         self.keys = KeyStore(self.engine)
         self.tokens = TokenStore(self.engine)
         self.pending = PendingStore(self.engine)
+        self.gains = GainStore(self.engine)
         try:
             self.access = Access(settings, ROUTES, self.tokens)
-            first = self._edition(self.store.current())
+            newest = self.store.current()
+            self.keys.follow(newest.declared_keys)
+            first = self._edition(newest)
             self._ledger = Ledger(self.engine, first.compiled, settings.hold_ttl_s)
             self._ledger.start()
         except FarthingError:
@@ -69,6 +85,7 @@ class ControlPlane:
         self._crossings = 0  # thresholds that proxies have been told of
         self.followers = Followers()
         self.guard = Guard(self)
+        self.reconciler = Reconciler(self)
 
     def close(self) -> None:
         """Answer what the ledger has queued, then let go of the database."""
@@ -91,7 +108,8 @@ class ControlPlane:
         wait_s = min(request.number("wait"), MAX_WAIT_S)
         known = request.headers.get("if-none-match", "").removeprefix("W/")
         if name := request.headers.get(HEADER_FOLLOWER, ""):
-            self.followers.heard(name, known, request.headers.get(HEADER_REFUSED, ""))
+            told = [request.headers.get(header, "") for header in (HEADER_REFUSED, HEADER_GAINS)]
+            self.followers.heard(name, known, *told)
         if any(one.until_ns is not None and one.until_ns <= time.time_ns() for one in self.document_in_force.crossed):
             await self.restage()
         event = self._feed.replaced()
@@ -191,6 +209,7 @@ class ControlPlane:
 
         def write() -> tuple[Edition, Applied]:
             made = act()
+            self.keys.follow(made[0].declared_keys)
             newest = self._edition(made[0])
             self._ledger.adopt(newest.compiled)
             return newest, made
@@ -206,7 +225,7 @@ class ControlPlane:
         return await self._ledger.exclusively(act)
 
     async def change_keys(self, act: Callable[[], Made]) -> Made:
-        """Write a change of the keys, then wake the proxies; the version stays."""
+        """Write a change of what is told and not written (keys, gain models), wake the proxies; the version stays."""
 
         def write() -> tuple[Edition, Made]:
             made = act()
@@ -218,7 +237,8 @@ class ControlPlane:
 
     def _edition(self, document: Document) -> Edition:
         crossed = statement.crossed(self.engine, document, time.time_ns())
-        return edition(document.with_keys(self.keys.in_force()).with_crossed(crossed))
+        trained = self.gains.named_by(document)
+        return edition(document.with_told(self.keys.in_force(), crossed, trained))
 
     async def restage(self) -> None:
         """Have proxies follow what budgets do since a threshold was crossed or approved, or a period began."""
@@ -250,6 +270,7 @@ ROUTES = tuple(
         ("GET", "/v1/pending", "viewer", approval_api.list_pending),
         ("POST", "/v1/pending/{number}/approve", "operator", approval_api.approve),
         ("POST", "/v1/pending/{number}/refuse", "operator", approval_api.refuse),
+        ("GET", "/v1/slos", "viewer", slo_api.slos),
         ("GET", "/v1/audit", "viewer", ControlPlane.audit),
         ("GET", "/v1/budgets", "reader", budget_api.budgets),
         ("GET", "/v1/budget-events", "viewer", budget_api.events),
@@ -264,6 +285,9 @@ ROUTES = tuple(
         ("GET", "/v1/keys/events", "operator", key_api.events),
         ("POST", "/v1/keys/{name}/rotate", "admin", key_api.rotate),
         ("DELETE", "/v1/keys/{name}", "admin", key_api.revoke),
+        ("GET", "/v1/gains", "viewer", gain_api.listed),
+        ("POST", "/v1/gains", "operator", gain_api.put),
+        ("GET", "/v1/gains/{checksum}", "proxy", gain_api.weights),
         ("GET", "/v1/openapi.json", "viewer", lifecycle.openapi),
         ("GET", "/v1/tokens", "admin", token_api.list_tokens),
         ("POST", "/v1/tokens", "admin", token_api.create),
@@ -311,10 +335,14 @@ class PoliciesApp:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
-        watching = asyncio.create_task(self._plane.guard.watch(self._settings.guardrail_interval_s))
+        watching = [
+            asyncio.create_task(self._plane.guard.watch(self._settings.guardrail_interval_s)),
+            asyncio.create_task(self._plane.reconciler.watch(self._settings.reconcile_interval_s)),
+        ]
         await receive()
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         await asyncio.to_thread(self._plane.close)
         await send({"type": "lifespan.shutdown.complete"})
 

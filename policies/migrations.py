@@ -191,7 +191,27 @@ PENDING: tuple[Statement, ...] = (
     )""",
 )
 
-MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING)
+GAINS: tuple[Statement, ...] = (
+    """CREATE TABLE gain_models (
+        weak TEXT NOT NULL,
+        strong TEXT NOT NULL,
+        grade TEXT NOT NULL,
+        version BIGINT NOT NULL,
+        checksum TEXT NOT NULL,
+        created_ns BIGINT NOT NULL,
+        trained TEXT NOT NULL,
+        body TEXT NOT NULL,
+        PRIMARY KEY (weak, strong, grade, version)
+    )""",
+    "CREATE INDEX gain_models_checksum ON gain_models (checksum)",
+)
+
+EXPIRED: tuple[Statement, ...] = (
+    # what was charged by guess; the reconciliation asks for it again and again
+    "CREATE INDEX holds_expired ON holds (settled_ns) WHERE state = 'expired'",
+)
+
+MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING, GAINS, EXPIRED)
 
 
 def migrate(connection: Connection) -> int:

@@ -69,6 +69,13 @@ class Draw(msgspec.Struct, frozen=True, tag="draw", tag_field="op", forbid_unkno
     actual_nusd: Nusd
     places: tuple[Place, ...]  # of the leases, in order of budget
     reserved_ns: Instant
+    is_guess: bool = False  # its worker died under it: the most that it can have cost, until its usage is known
+
+
+class Retire(msgspec.Struct, frozen=True, tag="retire", tag_field="op", forbid_unknown_fields=True):
+    """Say that a worker has died and that its calls have all been told of: what is left of its leases was not spent."""
+
+    worker: WorkerId
 
 
 class Charge(msgspec.Struct, frozen=True, tag="charge", tag_field="op", forbid_unknown_fields=True):
@@ -134,6 +141,13 @@ class Renewed(msgspec.Struct, frozen=True):
     ok: bool = True
 
 
+class Retired(msgspec.Struct, frozen=True):
+    """What came back of a dead worker's leases, over all its budgets; nothing is lent to it any more."""
+
+    returned_nusd: int
+    ok: bool = True
+
+
 class ToppedUp(msgspec.Struct, frozen=True):
     """What was granted on top of a budget's limit in the period that runs, all told."""
 
@@ -142,9 +156,9 @@ class ToppedUp(msgspec.Struct, frozen=True):
     ok: bool = True
 
 
-OfWorkers = Reserve | Settle | Lease | Renew | Draw | Charge  # what a proxy may ask for
+OfWorkers = Reserve | Settle | Lease | Renew | Draw | Charge | Retire  # what a proxy may ask for
 Operation = OfWorkers | TopUp
-Result = Reserved | Settled | Refused | Leased | Renewed | ToppedUp
+Result = Reserved | Settled | Refused | Leased | Renewed | Retired | ToppedUp
 HoldId = tuple[str, int]  # request id and attempt
 
 
@@ -161,7 +175,7 @@ def check(operation: Operation) -> None:
         amount = getattr(operation, name, 0)
         if not 0 <= amount <= MAX_OPERATION_NUSD:
             raise LedgerError(f"amount {amount!r} nUSD: allowed is 0 to {MAX_OPERATION_NUSD}")
-    if isinstance(operation, (Lease, Renew, TopUp)):
+    if isinstance(operation, (Lease, Renew, Retire, TopUp)):
         return
     if not operation.request_id or not 0 <= operation.attempt <= MAX_ATTEMPT:
         raise LedgerError(f"hold {operation.request_id!r}, {operation.attempt!r}: give a request id and an attempt")

@@ -3,17 +3,18 @@ from __future__ import annotations
 
 import base64
 import json
+from operator import itemgetter
 from typing import Annotated, Any
 
 import msgspec
 from sqlalchemy import Engine, literal, select, tuple_
-from sqlalchemy.exc import SQLAlchemyError
 
-from farthing.errors import LedgerError
 from farthing.policy import Budget, Document
 from farthing.policy.crossed import Crossed
+from farthing.policy.periods import NS_PER_S, Period, period_at, slots
+from policies.database import rows
 from policies.http import HttpError
-from policies.periods import NS_PER_S, Period, iso, period_at, slots
+from policies.periods import iso
 from policies.tables import balances, budget_events, budget_grants, holds
 from policies.thresholds import forecast_nusd, told_in
 
@@ -31,18 +32,18 @@ def budgets(engine: Engine, document: Document, now_ns: int) -> list[dict[str, A
     back_ns = max((one.window.rolling_s for one in document.budgets), default=0) * 2 * NS_PER_S
     query = select(balances).where(balances.c.budget.in_(names))
     running = (balances.c.end_ns.is_(None)) | (balances.c.end_ns > now_ns - back_ns)
-    rows = {(row["budget"], row["period"]): row for row in _rows(engine, query.where(running))}
+    kept: Rows = {(row["budget"], row["period"]): row for row in rows(engine, query.where(running))}
     told: dict[tuple[str, str], list[str]] = {}
-    for row in _rows(engine, select(budget_events).where(budget_events.c.budget.in_(names))):
+    for row in rows(engine, select(budget_events).where(budget_events.c.budget.in_(names))):
         told.setdefault((row["budget"], row["period"]), []).append(row["threshold"])
-    return [_line(budget, rows, told, now_ns) for budget in document.budgets]
+    return [_line(budget, kept, told, now_ns) for budget in document.budgets]
 
 
 def _line(
-    budget: Budget, rows: Rows, told: dict[tuple[str, str], list[str]], now_ns: int
+    budget: Budget, kept: Rows, told: dict[tuple[str, str], list[str]], now_ns: int
 ) -> dict[str, Any]:
     period = period_at(budget.window, now_ns)
-    figures = _figures(budget, rows, now_ns)
+    figures = _figures(budget, kept, now_ns)
     limit = budget.limit_nusd + figures["granted_nusd"]
     free = 0 if budget.suspended else max(0, limit - figures["spent_nusd"] - figures["held_nusd"])
     figures["held_nusd"] -= figures["leased_nusd"]
@@ -68,11 +69,11 @@ def _line(
     }
 
 
-def _figures(budget: Budget, rows: Rows, now_ns: int) -> dict[str, int]:
+def _figures(budget: Budget, kept: Rows, now_ns: int) -> dict[str, int]:
     """Return the sums of a window: of its one period, or of the slots of a rolling one."""
     is_rolling = budget.window.rolling is not None
     periods = slots(budget.window, now_ns) if is_rolling else (period_at(budget.window, now_ns),)
-    found = [rows[budget.name, one.name] for one in periods if (budget.name, one.name) in rows]
+    found = [kept[budget.name, one.name] for one in periods if (budget.name, one.name) in kept]
     return {name: sum(row[name] for row in found) for name in FIGURES}
 
 
@@ -99,10 +100,17 @@ def _course(
     }
 
 
+def guessed(engine: Engine, since_ns: int) -> list[tuple[str, int, int]]:
+    """Return request id, attempt and reservation, Unix ns, of what expired since an instant, the oldest first."""
+    query = select(holds).where(holds.c.state == "expired", holds.c.settled_ns >= since_ns)
+    found = rows(engine, query.order_by(holds.c.settled_ns).limit(MAX_SETTLEMENTS))
+    return sorted({(row["request_id"], row["attempt"], row["reserved_ns"]) for row in found}, key=itemgetter(2))
+
+
 def grants(engine: Engine, budget: str) -> list[dict[str, Any]]:
     """Return what was granted on top of a budget's limit, the newest first."""
     query = select(budget_grants).where(budget_grants.c.budget == budget).order_by(budget_grants.c.entry.desc())
-    return [row | {"at": iso(row.pop("at_ns"))} for row in _rows(engine, query.limit(MAX_EVENTS))]
+    return [row | {"at": iso(row.pop("at_ns"))} for row in rows(engine, query.limit(MAX_EVENTS))]
 
 
 def crossed(engine: Engine, document: Document, now_ns: int) -> tuple[Crossed, ...]:
@@ -111,10 +119,10 @@ def crossed(engine: Engine, document: Document, now_ns: int) -> tuple[Crossed, .
               if threshold.act != "notify"}  # fmt: skip
     if not acting:
         return ()
-    approved = {(row["budget"], row["period"]) for row in _rows(engine, select(budget_grants))
+    approved = {(row["budget"], row["period"]) for row in rows(engine, select(budget_grants))
                 if row["amount_nusd"] == 0}  # fmt: skip
     found: list[Crossed] = []
-    for row in _rows(engine, select(budget_events).order_by(budget_events.c.entry)):
+    for row in rows(engine, select(budget_events).order_by(budget_events.c.entry)):
         budget = acting.get((row["budget"], row["threshold"]))
         if budget is None:
             continue
@@ -128,7 +136,7 @@ def crossed(engine: Engine, document: Document, now_ns: int) -> tuple[Crossed, .
 def events(engine: Engine, after: int) -> list[dict[str, Any]]:
     """Return the thresholds that were crossed since an entry, the oldest first; each is told once a period."""
     query = select(budget_events).where(budget_events.c.entry > after).order_by(budget_events.c.entry)
-    return [row | {"at": iso(row.pop("at_ns"))} for row in _rows(engine, query.limit(MAX_EVENTS))]
+    return [row | {"at": iso(row.pop("at_ns"))} for row in rows(engine, query.limit(MAX_EVENTS))]
 
 
 Int64 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -158,9 +166,9 @@ def settlements(
     query = select(holds).where(holds.c.settled_ns >= since_ns)
     if after is not None:
         query = query.where(holds.c.settled_ns >= after[0], tuple_(*order) > tuple_(*map(literal, after)))
-    rows = _rows(engine, query.order_by(*order).limit(most))
-    following = _cursor_text(rows[-1]) if len(rows) == most else None
-    return [_settlement(row) for row in rows], following
+    page = rows(engine, query.order_by(*order).limit(most))
+    following = _cursor_text(page[-1]) if len(page) == most else None
+    return [_settlement(row) for row in page], following
 
 
 def _cursor_text(row: dict[str, Any]) -> str:
@@ -171,11 +179,3 @@ def _cursor_text(row: dict[str, Any]) -> str:
 def _settlement(row: dict[str, Any]) -> dict[str, Any]:
     times = {"reserved_at": iso(row.pop("reserved_ns")), "at": iso(row.pop("settled_ns"))}
     return {**row, **times}
-
-
-def _rows(engine: Engine, query: Any) -> list[dict[str, Any]]:
-    try:
-        with engine.connect() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
-    except SQLAlchemyError as error:
-        raise LedgerError(f"the control database cannot be read: {error}") from error

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, func, insert, select
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, insert, select
 
-from farthing.errors import DocumentError, LedgerError
+from farthing.errors import DocumentError
 from farthing.policy import EMPTY, Document
 from policies.changes import Change, applied, by_key, removed
-from policies.database import writing
+from policies.database import append, changing, reading, rows
 from policies.difference import difference, one_difference
 from policies.edit import with_field
 from policies.load import Key, Objects, load
@@ -36,7 +35,7 @@ class Store:
 
     def current(self) -> Document:
         """Return the newest document, or the empty one of version 0."""
-        with self._reading() as connection:
+        with reading(self._engine) as connection:
             return _newest(connection)
 
     def apply(self, yaml_text: str, author: str, reason: str, replace: bool = False) -> Applied:
@@ -100,7 +99,7 @@ class Store:
         Raises:
             DocumentError: there is no such object, or it cannot hold that value.
         """
-        with self._reading() as connection:
+        with reading(self._engine) as connection:
             newest = _newest(connection)
             text = _sources_at(connection, newest.version).get(key, "") if key in by_key(newest) else ""
         if not text:
@@ -111,7 +110,7 @@ class Store:
 
     def set_since_ns(self) -> dict[Key, int]:
         """Return for each object when the version was made that set it last, Unix time in nanoseconds."""
-        with self._reading() as connection:
+        with reading(self._engine) as connection:
             made = select(objects.c.kind, objects.c.name, documents.c.created_ns).join(
                 documents, documents.c.version == objects.c.version
             )
@@ -124,7 +123,7 @@ class Store:
         Raises:
             DocumentError: there is no such version.
         """
-        with self._reading() as connection:
+        with reading(self._engine) as connection:
             documents = [_at(connection, version) for version in (old, new)]
             texts = [_in_force(_sources_at(connection, one.version), one) for one in documents]
         after = Objects(tuple(documents[1].items()), {}, "")
@@ -137,46 +136,28 @@ class Store:
         Raises:
             DocumentError: there is no such version.
         """
-        with self._reading() as connection:
+        with reading(self._engine) as connection:
             return _at(connection, version)
 
     def sources(self) -> dict[Key, tuple[int, str]]:
         """Return for each object ever set the version that set it last, and its YAML text."""
-        with self._reading() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(select(objects).order_by(objects.c.version)).all()
         return {(row.kind, row.name): (row.version, row.source) for row in rows}
 
     def history(self, limit: int = 100) -> list[dict[str, Any]]:
         """Return the newest versions, the newest first, each with its YAML text as written."""
         columns = [column for column in documents.c if column.name != "canonical"]
-        return self._rows(select(*columns).order_by(documents.c.version.desc()).limit(limit))
+        return rows(self._engine, select(*columns).order_by(documents.c.version.desc()).limit(limit))
 
     def audit(self, limit: int = 100) -> list[dict[str, Any]]:
         """Return the newest audit entries, the newest first."""
-        rows = self._rows(select(audit).order_by(audit.c.entry.desc()).limit(limit))
-        return [row | {"changes": json.loads(row["changes"])} for row in rows]
+        entries = rows(self._engine, select(audit).order_by(audit.c.entry.desc()).limit(limit))
+        return [row | {"changes": json.loads(row["changes"])} for row in entries]
 
-    def _rows(self, statement: Select[Any]) -> list[dict[str, Any]]:
-        with self._reading() as connection:
-            return [dict(row) for row in connection.execute(statement).mappings()]
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        try:
-            with self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise LedgerError(f"the control database cannot be read: {error}") from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        try:
-            with writing(self._engine) as connection:
-                yield connection
-        except IntegrityError:
-            raise DocumentError("another change came first; read the current version and try again") from None
-        except SQLAlchemyError as error:
-            raise LedgerError(f"the control database cannot be written: {error}") from error
+    def _writing(self) -> AbstractContextManager[Connection]:
+        clash = DocumentError("another change came first; read the current version and try again")
+        return changing(self._engine, clash)
 
     def _keep(self, connection: Connection, document: Document, entry: _Entry, sources: Mapping[Key, str]) -> None:
         now = self._clock_ns()
@@ -185,8 +166,7 @@ class Store:
         if texts:
             connection.execute(insert(objects), texts)
         before = _sources_at(connection, document.version - 1)
-        number = connection.execute(select(func.coalesce(func.max(audit.c.entry), 0))).scalar_one() + 1
-        connection.execute(insert(audit).values(entry=number, **_audit_row(document, entry, now, before, sources)))
+        append(connection, audit, _audit_row(document, entry, now, before, sources))
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ holds = Table(
     Column("held_nusd", BigInteger),
     Column("charged_nusd", BigInteger),
     Column("overrun_nusd", BigInteger),
-    Column("state", Text),  # open | settled | expired | corrected (settled after it had expired)
+    Column("state", Text),  # open | settled | expired (charged in full) | corrected (settled after that)
     Column("reserved_ns", BigInteger),
     Column("settled_ns", BigInteger),
 )
@@ -133,6 +133,18 @@ leases = Table(
     Column("number", BigInteger),  # of the last change
     Column("granted_nusd", BigInteger),  # by the last change
     Column("renewed_ns", BigInteger),
+)
+gain_models = Table(
+    "gain_models",
+    METADATA,
+    Column("weak", Text, primary_key=True),
+    Column("strong", Text, primary_key=True),
+    Column("grade", Text, primary_key=True),  # name of the grades that it was trained on
+    Column("version", BigInteger, primary_key=True),
+    Column("checksum", Text),  # of the weights
+    Column("created_ns", BigInteger),
+    Column("trained", Text),  # JSON: on what
+    Column("body", Text),  # JSON: weights and all
 )
 tokens = Table(
     "api_tokens",

@@ -5,12 +5,14 @@ in a period.
 """
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 from sqlalchemy import Connection
 
 from farthing.errors import LedgerError, OverBudgetError
 from farthing.policy import Budget, CompiledDocument
+from farthing.policy.periods import NS_PER_S, period_at, slots
 from policies import lending
 from policies.balance import Balance
 from policies.journal import Journal, closed_row, opened_row
@@ -29,14 +31,16 @@ from policies.operations import (
     Reserve,
     Reserved,
     Result,
+    Retire,
+    Retired,
     Settle,
     Settled,
     ToppedUp,
     TopUp,
 )
-from policies.periods import NS_PER_S, period_at, slots
 from policies.tables import budget_grants
 
+MAX_RETIRED = 1000  # workers
 KEEP_NS = 90 * 86_400 * NS_PER_S  # what became of holds is kept for so long, and what came later is no repeat
 
 
@@ -45,10 +49,11 @@ class Teller:
 
     def __init__(self, journal: Journal, compiled: CompiledDocument) -> None:
         self._journal = journal
+        self._retired: OrderedDict[str, None] = OrderedDict()  # what they asked for last may still be on its way
         self.follow(compiled)
         self._acts: dict[type, Any] = {
             Reserve: self._reserve, Settle: self._settle, Lease: self._lease, Renew: self._renew, Draw: self._draw,
-            Charge: self._charge_unheld, TopUp: self._top_up,
+            Charge: self._charge_unheld, TopUp: self._top_up, Retire: self._retire,
         }  # fmt: skip
 
     def follow(self, compiled: CompiledDocument) -> None:
@@ -187,7 +192,7 @@ class Teller:
         if lease is not None:
             lending.give_back(memory, lease, asked, now)
         budget = self.budgets.get(asked.budget)
-        if not asked.want_nusd or budget is None:
+        if not asked.want_nusd or budget is None or asked.worker in self._retired:
             return Leased(0)
         balance = self.current(connection, memory, budget, now)
         assert balance is not None  # it is made where it is missing
@@ -213,6 +218,12 @@ class Teller:
     def _renew(self, _connection: Connection, memory: Memory, asked: Renew, now: int) -> Result:
         return Renewed(lending.renew(memory, asked.worker, now))
 
+    def _retire(self, _connection: Connection, memory: Memory, asked: Retire, now: int) -> Result:
+        self._retired[asked.worker] = None
+        if len(self._retired) > MAX_RETIRED:
+            self._retired.popitem(last=False)
+        return Retired(lending.retire(memory, asked.worker, now))
+
     def _draw(self, connection: Connection, memory: Memory, asked: Draw, now: int) -> Result:
         key = (asked.request_id, asked.attempt)
         if key in memory.settled:
@@ -223,7 +234,8 @@ class Teller:
         leases = [lease for lease in found if lease is not None]
         overrun = lending.draw(memory, leases, asked, now)
         names = tuple([lease.balance.budget for lease in leases])
-        memory.remember(key, names)
+        if not asked.is_guess:
+            memory.remember(key, names)
         return Settled(names, overrun)
 
     def _charge_unheld(self, connection: Connection, memory: Memory, asked: Charge, now: int) -> Result:

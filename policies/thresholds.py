@@ -10,10 +10,10 @@ from sqlalchemy import Connection
 
 from farthing.policy import Budget
 from farthing.policy.kinds.budget import Threshold
+from farthing.policy.periods import SLOTS
 from policies.balance import Balance
 from policies.journal import Journal
 from policies.memory import Memory
-from policies.periods import SLOTS
 from policies.tables import budget_events
 
 FORECAST_FROM = 0.05  # of a period; before, what was spent says little about its end

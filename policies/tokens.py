@@ -8,17 +8,15 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, insert, select, update
 
-from farthing.errors import LedgerError, TokenRefusedError
+from farthing.errors import TokenRefusedError
 from farthing.policy.record import NAME_PATTERN
-from policies.database import writing
+from policies.database import append, rows, writing
 from policies.periods import NS_PER_S, iso
 from policies.tables import token_events, tokens
 
@@ -67,7 +65,7 @@ class TokenStore:
         token, now = PREFIX + secrets.token_urlsafe(32), self._clock_ns()
         expires = None if days is None else now + int(days * 86_400) * NS_PER_S
         row = {"name": name, "digest": _digest(token), "role": role, "created_ns": now, "expires_ns": expires}
-        with self._writing() as connection:
+        with writing(self._engine) as connection:
             if connection.execute(select(tokens.c.name).where(tokens.c.name == name)).scalar() is not None:
                 raise TokenRefusedError(f"the name {name!r} is taken, if by a revoked token")
             connection.execute(insert(tokens).values(row))
@@ -83,7 +81,7 @@ class TokenStore:
         """
         now = self._clock_ns()
         live = (tokens.c.name == name) & tokens.c.revoked_ns.is_(None)
-        with self._writing() as connection:
+        with writing(self._engine) as connection:
             if not connection.execute(update(tokens).where(live).values(revoked_ns=now)).rowcount:
                 where = "GET /v1/tokens lists them"
                 raise TokenRefusedError(f"there is no token {name!r} in force; {where}", is_missing=True)
@@ -93,27 +91,17 @@ class TokenStore:
     def listed(self) -> list[dict[str, Any]]:
         """Return every token as people may see it, by name."""
         now = self._clock_ns()
-        rows = self._rows(select(tokens).order_by(tokens.c.name))
-        return [_line(row, now) for row in rows]
+        found = rows(self._engine, select(tokens).order_by(tokens.c.name))
+        return [_line(row, now) for row in found]
 
     def events(self, limit: int = 1000) -> list[dict[str, Any]]:
         """Return who made or revoked which token, the newest first."""
-        rows = self._rows(select(token_events).order_by(token_events.c.entry.desc()).limit(limit))
-        return [row | {"at": iso(row.pop("at_ns"))} for row in rows]
+        found = rows(self._engine, select(token_events).order_by(token_events.c.entry.desc()).limit(limit))
+        return [row | {"at": iso(row.pop("at_ns"))} for row in found]
 
     def _reload(self) -> None:
-        rows = self._rows(select(tokens).where(tokens.c.revoked_ns.is_(None)))
-        self._known = {row["digest"]: Known(row["name"], row["role"], row["expires_ns"]) for row in rows}
-
-    def _rows(self, query: Any) -> list[dict[str, Any]]:
-        try:
-            with self._engine.connect() as connection:
-                return [dict(row) for row in connection.execute(query).mappings()]
-        except SQLAlchemyError as error:
-            raise LedgerError(f"the control database cannot be read: {error}") from error
-
-    def _writing(self) -> AbstractContextManager[Connection]:
-        return writing(self._engine)
+        found = rows(self._engine, select(tokens).where(tokens.c.revoked_ns.is_(None)))
+        self._known = {row["digest"]: Known(row["name"], row["role"], row["expires_ns"]) for row in found}
 
 
 def _digest(token: str) -> str:
@@ -128,6 +116,5 @@ def _line(row: dict[str, Any], now: int) -> dict[str, Any]:
 
 
 def _note(connection: Connection, now: int, name: str, act: str, author: str, reason: str) -> None:
-    number = connection.execute(select(func.coalesce(func.max(token_events.c.entry), 0))).scalar_one() + 1
-    entry = {"entry": number, "at_ns": now, "token": name, "act": act, "author": author, "reason": reason}
-    connection.execute(insert(token_events).values(entry))
+    entry = {"at_ns": now, "token": name, "act": act, "author": author, "reason": reason}
+    append(connection, token_events, entry)

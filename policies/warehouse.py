@@ -2,18 +2,22 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from farthing.errors import ServeError
 from farthing.http_json import call
+from farthing.money import nusd_from_usd
 from farthing.policy import Document, Facts, Policy
+from farthing.policy.kinds.slo import Slo
 from policies.explain import explain
 from policies.http import HttpError
-from policies.periods import iso
+from policies.periods import NS_PER_S, iso
 
 PLAN_TIMEOUT_S = 120.0
+BEFORE_NS = 3600 * NS_PER_S  # a call begins before it is reserved, by its way through limits and caches
 
 
 def plan(analyzer_url: str, before: Document, after: Document, hours: float) -> dict[str, Any]:
@@ -60,16 +64,39 @@ def findings(analyzer_url: str) -> list[dict[str, Any]]:
     return _asked(lambda: call("GET", f"{analyzer_url}/v1/findings"))["findings"]
 
 
-def guardrails(analyzer_url: str, policies: Sequence[Policy], since_ns: Mapping[str, int]) -> list[dict[str, Any]]:
+def guardrails(
+    analyzer_url: str, policies: Sequence[Policy], slos: Sequence[Slo], since_ns: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """Return what the guardrails of policies on trial say now; `since_ns` tells from when on each is as it is.
 
     Raises:
         HttpError: the analyzer is away, or could not tell.
     """
-    document = json.loads(Document(version=0, policies=tuple(policies)).to_json())
+    document = json.loads(Document(version=0, policies=tuple(policies), slos=tuple(slos)).to_json())
     since = {one.name: iso(since_ns[one.name]) for one in policies}
     body = {"document": document, "since": since}
     return _asked(lambda: call("POST", f"{analyzer_url}/v1/guardrails", body, PLAN_TIMEOUT_S))["verdicts"]
+
+
+def settled_calls(analyzer_url: str, request_ids: Sequence[str], since_ns: int) -> dict[str, int]:
+    """Return what calls of the proxy were settled at, nano-dollars, as far as their spans have arrived.
+
+    Raises:
+        HttpError: the analyzer is away.
+    """
+    asked = {"request_ids": list(request_ids), "since": iso(max(0, since_ns - BEFORE_NS)), "until": iso(time.time_ns())}
+    rows = _asked(lambda: call("POST", f"{analyzer_url}/v1/ask/settled_calls", asked))["rows"]
+    return {row["request_id"]: nusd_from_usd(row["settled_usd"]) for row in rows}
+
+
+def slos(analyzer_url: str, document: Document) -> list[dict[str, Any]]:
+    """Return how the objectives of a document stand now.
+
+    Raises:
+        HttpError: the analyzer is away, or could not tell.
+    """
+    body = json.loads(Document(version=0, slos=document.slos).to_json())
+    return _asked(lambda: call("POST", f"{analyzer_url}/v1/slos", {"document": body}, PLAN_TIMEOUT_S))["slos"]
 
 
 def _asked(ask: Callable[[], Any]) -> Any:

@@ -24,6 +24,7 @@ from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.dispatch import Deployments, Target
 from proxy.formats import Format
+from proxy.gains import Gains
 from proxy.http import asked_priority, deadline_s
 from proxy.identity import facts_of, random_bytes, trace_context
 from proxy.keys import Caller
@@ -32,8 +33,10 @@ from proxy.prompt_cache import breakpoints
 from proxy.request import Asked
 from proxy.router import Router
 from proxy.spend import MAX_NUSD, Spend
+from proxy.stream import MAX_TIER_CHARACTERS
 from proxy.tokens import TokenControl
 
+_OFFERS = 4096  # that are remembered; a client may name any service tier
 _DAY_NS = 86_400 * 10**9
 _EPOCH = date(1970, 1, 1).toordinal()
 
@@ -47,12 +50,20 @@ class Admitted(msgspec.Struct):
     ticket: Ticket | None = None  # of the caches, where a policy asks for them
 
 
+class Offer(msgspec.Struct, frozen=True):
+    """What a deployment charges for a kind of request."""
+
+    tier: str  # that it is priced in until the answer says otherwise
+    price: Price | None  # in that tier
+    billable: list[Price]  # of the tiers that it may be served in
+
+
 class Admission:
     """Lets requests in, or says why not."""
 
     def __init__(
         self, settings: Settings, hash_key: bytes, deployments: Deployments, feed: PolicyFeed, caches: Caches,
-        spend: Spend, watch: BudgetWatch,
+        spend: Spend, watch: BudgetWatch, gains: Gains,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._hash_key = hash_key
@@ -60,11 +71,12 @@ class Admission:
         self._feed = feed
         self._caches = caches
         self._spend = spend
-        self._router = Router(deployments, self._asked_price, watch)
+        self._router = Router(deployments, self._asked_price, watch, gains)
         self.tokens = TokenControl()
         self.limiter = Limiter(settings.data_dir / "proxy" / "limits", settings.max_output_tokens)
         self._book = PriceBook(settings.prices)
         self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
+        self._offers: dict[tuple[object, ...], Offer] = {}
 
     def identify(
         self, form: Format, caller: Caller, headers: Mapping[bytes, bytes], body: bytes
@@ -78,7 +90,8 @@ class Admission:
         trace_id, parent = trace_context(headers.get(b"traceparent", b"").decode("latin-1"))
         caller.check_model(asked.model)
         facts = facts_of(caller, headers, asked.model, asked.user)
-        call = Call(f"req_{random_bytes(12).hex()}", trace_id, random_bytes(8), parent, facts, form.operation)
+        ids = random_bytes(20)
+        call = Call(f"req_{ids[:12].hex()}", trace_id, ids[12:], parent, facts, form.operation)
         call.asked_model, call.is_stream, call.headers = asked.model, asked.stream, headers
         call.temperature, call.max_tokens = asked.temperature, asked.max_output
         call.limit_s = deadline_s(headers, self._settings.request_timeout_s)
@@ -104,6 +117,8 @@ class Admission:
             candidates = call.chosen.targets
         else:
             candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
+        if decision.is_flex:
+            asked = self._in_flex(form, call, asked, candidates)
         self.assign(call, asked, candidates[0])
         admitted = Admitted(form, asked, candidates)
         if decision.cache is not None:
@@ -111,7 +126,7 @@ class Admission:
             if ticket is not None and ticket.forward:
                 admitted.asked = form.read(ticket.forward)
                 admitted.candidates = [one for one in candidates if one.deployment.model == ticket.model]
-        if decision.budgets and (admitted.ticket is None or admitted.ticket.entry is None):
+        if decision.budgets and (admitted.ticket is None or not admitted.ticket.is_answered):
             await self._reserve_or_leave(call, admitted)
         return admitted
 
@@ -123,6 +138,14 @@ class Admission:
             if admitted.ticket is not None:
                 self._caches.leave(admitted.ticket)
             raise
+
+    def _in_flex(self, form: Format, call: Call, asked: Asked, candidates: Sequence[Target]) -> Asked:
+        """Ask for the flex tier, where each provider that may serve has a price for it and the choice was left open."""
+        metered = [one.deployment for one in candidates if one.deployment.metered]
+        is_open = form.path in _WITH_FLEX and asked.fields.get("service_tier") in (None, "auto")
+        if not (metered and is_open and all(FLEX_TIER in self._prices_of(call, one) for one in metered)):
+            return asked
+        return form.read(msgspec.json.encode({**asked.raw, "service_tier": FLEX_TIER}))
 
     def _candidates(self, model: str, fallbacks: Sequence[str], api: str) -> list[Target]:
         """Return the deployments of a model, then those of the models to fall back to, as far as they are served."""
@@ -165,14 +188,14 @@ class Admission:
         Where some have a price, those without one are left out.
         """
         asked = admitted.asked
-        prices = {one: self._billable(call, asked, one.deployment) for one in admitted.candidates}
-        admitted.candidates = [target for target in admitted.candidates if prices[target]]
+        found = [(one, self._billable(call, asked, one.deployment)) for one in admitted.candidates]
+        admitted.candidates = [target for target, prices in found if prices]
         if not admitted.candidates:
             raise _unpriced(call)
         if not call.max_tokens:
             call.max_tokens = self._settings.max_output_tokens
         tokens = admitted.form.bound(asked, call.max_tokens)
-        amount = max(price.bound_nusd(*tokens) for some in prices.values() for price in some)
+        amount = max([price.bound_nusd(*tokens) for _, prices in found for price in prices])
         if amount > MAX_NUSD:
             message = f"this call may cost {amount / 1e9:.0f} USD; ask for less (max_tokens)"
             raise ApiError(400, "cost_unbounded", message, param="max_tokens")
@@ -195,8 +218,8 @@ class Admission:
     def assign(self, call: Call, asked: Asked, target: Target) -> Deployment:
         """Give a call to a deployment; until it answers, the service tier is what was asked for."""
         deployment = call.deployment = target.deployment
-        call.service_tier = _tier(asked, deployment, self._prices_of(call, deployment), call.is_offline)
-        call.price = self.price(call, deployment)
+        offer = self._offer(call, asked, deployment)
+        call.service_tier, call.price = offer.tier, offer.price
         return deployment
 
     def price(self, call: Call, deployment: Deployment) -> Price | None:
@@ -209,13 +232,30 @@ class Admission:
         return found[0] if found else None
 
     def _billable(self, call: Call, asked: Asked, deployment: Deployment) -> list[Price]:
+        return self._offer(call, asked, deployment).billable
+
+    def _offer(self, call: Call, asked: Asked, deployment: Deployment) -> Offer:
+        """Return what a deployment charges on the day of the call; nothing of it depends on the prompt."""
+        given = asked.fields.get("service_tier")
+        given_tier = given if isinstance(given, str) else None if given is None else ""
+        key = (deployment.provider, deployment.model, deployment.metered, given_tier, call.is_offline, _day(call))
+        known = self._offers.get(key)
+        if known is not None:
+            return known
         prices = self._prices_of(call, deployment)
-        return _billable(asked, prices, _tier(asked, deployment, prices, call.is_offline))
+        tier = _tier(asked, deployment, prices, call.is_offline)
+        offer = Offer(tier, prices.get(service_tier(tier)), _billable(asked, prices, tier))
+        if len(self._offers) >= _OFFERS:
+            self._offers.clear()
+        if len(given_tier or "") <= MAX_TIER_CHARACTERS:
+            self._offers[key] = offer
+        return offer
 
     def use_prices(self, added: Iterable[Price]) -> None:
         """Take the prices that people added, all of them, beside the settings' and the public ones."""
         self._book.add(added)
         self._prices.clear()
+        self._offers.clear()
 
     def _prices_of(self, call: Call, deployment: Deployment) -> Mapping[str, Price]:
         """Return the prices of a deployment's model on the day of the call, by service tier."""
@@ -248,6 +288,8 @@ def _unpriced(call: Call) -> ApiError:
 _CHOSEN_BY_PROVIDER = ("flex", "priority", "scale")
 
 BATCH_TIER = "batch"
+FLEX_TIER = "flex"
+_WITH_FLEX = ("chat/completions", "responses")  # whose requests can ask for it
 
 
 def _billable(asked: Asked, prices: Mapping[str, Price], tier: str) -> list[Price]:

@@ -2,21 +2,26 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 
 from farthing import semconv
 from farthing.errors import UpstreamError
 from farthing.prices import Usage
 from farthing.serving import Headers
 from proxy.admit import Admitted
+from proxy.broadcast import Broadcast
 from proxy.caches import Caches
 from proxy.call import Call
 from proxy.formats import Format, Told
 from proxy.http import EVENT_STREAM, JSON
+from proxy.server import Request
 from proxy.stream import EventRelay, Tape
 from proxy.upstream import Response
 from proxy.withheld import Taker
 
-_STREAM_HEADERS = ((b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+_REQUEST_ID, _CACHE = semconv.HEADER_REQUEST_ID.encode(), semconv.HEADER_CACHE.encode()
+_POLICY = semconv.HEADER_POLICY.encode()
+STREAM_HEADERS = ((b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 _CACHE_SAID = {"": b"miss", "exact": b"hit", "coalesced": b"coalesced", "embedding": b"hit",
                "semantic": b"semantic"}  # fmt: skip
 _CACHEABLE_BYTES = 1024 * 1024  # a longer stream is not kept while it passes
@@ -75,11 +80,23 @@ class Answers:
             self._caches.keep(call, admitted.ticket, body, content_type)
 
     async def _relay_events(self, call: Call, admitted: Admitted, response: Response, request: Taker) -> None:
+        ticket, shared = admitted.ticket, None
+        if ticket is not None and ticket.flight is not None and isinstance(request, Request):
+            shared = self._caches.shared(call, ticket, self._form, request)
+        if shared is None:
+            await self._pass_events(call, admitted, response, request)
+        else:
+            async with shared:
+                await self._pass_events(call, admitted, response, shared)
+
+    async def _pass_events(
+        self, call: Call, admitted: Admitted, response: Response, request: Taker | Broadcast
+    ) -> None:
         relay = self._form.relay(admitted.asked)
         ticket = admitted.ticket
         tape = Tape(_CACHEABLE_BYTES if ticket is not None and ticket.wants_answer else 0)
         call.is_begun = True
-        request.begin(200, (*_STREAM_HEADERS, *response_headers(call)))
+        request.begin(200, (*STREAM_HEADERS, *response_headers(call)))
 
         def pass_on(part: bytes) -> bool:
             goes_on = True
@@ -140,16 +157,20 @@ def take(call: Call, told: Told | None) -> None:
         call.engine_s, call.engine_queue_s = told.engine_s, told.engine_queue_s
 
 
+@lru_cache(maxsize=1024)
+def _policies(version: int, names: tuple[str, ...]) -> bytes:
+    return " ".join((f"v{version}", *names)).encode()
+
+
 def response_headers(call: Call) -> Headers:
     headers = [
-        (semconv.HEADER_REQUEST_ID.encode(), call.request_id.encode()),
-        (semconv.HEADER_CACHE.encode(), b"partial" if call.saved_input_tokens else _CACHE_SAID[call.cache_hit]),
+        (_REQUEST_ID, call.request_id.encode()),
+        (_CACHE, b"partial" if call.saved_input_tokens else _CACHE_SAID[call.cache_hit]),
     ]
     if call.decision is not None:
         arms = call.decision.arms
-        held_out = [str(arm) for arm in arms if not arm.is_treated] if arms else ()
-        names = " ".join((f"v{call.decision.version}", *call.decision.acted, *held_out))
-        headers.append((semconv.HEADER_POLICY.encode(), names.encode()))
+        held_out = tuple([str(arm) for arm in arms if not arm.is_treated]) if arms else ()
+        headers.append((_POLICY, _policies(call.decision.version, call.decision.acted + held_out)))
     if call.cut is not None and call.cut.is_any:
         headers.append((semconv.HEADER_TOKENS.encode(), call.cut.header.encode()))
     return headers

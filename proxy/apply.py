@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from farthing import semconv
@@ -42,6 +43,7 @@ class PolicyFeed:
         self.compiled = CompiledDocument(EMPTY)
         self.is_known = False  # what governs the calls: a document came from the control plane or from the disk
         self.on_change: list[Callable[[CompiledDocument], None]] = []  # told what holds, before a request meets it
+        self.tells: Callable[[], str] = str  # what to say of the gain models, empty for nothing
         self.fetched_at = 0.0  # epoch seconds of the last answer of the control plane; 0 = none yet
         self.last_error = ""
 
@@ -57,6 +59,11 @@ class PolicyFeed:
         except (UpstreamError, DocumentError, OSError) as error:
             self._failed(error)
         self._task = asyncio.create_task(self._follow())
+
+    async def report(self) -> None:
+        """Tell the control plane at once what is in use, instead of with the next long poll."""
+        with suppress(UpstreamError, DocumentError, OSError):
+            await self._fetch(wait_s=0)
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -75,6 +82,8 @@ class PolicyFeed:
         headers = [(semconv.HEADER_FOLLOWER, self._name)]
         if self._etag:
             headers.append(("if-none-match", self._etag))
+        if told := self.tells():
+            headers.append((semconv.HEADER_GAINS, told))
         if self._refused:
             headers.append((semconv.HEADER_REFUSED, self._refused))
         response = await self._client.request("GET", f"{self._url}{wait_s}", b"", headers, _TIMEOUTS)

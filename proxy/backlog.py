@@ -67,14 +67,18 @@ class Backlog:
                 except OSError:
                     continue  # its worker lives
                 operations = _read(left)
-                if operations:
-                    self.keep(operations)
-                    os.fsync((self._file or self._open()).fileno())
+                self.take_over(operations)
                 path.unlink()
                 found += operations
         if found:
             log.warning("ledger: %d operations of workers that died are told to it now", len(found))
         return found
+
+    def take_over(self, operations: list[Operation]) -> None:
+        """Have operations of a worker that died on the disk before what it left them in goes."""
+        if operations:
+            self.keep(operations)
+            os.fsync((self._file or self._open()).fileno())
 
     def close(self) -> None:
         """Let the file go; an empty one is removed."""
@@ -93,11 +97,16 @@ class Backlog:
 
 def _read(file: BinaryIO) -> list[Operation]:
     """Return the last operation of each attempt; a line that the end of its process cut is none."""
-    last: dict[tuple[str, str, int], Operation] = {}
+    last: dict[tuple[str, str, int], Operation] = {}  # in order of the first of each
     for line in file:
         try:
             operation = msgspec.json.decode(line, type=Operation)
-            last[operation["op"], operation["request_id"], operation["attempt"]] = operation
+            last[operation["op"], *_subject(operation)] = operation
         except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
             log.warning("ledger: a line of %s cannot be read: %r", file.name, line[:200])
     return list(last.values())
+
+
+def _subject(operation: Operation) -> tuple[str, int]:
+    """Return what an operation is about: an attempt, or a worker."""
+    return (operation["worker"], 0) if operation["op"] == "retire" else (operation["request_id"], operation["attempt"])

@@ -49,7 +49,7 @@ class BudgetWatch:
 
     def follow(self, compiled: CompiledDocument) -> None:
         """Watch while a policy of the document needs it."""
-        is_needed = any(policy.action.route and policy.action.route.budget for policy in compiled.document.policies)
+        is_needed = any(policy.action.route and policy.action.route.budget for policy in compiled.document.rules)
         if is_needed and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._watch())
         elif not is_needed and self._task is not None:

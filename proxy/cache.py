@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from time import time
 from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from farthing.prices import Usage
 from proxy.http import EVENT_STREAM, JSON
@@ -21,8 +23,7 @@ Key = tuple[str, str, str, str, Shape]  # tenant, API, request hash, served mode
 ENTRY_BYTES = 600  # of Python objects an entry, beside its body (measured)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One answer as the client got it."""
 
     body: bytes
@@ -61,6 +62,7 @@ class ExactCache:
     def __init__(self, clock: Callable[[], float] = time) -> None:
         self._entries: OrderedDict[Key, Entry] = OrderedDict()
         self._clock = clock
+        self._by_shape = dict.fromkeys(_OTHERS, 0)  # how many lie here
         self.size = 0  # bytes
         self.hits = self.misses = self.evictions = 0
 
@@ -83,6 +85,7 @@ class ExactCache:
         if key in self._entries:
             self._drop(key)
         self._entries[key] = entry
+        self._by_shape[key[-1]] += 1
         self.size += entry.size
         while self.size > max_bytes:
             self._drop(next(iter(self._entries)))
@@ -101,12 +104,13 @@ class ExactCache:
     def _reshaped(self, key: Key, ttl_s: float) -> Entry | None:
         *same, wants = key
         for has in others(wants):
-            if (entry := self._fresh((*same, has), ttl_s)) is not None:  # type: ignore[arg-type] # the same fields
+            if self._by_shape[has] and (entry := self._fresh((*same, has), ttl_s)) is not None:  # type: ignore[arg-type] # the same fields
                 return reshaped(entry, key[1], has, wants)
         return None
 
     def _drop(self, key: Key) -> None:
         self.size -= self._entries.pop(key).size
+        self._by_shape[key[-1]] -= 1
 
 
 def others(wants: Shape) -> tuple[Shape, ...]:

@@ -97,6 +97,8 @@ class Tiers:
 
     def _of(self, action: CacheAction) -> list[Tier]:
         tiers: list[Tier] = []
+        if not (action.disk or action.shared):
+            return tiers
         if action.disk and self.disk is not None:
             tiers.append(self.disk)
         if action.shared and self.shared is not None:

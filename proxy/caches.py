@@ -1,7 +1,6 @@
 """All caches of one worker: each policy's own levels, looked through before anything is reserved.
 
-What a call needs of them is one `Ticket`: its answer, or where its answer is to be kept and who waits for it. Whoever
-holds a ticket ends it by `keep` or `leave`, however the call went, since others may wait for its flight.
+What a call needs of them is one `Ticket`: its answer, or where its answer is to be kept and who waits for it.
 """
 from __future__ import annotations
 
@@ -11,60 +10,32 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import time
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from farthing.errors import UpstreamError
-from farthing.policy.caching import CacheAction
 from farthing.policy.document import Document
 from farthing.prices import Usage
-from proxy.cache import Entry, ExactCache, Key, others, reshaped, shape_of
-from proxy.cache_counts import Level, LevelCounts, Saved
+from proxy.broadcast import Broadcast
+from proxy.cache import Entry, Key, others, reshaped, shape_of
+from proxy.cache_counts import LevelCounts
 from proxy.cache_tiers import Tiers
 from proxy.call import Call
-from proxy.coalesce import Flight, Flights
+from proxy.coalesce import Flights
 from proxy.embedder import Embedder
-from proxy.embedding_cache import EmbeddingCache, Item, Plan, is_list_of_inputs
+from proxy.embedding_cache import Item, is_list_of_inputs
 from proxy.formats import Format
 from proxy.http import JSON
 from proxy.request import Asked
+from proxy.server import Request
+from proxy.ticket import Kept, Ticket
 
 if TYPE_CHECKING:  # it loads numpy, which most proxies never need
     from proxy.semantic import SemanticCounts
-    from proxy.semantic_level import Likeness, SemanticLevel
+    from proxy.semantic_level import SemanticLevel
 
 log = logging.getLogger(__name__)
 
 _EMBEDDINGS, _CHAT = "embeddings", "chat/completions"  # the paths of the APIs
-
-
-class Kept:
-    """What one policy keeps."""
-
-    def __init__(self) -> None:
-        self.exact = ExactCache()
-        self.inputs = EmbeddingCache(max_bytes=0, ttl_s=0)  # its bounds come with each call
-        self.found_behind = 0  # whole answers that were no longer in memory
-        self.semantic: SemanticLevel | None = None  # made where the policy asks for it
-        self.saved: dict[Level, Saved] = {level: Saved() for level in get_args(Level)}
-
-    def counts(self, policy: str) -> list[LevelCounts]:
-        """Return its levels; a hit behind the memory is one too."""
-        exact, saved = self.exact, self.saved["exact"]
-        misses = exact.misses - self.found_behind
-        shared = self.saved["coalesced"]
-        inputs, spared = self.inputs, self.saved["embedding"]
-        counts = [
-            LevelCounts(policy, "exact", saved.hits, misses, exact.evictions, len(exact), exact.size, saved.nusd,
-                        saved.unpriced_hits),
-            LevelCounts(policy, "coalesced", shared.hits, 0, 0, 0, 0, shared.nusd, shared.unpriced_hits),
-            LevelCounts(policy, "embedding", inputs.hits, inputs.misses, inputs.evictions, len(inputs), inputs.bytes,
-                        spared.nusd, spared.unpriced_hits),
-        ]  # fmt: skip
-        if self.semantic is not None:
-            alike, meant = self.semantic.cache, self.saved["semantic"]
-            counts.append(LevelCounts(policy, "semantic", meant.hits, alike.counts.misses, alike.evictions,
-                                      alike.entries, alike.bytes, meant.nusd, meant.unpriced_hits))  # fmt: skip
-        return counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,35 +46,6 @@ class SemanticReport:
     refused: dict[str, int]  # calls that were none for it, by reason
     unlearned: int  # answers that could not be learned from
     learning: int  # under way
-
-
-@dataclass(slots=True)
-class Ticket:
-    """What the caches have for one call, and what they want of it."""
-
-    kept: Kept
-    action: CacheAction
-    key: Key
-    entry: Entry | None = None  # its answer
-    level: Level = "exact"  # that the answer came from
-    flight: Flight[Entry] | None = None  # which this call leads
-    model: str = ""  # that an answer must come from to be kept
-    plan: Plan | None = None  # which of its inputs are there, of an embeddings call
-    likeness: Likeness | None = None  # what the semantic cache makes of it
-
-    @property
-    def wants_answer(self) -> bool:
-        """Tell whether a good answer is to be kept or handed on."""
-        return self.keeps_whole or self.flight is not None or self.likeness is not None
-
-    @property
-    def keeps_whole(self) -> bool:
-        return self.action.exact and self.plan is None
-
-    @property
-    def forward(self) -> bytes:
-        """The body to send on in place of the client's, where a part of its inputs is there; else nothing."""
-        return b"" if self.plan is None or self.plan.is_whole else self.plan.forward
 
 
 class Caches:
@@ -117,7 +59,7 @@ class Caches:
         self._clock = clock
         self._version = -1
         self._kept: dict[str, Kept] = {}  # by policy
-        self.flights: Flights[Entry] = Flights()
+        self.flights: Flights[Entry | Broadcast] = Flights()
 
     async def look(self, form: Format, call: Call, asked: Asked) -> Ticket | None:
         """Return the ticket of a call that a policy caches; None where its answer is no other call's.
@@ -137,9 +79,11 @@ class Caches:
             ticket.entry = ticket.kept.exact.get(key, action.ttl_s)
             if ticket.entry is None and self.tiers.has(action):
                 await self._find_behind(ticket)
-        if ticket.entry is None and action.coalesce and not asked.stream:
-            await self._join(ticket)
-        if ticket.entry is None and action.semantic is not None and form.path == _CHAT:
+        if ticket.entry is None and action.coalesce:
+            ticket.flight = self.flights.lead(ticket.key)
+            if ticket.flight is None:
+                await self._join(ticket)
+        if not ticket.is_answered and action.semantic is not None and form.path == _CHAT:
             await self._look_alike(call, asked, ticket)
         return ticket
 
@@ -148,6 +92,18 @@ class Caches:
         assert ticket.entry is not None
         call.cache_hit, call.usage, call.response_id = ticket.level, ticket.entry.usage, ticket.entry.response_id
         ticket.kept.saved[ticket.level].add(call.price, call.usage)
+
+    def count_prompt(self, call: Call) -> None:
+        """Count what a provider's cache of prompts did for a call whose policy asks for it."""
+        decision = call.decision
+        if decision is None or decision.cache is None or decision.cache.prompt_ttl is None:
+            return
+        if call.usage is not None and not call.is_cache_hit and call.outcome != "refused":
+            self._of(decision.cache_name, decision.version).prompts.add(call.price, call.usage)
+
+    def prompt_surcharges(self) -> dict[str, int]:
+        """Return what each policy's writes to providers' caches of prompts cost above input, nano-dollars."""
+        return {name: kept.prompts.written_nusd for name, kept in self._kept.items() if kept.prompts.written_nusd}
 
     def keep(self, call: Call, ticket: Ticket, body: bytes, content_type: bytes) -> None:
         """Take an upstream's whole answer where it is good, and hand it to those who wait."""
@@ -184,6 +140,19 @@ class Caches:
         call.saved_input_tokens = joined.saved_tokens
         ticket.kept.saved["embedding"].add(call.price, Usage(joined.saved_tokens))
         return joined.body
+
+    def shared(self, call: Call, ticket: Ticket, form: Format, request: Request) -> Broadcast | None:
+        """Return what takes a stream that has begun, so that all who wait for the call's answer get it as it comes.
+
+        A fallback's answer is nobody else's: then they need wait no longer, and nothing is returned.
+        """
+        flight = ticket.flight
+        if flight is None or call.deployment is None or call.deployment.model != ticket.model:
+            self.leave(ticket)
+            return None
+        made = Broadcast(call, form, request, ticket.within, flight.close)
+        flight.share(made)
+        return made
 
     def leave(self, ticket: Ticket) -> None:
         """End a call's part in here, however it went."""
@@ -240,13 +209,16 @@ class Caches:
         found = await self.flights.join(ticket.key)
         if isinstance(found, Entry):
             ticket.entry, ticket.level = found, "coalesced"
+        elif isinstance(found, Broadcast):
+            ticket.stream, ticket.level = found, "coalesced"
         else:
             ticket.flight = found
 
     async def _look_alike(self, call: Call, asked: Asked, ticket: Ticket) -> None:
         """Look for requests that mean the same; whoever waits for this call's flight gets what is served."""
+        assert call.decision is not None
         try:
-            level = ticket.kept.semantic or await self._open_semantic(ticket.kept)
+            level = ticket.kept.semantic or await self._open_semantic(call.decision.cache_name, ticket.kept)
             if level is None:
                 return
             ticket.likeness = await level.look(call, asked.fields, ticket.model, ticket.action)
@@ -256,24 +228,27 @@ class Caches:
         served = level.served(ticket.likeness, self._clock()) if ticket.likeness is not None else None
         if served is not None:
             ticket.entry, ticket.level = reshaped(served, _CHAT, "answer", ticket.key[-1]), "semantic"
-            self._land(ticket, served)
+            self._land(ticket, ticket.entry)
 
-    async def _open_semantic(self, kept: Kept) -> SemanticLevel | None:
+    async def _open_semantic(self, policy: str, kept: Kept) -> SemanticLevel | None:
         """Load what the semantic cache needs, numpy above all, beside the event loop."""
         if self.embedder is None:
             return None
         try:
-            module = await asyncio.to_thread(importlib.import_module, "proxy.semantic_level")
+            levels = await asyncio.to_thread(importlib.import_module, "proxy.semantic_level")
+            shelves = await asyncio.to_thread(importlib.import_module, "proxy.semantic_shelf")
         except ImportError as error:
             log.error("the semantic cache stays off: %s; pip install 'farthing[semantic]'", error)
             self.embedder = None
             return None
         if kept.semantic is None:
-            kept.semantic = module.SemanticLevel(self.embedder, self._secret)
+            disk = self.tiers.disk
+            shelf = shelves.Shelf(disk, policy, self._secret) if disk is not None else None
+            kept.semantic = levels.SemanticLevel(self.embedder, self._secret, shelf)
         return kept.semantic
 
-    def _land(self, ticket: Ticket, entry: Entry) -> None:
-        if ticket.flight is not None:
+    def _land(self, ticket: Ticket, entry: Entry | None) -> None:
+        if ticket.flight is not None and entry is not None:
             flight, ticket.flight = ticket.flight, None
             flight.land(entry)
 
@@ -287,7 +262,7 @@ class Caches:
 
     def _forget_others(self, version: int) -> None:
         """Let go of what policies kept that are no more."""
-        caching = {policy.name for policy in self._document().policies if policy.action.cache is not None}
+        caching = {policy.name for policy in self._document().rules if policy.action.cache is not None}
         self._kept = {name: kept for name, kept in self._kept.items() if name in caching}
         self._version = version
 

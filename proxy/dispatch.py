@@ -1,12 +1,11 @@
 """Which deployments may serve a model: those configured under its name, the least busy first."""
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from operator import attrgetter
 
+from farthing.deployments import named
 from farthing.errors import SettingsError
 from farthing.policy.decide import concurrency_of
 from farthing.policy.flow import ConcurrencyAction
@@ -157,30 +156,14 @@ def _bounds(at_most: int, rule: ConcurrencyAction | None, workers: int) -> Bound
     )  # fmt: skip
 
 
-def named(deployments: Iterable[Deployment]) -> list[Deployment]:
-    """Return deployments, each with a name: its own, else its model and its number among those of the model.
-
-    Raises:
-        SettingsError: two have one name, or a figure of one is none that means anything.
-    """
-    numbers: Counter[str] = Counter()
-    found: dict[str, Deployment] = {}
-    for deployment in deployments:
-        numbers[deployment.model] += 1
-        name = deployment.name or f"{deployment.model}/{numbers[deployment.model]}"
-        if name in found:
-            raise SettingsError(f"deployments: two are called {name!r}; give one of them another `name`")
-        if not 0 <= deployment.quality <= 1:
-            raise SettingsError(f"deployment {name}: quality = {deployment.quality:g}; allowed is 0 to 1")
-        found[name] = replace(deployment, name=name)
-    return list(found.values())
-
-
 def _target(deployment: Deployment, settings: Settings) -> Target:
     spoken = _spoken(deployment)
     if spoken not in _FORMATS:
         allowed = ", ".join(_FORMATS)
         raise SettingsError(f"deployment {deployment.model}: api = {deployment.api!r}; allowed are {allowed}")
+    if deployment.api_version and spoken != "azure":
+        where = f"deployment {deployment.model}: api_version = {deployment.api_version!r}"
+        raise SettingsError(f"{where}; only api = 'azure' has versions, and this one speaks {spoken}")
     headers: tuple[tuple[str, str], ...] = ()
     if deployment.api_key_env:
         name, scheme = _KEY_HEADERS[spoken]

@@ -11,6 +11,7 @@ import msgspec
 
 from farthing.errors import UpstreamError
 from proxy.embedding_cache import as_inputs
+from proxy.tokens.count import measure
 
 
 class _Datum(msgspec.Struct):
@@ -80,6 +81,11 @@ def inputs_of(fields: Mapping[str, Any]) -> list[Any]:
 def size_of(inputs: Sequence[Any]) -> int:
     """Return how much there is to embed: bytes of texts, and of tokens their number."""
     return sum(len(one.encode()) if isinstance(one, str) else len(one) for one in inputs)
+
+
+def tokens_of(inputs: Sequence[Any]) -> int:
+    """Return about how many tokens there are to embed."""
+    return sum(measure(one).tokens if isinstance(one, str) else len(one) for one in inputs)
 
 
 def split(tokens: int, weights: Sequence[int]) -> list[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 
 from farthing import semconv
@@ -16,6 +15,7 @@ from farthing.errors import UpstreamError
 from farthing.policy.route import Hedge
 from farthing.prices import Usage
 from farthing.settings import Settings
+from proxy import azure
 from proxy.admit import Admission, Admitted
 from proxy.answer import Answers, response_headers, take
 from proxy.api_error import ApiError
@@ -26,10 +26,13 @@ from proxy.cascade import Cascade
 from proxy.counters import Counters
 from proxy.dispatch import Target
 from proxy.embedding_cache import is_list_of_inputs
+from proxy.follow import follow
 from proxy.formats import Format
 from proxy.formats.chunks import read_answer
 from proxy.hedge import Hedges
 from proxy.http import (
+    ClientGoneError,
+    break_off,
     passed_on,
     refuse,
     refuse_too_large,
@@ -50,12 +53,8 @@ from proxy.within import Within
 log = logging.getLogger(__name__)
 
 
+_JSON_BODY = ("content-type", "application/json")
 _ENDED_USAGE = Timeouts(connect=1.0, headers=2.0, between=2.0)
-_LAST_WORD_S = 1.0  # seconds that a client has to take the event that says that its stream broke off
-
-
-class ClientGoneError(Exception):
-    """The client went away; there is nobody to answer."""
 
 
 @dataclass(frozen=True)
@@ -128,21 +127,16 @@ class Exchange:
             raise ApiError(504, "deadline_exceeded", message, retry_after_s=1) from None
         ticket = admitted.ticket
         if ticket is None:
-            await self._serve_admitted(call, admitted, request)
+            await self._serve_from_upstream(call, admitted, request)
         elif ticket.entry is not None:
             self._serve_cached(call, ticket, request)
+        elif ticket.stream is not None:
+            await follow(call, ticket, request, self._form)
         else:
             try:
-                await self._serve_admitted(call, admitted, request)
+                await self._serve_from_upstream(call, admitted, request)
             finally:
                 self._caches.leave(ticket)
-
-    async def _serve_admitted(self, call: Call, admitted: Admitted, request: Request) -> None:
-        if request.is_gone:
-            call.fail("aborted", "client_disconnected", 499)
-            call.usage, call.usage_source = Usage(), "proxy"
-            raise ClientGoneError
-        await self._serve_from_upstream(call, admitted, request)
 
     def _serve_cached(self, call: Call, ticket: Ticket, request: Request) -> None:
         entry = ticket.entry
@@ -153,13 +147,18 @@ class Exchange:
 
     async def _serve_from_upstream(self, call: Call, admitted: Admitted, request: Request) -> None:
         """Forward; when the client goes, a third party's answer is read to its end, our own engine is told to stop."""
+        if request.is_gone:
+            call.fail("aborted", "client_disconnected", 499)
+            call.usage, call.usage_source = Usage(), "proxy"
+            raise ClientGoneError
         task = asyncio.current_task()
         assert task is not None
 
         def gone() -> None:
             if not call.is_delivered:
                 call.fail("aborted", "client_disconnected", 499)
-                if call.deployment is None or not call.deployment.metered or call.is_waiting:
+                is_idle = call.deployment is None or not call.deployment.metered or call.is_waiting
+                if is_idle and not (admitted.ticket is not None and admitted.ticket.goes_on(task.cancel)):
                     task.cancel()
 
         request.on_gone = gone
@@ -178,7 +177,9 @@ class Exchange:
     async def _forward(self, call: Call, admitted: Admitted, request: Request) -> None:
         started = time.time_ns()
         try:
-            with Within(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)):
+            with Within(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)) as within:
+                if admitted.ticket is not None:
+                    admitted.ticket.within = within
                 await self._exchange(call, admitted, request)
         except TimeoutError:
             error = ApiError(504, "upstream_timeout", f"no whole answer within {call.limit_s:g} s")
@@ -203,10 +204,8 @@ class Exchange:
             await self.ask_for_usage(call)
         if not call.is_begun:
             raise error
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORD_S):
-                await request.write(self._form.error_event(error))
-                request.end()
+        if not request.is_ended:  # a client that shared its stream may have been let go before
+            await break_off(request, self._form.error_event(error))
 
     async def _exchange(self, call: Call, admitted: Admitted, request: Request) -> None:
         if call.chosen is not None and call.chosen.levels and self._form.operation != "embeddings":
@@ -293,18 +292,20 @@ class Exchange:
 
     async def post(self, call: Call, admitted: Admitted, target: Target) -> Response:
         deployment = target.deployment
-        headers = [("content-type", "application/json"), *call.passed_on, *target.headers]
-        body, url = self._admission.body(call, admitted, deployment), f"{deployment.url}/{self._form.path}"
+        headers = (_JSON_BODY, *call.passed_on, *target.headers)
+        body, path = self._admission.body(call, admitted, deployment), self._form.path
+        url = azure.url_of(deployment, path) if deployment.api_version else f"{deployment.url}/{path}"
         is_repeatable = not deployment.metered
         rule = call.decision.micro_batch if call.decision is not None else None
-        if rule is not None and self._form.path == "embeddings" and is_list_of_inputs(admitted.asked.fields["input"]):
+        if rule is not None and path == "embeddings" and is_list_of_inputs(admitted.asked.fields["input"]):
             answer = await self._batches.post(rule, Letter.of(call, target, url, headers, body))
             call.batch_calls = answer.shared_by
             return answer
+        own: tuple[tuple[str, str], ...] = ()
         if deployment.provider == semconv.SELF_HOSTED_PROVIDER:
-            headers.append((semconv.HEADER_REQUEST_ID, call.request_id))
-            headers.append(("traceparent", f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"))
-        return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable)
+            trace = f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"
+            own = ((semconv.HEADER_REQUEST_ID, call.request_id), ("traceparent", trace))
+        return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable, own)
 
     def _keep_judged(self, call: Call, admitted: Admitted, withheld: Withheld) -> None:
         """Keep an answer that a cascade found good, where a cache wants it."""
@@ -337,6 +338,8 @@ class Exchange:
             # Nobody knows what was used: the hold is an upper bound and is charged, as its expiry would do.
             call.settled_nusd = call.hold.amount_nusd if cost is None else cost
             self._spend.settle(call.hold, call.settled_nusd)
+        if self._form.api == "anthropic":
+            self._caches.count_prompt(call)
         if call.taken is not None:
             self._admission.limiter.leave(call)
         self._recorder.put(call)

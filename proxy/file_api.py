@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from io import BytesIO
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import msgspec
 
 from farthing.settings import Settings
+from proxy import azure
 from proxy.api_error import ApiError
 from proxy.files import FileRecord, Files
 from proxy.http import JSON
@@ -16,7 +19,12 @@ from proxy.multipart import parts_of
 from proxy.offline import Limits, owner_of
 from proxy.routes import Routes
 from proxy.server import Request
+from proxy.spool import Spool
 
+log = logging.getLogger(__name__)
+
+_PATH = "/v1/files"
+_SHOWN = 100  # bytes of a field that an error quotes
 _CHUNK = 256 * 1024  # bytes of a file sent at once
 _MAX_PAGE = 10_000
 _FORM_BYTES = 64 * 1024  # of an upload, beside its file
@@ -37,10 +45,12 @@ class FileApi:
         self._files = files
         self._limits = limits
         self._keys = keys
+        self._folder = settings.data_dir / "proxy" / "uploads"
+        self._adding = asyncio.Lock()
 
     def register(self, routes: Routes) -> None:
-        routes.free("POST", "/v1/files", "files", self._upload)
-        routes.free("GET", "/v1/files", "files", self._list)
+        routes.free("POST", _PATH, "files", self._upload)
+        routes.free("GET", _PATH, "files", self._list)
         routes.free("GET", "/v1/files/{id}", "files", self._get)
         routes.free("GET", "/v1/files/{id}/content", "files", self._content)
         routes.free("DELETE", "/v1/files/{id}", "files", self._delete)
@@ -48,28 +58,35 @@ class FileApi:
     def max_body(self, request: Request) -> int:
         """Return the bytes that a request's body may have; only a caller with a good key may send a large file."""
         usual = self._settings.max_request_bytes
-        if request.path != "/v1/files" or not self._keys.is_trusted(request.headers, "files"):
+        if request.path not in (_PATH, azure.FILES) or not self._keys.is_trusted(request.headers, "files"):
             return usual
         return max(usual, self._limits.most() + _FORM_BYTES)
 
+    def spool(self, request: Request) -> Spool:
+        """Return where a large upload goes while it comes."""
+        return Spool(self._folder)
+
     async def _upload(self, request: Request, caller: Caller) -> None:
         limits, owner = self._limits.of(caller), owner_of(caller)
-        parts = {} if request.is_too_large else parts_of(request.headers.get(b"content-type", b""), request.body)
+        form = _form(request, limits.max_file_bytes)
+        parts = await asyncio.to_thread(parts_of, request.headers.get(b"content-type", b""), form)
         file, purpose = parts.get("file"), parts.get("purpose")
-        if request.is_too_large or (file is not None and len(file.content) > limits.max_file_bytes):
-            message = f"the file has more than {limits.max_file_bytes} bytes; split it"
-            raise ApiError(413, "file_too_large", message, param="file")
-        if purpose is None or purpose.content != b"batch":
-            shown = purpose.content.decode("utf-8", "replace")[:100] if purpose else ""
+        if file is not None and file.size > limits.max_file_bytes:
+            raise _too_large(limits.max_file_bytes)
+        named = purpose.beginning(form, _SHOWN) if purpose else b""
+        if named != b"batch":
+            shown = named.decode("utf-8", "replace")
             raise ApiError(400, "invalid_purpose", f"purpose = {shown!r}; allowed is batch", param="purpose")
-        if file is None or not file.content:
+        if file is None or not file.size:
             raise ApiError(400, "invalid_request", "the form has no `file`, or an empty one", param="file")
-        stored = sum(record.bytes for record in await asyncio.to_thread(self._files.of, owner))
-        if stored + len(file.content) > limits.max_stored_bytes:
-            message = f"your files have {stored} bytes, {limits.max_stored_bytes} are allowed; delete some"
-            raise ApiError(413, "storage_full", message, param="file")
-        name = file.filename or "upload.jsonl"
-        record = await asyncio.to_thread(self._files.add, owner, name, file.content, limits.keep_days)
+        async with self._adding:  # two at once must not both take the last of the room
+            stored = sum(record.bytes for record in await asyncio.to_thread(self._files.of, owner))
+            if stored + file.size > limits.max_stored_bytes:
+                message = f"your files have {stored} bytes, {limits.max_stored_bytes} are allowed; delete some"
+                raise ApiError(413, "storage_full", message, param="file")
+            form.seek(file.start)
+            name = file.filename or "upload.jsonl"
+            record = await asyncio.to_thread(self._files.add, owner, name, form, file.size, limits.keep_days)
         _answer(request, record.described())
 
     async def _list(self, request: Request, caller: Caller) -> None:
@@ -119,6 +136,27 @@ def listing(items: Sequence[dict[str, Any]], has_more: bool) -> dict[str, Any]:
     """Return a page as OpenAI's API does."""
     ends = {"first_id": items[0]["id"], "last_id": items[-1]["id"]} if items else {"first_id": None, "last_id": None}
     return {"object": "list", "data": items, "has_more": has_more, **ends}
+
+
+def _form(request: Request, most: int) -> BinaryIO:
+    """Return an upload's form, wherever it lies.
+
+    Raises:
+        ApiError: 413 or 503; it is not here.
+    """
+    if request.is_too_large:
+        raise _too_large(most)
+    if request.spooled is None:
+        return BytesIO(request.body)
+    if request.spooled.file is None:
+        log.error("an upload cannot be kept: %s", request.spooled.error)
+        message = "the proxy's disk cannot take the file now; try again later"
+        raise ApiError(503, "storage_unavailable", message, retry_after_s=60)
+    return request.spooled.file
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, "file_too_large", f"the file has more than {most} bytes; split it", param="file")
 
 
 def _answer(request: Request, value: object) -> None:

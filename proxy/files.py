@@ -11,11 +11,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from proxy.api_error import ApiError
 
+_BLOCK = 1024 * 1024
 _ID = re.compile(r"file-[0-9a-f]{24}")
 
 
@@ -48,9 +50,9 @@ class Files:
         self._folder = folder
         self._clock = clock
 
-    def add(self, owner: str, filename: str, content: bytes, keep_days: int) -> FileRecord:
-        """Keep an uploaded file."""
-        return self._add(owner, filename, "batch", keep_days, lambda path: _write(path, content))
+    def add(self, owner: str, filename: str, source: BinaryIO, size: int, keep_days: int) -> FileRecord:
+        """Keep an uploaded file: the next `size` bytes of `source`."""
+        return self._add(owner, filename, "batch", keep_days, lambda path: _copy(source, size, path))
 
     def adopt(self, owner: str, filename: str, source: Path, keep_days: int) -> FileRecord:
         """Keep what a batch wrote; `source` stays where it is too."""
@@ -63,7 +65,7 @@ class Files:
             ApiError: 404.
         """
         record = self._record(file_id) if _ID.fullmatch(file_id) else None
-        if record is None or record.owner != owner:
+        if record is None or record.owner != owner or record.expires_at <= self._clock():
             raise ApiError(404, "file_not_found", f"there is no file {file_id!r} of yours; see GET /v1/files")
         return record
 
@@ -73,7 +75,8 @@ class Files:
 
     def of(self, owner: str) -> list[FileRecord]:
         """Return an owner's files, the newest first."""
-        found = [record for record in self._all() if record.owner == owner]
+        now = self._clock()
+        found = [record for record in self._all() if record.owner == owner and record.expires_at > now]
         return sorted(found, key=lambda record: (record.created_at, record.id), reverse=True)
 
     def delete(self, owner: str, file_id: str) -> None:
@@ -115,6 +118,16 @@ class Files:
         for folder in self._folder.glob("file-*"):
             if (record := self._record(folder.name)) is not None:
                 yield record
+
+
+def _copy(source: BinaryIO, size: int, path: Path) -> None:
+    """Write a part of another file as `_write` does."""
+    with path.open("wb") as file:
+        while size and (block := source.read(min(size, _BLOCK))):
+            file.write(block)
+            size -= len(block)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write(path: Path, content: bytes) -> None:

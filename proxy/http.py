@@ -1,7 +1,9 @@
 """What the proxy reads of a request's head, and how it refuses."""
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 from farthing import semconv
 from farthing.serving import Headers
@@ -12,6 +14,7 @@ JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 _DEADLINE = semconv.HEADER_DEADLINE.encode()
 _PRIORITY = semconv.HEADER_PRIORITY.encode()
+_LAST_WORD_S = 1.0  # seconds that a client has to take the event that says that its stream broke off
 _PASSED_ON = tuple((name.encode(), name) for name in ("anthropic-version", "anthropic-beta", "openai-beta"))
 
 
@@ -64,6 +67,14 @@ def refuse_too_large(request: Request, limit: int) -> None:
     if request.is_too_large:
         message = f"the request is larger than {limit} bytes; send less context"
         raise ApiError(413, "request_too_large", message)
+
+
+async def break_off(request: Request, event: bytes) -> None:
+    """End a stream that has begun by an event that says why it is not whole."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_WORD_S):
+            await request.write(event)
+            request.end()
 
 
 def refuse(request: Request, error: ApiError, body: bytes, headers: Headers = ()) -> None:

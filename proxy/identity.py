@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import unquote
 
 from farthing import semconv
@@ -11,6 +12,7 @@ from proxy.keys import Caller
 
 MAX_TAGS = 32
 MAX_TAG_LENGTH = 256  # characters of a name or a value
+_REMEMBERED_BYTES = 512  # of a header with tags that is worth remembering; a client may send any
 _CORE = frozenset(semconv.CORE_TAGS)
 _TAGS = semconv.HEADER_TAGS.encode()
 
@@ -47,15 +49,24 @@ def trace_context(header: str) -> tuple[bytes, bytes]:
 
 def facts_of(caller: Caller, headers: Mapping[bytes, bytes], model: str, body_user: str) -> Facts:
     """Return who asks for what; what the key fixes, a request cannot say otherwise."""
-    header = headers.get(_TAGS)
+    header = headers.get(_TAGS, b"")
+    user = "" if caller.user else body_user[:MAX_TAG_LENGTH]
+    facts = _known_facts if len(header) <= _REMEMBERED_BYTES else _facts
+    return facts(caller, header, model, user)
+
+
+def _facts(caller: Caller, header: bytes, model: str, body_user: str) -> Facts:
     tags = parse_tags(header.decode("latin-1")) if header else {}
     return Facts(
         tenant=caller.tenant,
         team=caller.team or tags.get("team", ""),
-        user=caller.user or tags.get("user", "") or body_user[:MAX_TAG_LENGTH],
+        user=caller.user or tags.get("user", "") or body_user,
         feature=tags.get("feature", ""),
         session=tags.get("session", ""),
         key=caller.key,
         model=model,
         tags={name: value for name, value in tags.items() if name not in _CORE},
     )
+
+
+_known_facts = lru_cache(maxsize=1024)(_facts)  # a caller's requests have few different headers

@@ -19,6 +19,7 @@ class InnerRequest(Request):
         self.body = body
         self.is_too_large = self.is_ended = self.is_gone = False
         self.keeps_alive = True
+        self.spooled = None
         self.on_gone: Callable[[], object] | None = None
         self.status = 0
         self.answered = b""

@@ -24,12 +24,13 @@ class Account:
 
     __slots__ = (
         "budget", "burned_nusd", "calls", "end_ns", "free_nusd", "held_nusd", "is_ended", "is_recalled", "low_nusd",
-        "most_nusd", "period", "target_nusd", "tight_until_ns", "used_ns",
+        "most_nusd", "period", "place", "target_nusd", "tight_until_ns", "used_ns",
     )  # fmt: skip
 
     def __init__(self, budget: str) -> None:
         self.budget = budget
         self.period = ""  # none yet
+        self.place = 0  # where its names are kept for whoever comes after this worker; 0: nowhere yet
         self.end_ns = 0  # of the period; nothing is taken from then on
         self.free_nusd = 0  # may be reserved
         self.held_nusd = 0  # is, by calls under way
@@ -41,7 +42,7 @@ class Account:
         self.used_ns = 0
         self.tight_until_ns = 0
         self.is_recalled = False  # an answer to a recall is due
-        self.is_ended = False  # its period is over: what comes free goes back
+        self.is_ended = False  # nothing is reserved from it any more: what comes free goes back
 
 
 class Leases:
@@ -66,10 +67,11 @@ class Leases:
 
     def in_hand(self) -> dict[str, int]:
         """Return what is leased of each budget, nano-dollars."""
-        found: dict[str, int] = {}
-        for one in (*self._ended, *self._accounts.values()):
-            found[one.budget] = found.get(one.budget, 0) + one.free_nusd + one.held_nusd
-        return found
+        return self._sums(lambda account: account.free_nusd + account.held_nusd)
+
+    def held(self) -> dict[str, int]:
+        """Return what of it calls under way are reserved, by budget, nano-dollars."""
+        return {budget: held for budget, held in self._sums(lambda account: account.held_nusd).items() if held}
 
     def take(self, budgets: Sequence[Budget], amount_nusd: int, now_ns: int) -> tuple[Account, ...] | None:
         """Reserve an amount from the leases of all `budgets`; None where one of them has not got it."""
@@ -132,6 +134,12 @@ class Leases:
         for account in (*self._accounts.values(), *self._ended):
             self._give_back(account, account.free_nusd)
 
+    def _sums(self, part: Callable[[Account], int]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for one in (*self._ended, *self._accounts.values()):
+            found[one.budget] = found.get(one.budget, 0) + part(one)
+        return found
+
     def _follow(self, account: Account, now: int) -> None:
         burn = account.burned_nusd * 4  # of a whole window, as the last quarter went
         account.target_nusd = burn if burn > account.target_nusd else (burn + account.target_nusd) // 2
@@ -175,6 +183,7 @@ class Leases:
         if account.free_nusd:
             self._give_back(account, account.free_nusd)
         elif not account.held_nusd and account.budget not in self._asking:
+            account.is_ended = True
             del self._accounts[account.budget]
 
     def _end(self, account: Account) -> None:

@@ -23,7 +23,7 @@ _BATCH = 512  # operations in one request to the ledger
 _TIMEOUTS = Timeouts(connect=1.0, headers=5.0, between=5.0)
 _RETRY_S = 0.5  # seconds between attempts to hand operations over
 _HEADERS = (("content-type", "application/json"),)
-_KEPT = ("settle", "draw", "charge")  # what must not be lost; the others are of use to a living worker alone
+_KEPT = ("settle", "draw", "charge", "retire")  # what must not be lost; the others are of use to a living worker alone
 
 Answered = Callable[[Any], None]
 
@@ -35,7 +35,7 @@ class RefusedError(LedgerError):
 class Waiting:
     """One operation that the ledger has not answered yet."""
 
-    __slots__ = ("answer", "is_kept", "operation", "then")
+    __slots__ = ("answer", "is_kept", "operation", "slot", "then")
 
     def __init__(
         self,
@@ -43,20 +43,23 @@ class Waiting:
         answer: asyncio.Future[Any] | None = None,  # somebody waits for it, and hears at once of a ledger that is away
         then: Answered | None = None,  # told of the answer, whenever it comes
         is_kept: bool = False,  # it is in the backlog
+        slot: int = 0,  # where its call is kept until the ledger or the backlog has it; 0: nowhere
     ) -> None:
         self.operation = operation
         self.answer = answer
         self.then = then
         self.is_kept = is_kept
+        self.slot = slot
 
 
 class LedgerLine:
     """Hands operations over for one worker."""
 
-    def __init__(self, client: Client, url: str, backlog: Backlog) -> None:
+    def __init__(self, client: Client, url: str, backlog: Backlog, told: Callable[[int], None]) -> None:
         self._client = client
         self._url = url
         self._backlog = backlog
+        self._told = told  # of a slot that is not needed any more
         self._queue: deque[Waiting] = deque()
         self._alone = 0  # operations to send one by one, because a batch with them was refused
         self._task: asyncio.Task[None] | None = None
@@ -124,6 +127,7 @@ class LedgerLine:
         self._alone = max(0, self._alone - 1)
         for result in results:
             waiting = self._queue.popleft()
+            self._told(waiting.slot)
             if waiting.then is not None:
                 waiting.then(result)
             if waiting.answer is not None and not waiting.answer.done():
@@ -136,6 +140,7 @@ class LedgerLine:
             return
         self._alone = max(0, self._alone - 1)
         waiting = self._queue.popleft()
+        self._told(waiting.slot)
         log.error("ledger: %s refused for good: %s", waiting.operation["op"], error)
         if waiting.then is not None:
             waiting.then({})
@@ -163,6 +168,8 @@ class LedgerLine:
             self._backlog.keep([one.operation for one in lost])
         for one in lost:
             one.is_kept = True
+            self._told(one.slot)
+            one.slot = 0
 
 
 def settled(request_id: str, actual_nusd: int) -> Operation:

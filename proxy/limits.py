@@ -45,7 +45,7 @@ class Limiter:
     def follow(self, compiled: CompiledDocument) -> None:
         """Take the limits of a new document; counts so far stay."""
         document: Document = compiled.document
-        ordered = sorted(document.limits, key=lambda limit: limit.name)
+        ordered = sorted(document.all_limits, key=lambda limit: limit.name)
         if ordered and self._table is None:
             self._table = LimitTable(self._folder)
         self._index = Index([Rule(limit, limit.scope, rank) for rank, limit in enumerate(ordered)]) if ordered else None

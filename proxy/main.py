@@ -5,6 +5,7 @@ Every route that costs money goes through `Admission`; several workers share a p
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import msgspec
 
 from farthing.fingerprint import load_key
 from farthing.prometheus import CONTENT_TYPE
-from farthing.serving import bind, stop_signal
+from farthing.serving import bind, keep_what_is_there, stop_signal
 from farthing.settings import Settings
 from proxy import readings
 from proxy.admit import Admission
@@ -34,7 +35,9 @@ from proxy.exchange import Exchange, Worker
 from proxy.file_api import FileApi
 from proxy.files import Files
 from proxy.formats import FORMATS
+from proxy.gains import Gains
 from proxy.gather import Gather
+from proxy.grades import Grades
 from proxy.hedge import Hedges
 from proxy.http import JSON
 from proxy.keys import Caller, Keys
@@ -50,6 +53,7 @@ from proxy.tokens.summary import Summaries
 from proxy.upstream import Client, Timeouts
 from proxy.warm import Warmth
 
+_NEW_OBJECTS = 10_000  # after which the youngest are looked at
 _DRAIN_S = 5.0  # seconds that settlements and spans get at the end
 _LAST_ANSWERS_S = 30.0  # seconds that calls under way get to end
 
@@ -76,8 +80,12 @@ class Proxy:
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
         self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
         self._watch = BudgetWatch(self._client, settings.url("policies"))
-        self._feed.on_change += [self._deployments.follow, self._watch.follow]
-        admission = Admission(settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch)
+        self._gains = Gains(self._client, settings.url("policies"), folder / "gains", key, settings.tenant)
+        self._feed.tells, self._gains.report = self._gains.told, self._feed.report
+        self._feed.on_change += [self._deployments.follow, self._watch.follow, self._gains.follow]
+        admission = Admission(
+            settings, key, self._deployments, self._feed, self._caches, self._spend, self._watch, self._gains
+        )
         self._limiter = admission.limiter
         self._feed.on_change.append(self._limiter.follow)
         self._batches = MicroBatches(self._client)
@@ -98,12 +106,13 @@ class Proxy:
         self.routes.free("GET", "/v1/models/{id}", "models", self._model)
         self.routes.free("GET", "/v1/status", "status", self._status)
         self.routes.free("GET", "/metrics", "metrics", self._page)
+        Grades(self._recorder).register(self.routes)
         CountTokens(settings, self._client, self._deployments).register(self.routes)
         admission.tokens.summaries = Summaries(self.routes.handle)
         self._caches.embedder = Embedder(self.routes.handle)
         readings.read_tokens(self._metrics, admission.tokens)
         self._caches.tiers.start()
-        upload = self._open_files(keys)
+        files = self._open_files(keys)
         self._recorder.start()
         self._warmth.start()
         self._spend.start()
@@ -113,7 +122,8 @@ class Proxy:
         await self._prices.start()
         await self._feed.start()
         self._offline.start()
-        self._server = Server(self.routes.handle, settings.max_request_bytes, max_body=upload)
+        most = settings.max_request_bytes
+        self._server = Server(self.routes.handle, most, max_body=files.max_body, spool=files.spool)
         await self._server.start(sock)
 
     async def close(self) -> None:
@@ -123,6 +133,7 @@ class Proxy:
         await self._prices.stop()
         await self._feed.stop()
         await self._watch.stop()
+        await self._gains.stop()
         await self._warmth.stop()
         await self._spend.drain(_DRAIN_S)
         await self._recorder.stop(_DRAIN_S)
@@ -131,8 +142,8 @@ class Proxy:
         await self._caches.close()
         self._client.close()
 
-    def _open_files(self, keys: Keys) -> Callable[[Request], int]:
-        """Open files and batches; return how long a request's body may be."""
+    def _open_files(self, keys: Keys) -> FileApi:
+        """Open files and batches."""
         folder, limits = self._settings.data_dir / "proxy", Limits(lambda: self._feed.document)
         files, batches = Files(folder / "files"), Batches(folder / "batches")
         self._offline = BatchRunner(batches, files, limits, keys, self._deployments, self.routes.exchange)
@@ -140,7 +151,7 @@ class Proxy:
         api = FileApi(self._settings, files, limits, keys)
         api.register(self.routes)
         BatchApi(batches, files, limits, self._offline.wake).register(self.routes)
-        return api.max_body
+        return api
 
     def _read_parts(self) -> Metrics:
         metrics = Metrics()
@@ -190,19 +201,25 @@ class Proxy:
             },
             "settlements_waiting": self._spend.waiting,
             "leased_nusd": self._spend.leased,
+            "held_nusd": self._spend.held,
             "spans_sent": self._recorder.sent,
             "spans_waiting": self._recorder.waiting,
             "spans_dropped": self._recorder.dropped,
+            "gain_models": self._gains.status(),
             "routing": asdict(self._deployments.counters),
             "in_flight": sum(target.health.in_flight for target in self._deployments.targets),
         }
         request.answer(200, msgspec.json.encode(status), JSON)
 
 
-async def serve(settings: Settings, sock: socket.socket, stop: asyncio.Event) -> None:
+async def serve(
+    settings: Settings, sock: socket.socket, stop: asyncio.Event, on_ready: Callable[[], None] | None = None
+) -> None:
     """Run one proxy worker on a listening socket until `stop` is set."""
     proxy = Proxy(settings)
     await proxy.open(sock)
+    if on_ready is not None:
+        on_ready()
     try:
         await stop.wait()
     finally:
@@ -218,7 +235,13 @@ def main(settings: Settings) -> None:
 
 
 async def _until_told(settings: Settings, sock: socket.socket) -> None:
-    await serve(settings, sock, stop_signal())
+    await serve(settings, sock, stop_signal(), _collect_rarely)
+
+
+def _collect_rarely() -> None:
+    """Look for garbage rarely: a call leaves hardly any cycles, and looking for them cost 5 % of each."""
+    keep_what_is_there()
+    gc.set_threshold(_NEW_OBJECTS, 20, 20)
 
 
 def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

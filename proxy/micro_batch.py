@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import monotonic, time_ns
 from typing import Any
 
@@ -19,7 +20,7 @@ from farthing.errors import UpstreamError
 from farthing.policy.micro_batch import MicroBatchAction
 from proxy.call import Call
 from proxy.dispatch import Target
-from proxy.embedding_batch import inputs_of, shared_fields, size_of, taken_apart, whole_request
+from proxy.embedding_batch import inputs_of, shared_fields, size_of, taken_apart, tokens_of, whole_request
 from proxy.upstream import Client, NotSentError, Timeouts
 from proxy.whole_response import WholeResponse
 
@@ -60,6 +61,11 @@ class _Waiting:
     size: int
     answer: asyncio.Future[WholeResponse]
 
+    @cached_property
+    def tokens(self) -> int:
+        """Estimated, for a policy that has a budget of them."""
+        return tokens_of(self.inputs)
+
     def tell(self, answer: WholeResponse) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
@@ -79,6 +85,36 @@ class _Batch:
     timer: asyncio.TimerHandle | None = None
     leaves_at: float = 0.0
     under_way: asyncio.Task[None] | None = None
+    _tokens: int = 0
+    _counted: int = 0  # calls
+
+    def add(self, call: _Waiting) -> None:
+        self.calls.append(call)
+        self.inputs += len(call.inputs)
+        self.size += call.size
+
+    @property
+    def tokens(self) -> int:
+        """Counted once a policy has a budget of them, each call once."""
+        self._tokens += sum(call.tokens for call in self.calls[self._counted :])
+        self._counted = len(self.calls)
+        return self._tokens
+
+    def fits(self, call: _Waiting, rule: MicroBatchAction) -> bool:
+        """Tell whether a call may join."""
+        return (
+            self.inputs + len(call.inputs) <= rule.max_inputs
+            and self.size + call.size <= rule.max_bytes
+            and (rule.max_tokens is None or self.tokens + call.tokens <= rule.max_tokens)
+        )
+
+    def has_enough(self, inputs: int, rule: MicroBatchAction) -> bool:
+        """Tell whether it need not wait for more."""
+        return (
+            self.inputs >= inputs
+            or self.size >= rule.max_bytes
+            or (rule.max_tokens is not None and self.tokens >= rule.max_tokens)
+        )
 
     def live(self) -> list[_Waiting]:
         """Return the calls that somebody still waits for."""
@@ -144,18 +180,15 @@ class MicroBatches:
 
     def _add(self, group: _Group, rule: MicroBatchAction, call: _Waiting) -> _Batch:
         batch = group.open
-        fits = batch.inputs + len(call.inputs) <= rule.max_inputs and batch.size + call.size <= rule.max_bytes
-        if batch.calls and not fits:
+        if batch.calls and not batch.fits(call, rule):
             self._close(group, rule.concurrent)
             batch = group.open
-        batch.calls.append(call)
-        batch.inputs += len(call.inputs)
-        batch.size += call.size
+        batch.add(call)
         enough = rule.min_inputs if rule.min_inputs is not None and not group.under_way else rule.max_inputs
         now = self._clock()
         left_s = call.letter.until - now
         leaves_at = now + min(rule.window_ms / 1000, left_s / 2, left_s - 2 * group.time_s)
-        if batch.inputs >= enough or batch.size >= rule.max_bytes or leaves_at <= now:
+        if batch.has_enough(enough, rule) or leaves_at <= now:
             self._close(group, rule.concurrent)
         elif batch.timer is None or leaves_at < batch.leaves_at:
             self._arm(group, rule, leaves_at - now)

@@ -46,6 +46,11 @@ def read_caches(metrics: Metrics, caches: Caches) -> None:
     metrics.read("cache_evictions_total", "counter", "Entries dropped for want of room.", level("evictions"))
     metrics.read("cache_entries", "gauge", "Entries kept.", level("entries"))
     metrics.read("cache_bytes", "gauge", "Bytes kept.", level("bytes"))
+    metrics.read("cache_unpriced_hits_total", "counter", "Hits whose saving nobody can tell.", level("unpriced_hits"))
+    metrics.read(
+        "prompt_cache_write_usd_total", "counter", "What writing to providers' prompt caches cost above input, USD.",
+        lambda: [({"policy": name}, nusd / 1e9) for name, nusd in caches.prompt_surcharges().items()],
+    )  # fmt: skip
     metrics.read(
         "cache_saved_usd_total", "counter", "What hits would have cost, USD.",
         lambda: [({"policy": one.policy, "level": one.level}, one.saved_nusd / 1e9) for one in caches.counts()],

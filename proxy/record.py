@@ -131,6 +131,11 @@ def _routed(call: Call) -> list[Attribute]:
         values += [(semconv.ROUTE_STRATEGY, chosen.strategy), (semconv.ROUTE_REASON, chosen.reason)]
         if chosen.saw:
             values.append((semconv.ROUTE_CANDIDATES, chosen.saw))
+        if (predicted := chosen.predicted) is not None:
+            if predicted.gain is not None:
+                values += [(semconv.ROUTE_GAIN, predicted.gain), (semconv.ROUTE_GAIN_VERSION, predicted.version)]
+            if chosen.drawn is not None and chosen.drawn[0] == _model(call):  # and no fallback answered
+                values += [(semconv.ROUTE_PROPENSITY, chosen.drawn[1]), (semconv.ROUTE_FEATURES, predicted.stored())]
         if (judged := chosen.judgement) is not None:
             values += [
                 (semconv.TASK, judged.task), (semconv.TASK_CONFIDENCE, round(judged.confidence, 4)),
@@ -197,6 +202,13 @@ class Recorder:
         self._ended.append(call)
         if len(self._ended) >= _TOGETHER:
             self._encode()
+
+    def add(self, span: bytes) -> None:
+        """Take a span that is encoded already; returns at once."""
+        if len(self._spans) < _KEPT:
+            self._spans.append(span)
+        else:
+            self.dropped += 1
 
     def _encode(self) -> None:
         ended, self._ended = self._ended, []

@@ -98,8 +98,9 @@ def _check_names(body: bytes, raw: dict[str, msgspec.Raw], meant: Set[str]) -> N
 
 def _is_compact(body: bytes, raw: dict[str, msgspec.Raw]) -> bool:
     """Tell whether fields, quotes, colons and commas account for every byte, which leaves none for a second field."""
-    known = sum([len(name.encode()) + len(bytes(value)) for name, value in raw.items()])
-    return known + 4 * len(raw) + 1 == len(body)
+    names = "".join(raw)
+    size = len(names) if names.isascii() else len(names.encode())
+    return size + sum([memoryview(value).nbytes for value in raw.values()]) + 4 * len(raw) + 1 == len(body)
 
 
 def _repeated(body: bytes) -> str:

@@ -1,17 +1,18 @@
 """Puts the deployments that may serve a call in order, by the strategy that its policy names, and says why.
 
 Runs only for calls whose policy has a strategy. The first of the order is asked first; the others are asked where it
-cannot answer, the least busy first, then the fallbacks that the policy names. A prompt is read only for `tier`.
+cannot answer, the least busy first, then the fallbacks that the policy names. A prompt is read only for `tier` and
+where a policy asks what a stronger model would gain.
 """
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from farthing.policy import strategies
+from farthing.policy import choose, strategies
+from farthing.policy.choose import UNPRICED
 from farthing.policy.decide import Decision
-from farthing.policy.facts import Facts
 from farthing.policy.route import RouteAction
 from farthing.policy.strategies import Candidate
 from farthing.policy.task import Judgement, TaskModel
@@ -21,12 +22,12 @@ from proxy.api_error import ApiError
 from proxy.budget_watch import BudgetWatch
 from proxy.call import Call
 from proxy.dispatch import Deployments, Target
+from proxy.gains import Gains, Predicted
 from proxy.prompt import text_of
 from proxy.request import Asked
 
 _USUAL_OUTPUT = 256  # tokens of an answer whose length nobody has limited
 _BYTES_PER_TOKEN = 4
-UNPRICED = 10**18  # stands for a price that nobody knows: never the cheapest
 _SHOWN = 8  # candidates whose figures a row keeps
 PriceOf = Callable[[Call, Asked, Deployment], Price | None]
 
@@ -41,16 +42,23 @@ class Chosen:
     saw: tuple[str, ...] = ()  # the figures of each candidate
     judgement: Judgement | None = None
     levels: list[list[Target]] = field(default_factory=list[list[Target]])  # of a cascade, the cheapest first
+    predicted: Predicted | None = None  # what a stronger model would gain, where the policy asks
+    drawn: tuple[str, float] | None = None  # the model that was drawn to serve, and the chance with which it was
+
+    @property
+    def gain(self) -> float | None:
+        return self.predicted.gain if self.predicted is not None else None
 
 
 class Router:
     """Chooses for one worker."""
 
     def __init__(
-        self, deployments: Deployments, price_of: PriceOf, watch: BudgetWatch,
+        self, deployments: Deployments, price_of: PriceOf, watch: BudgetWatch, gains: Gains,
         draw: Callable[[], float] = random.random,
     ) -> None:  # fmt: skip
         self._deployments = deployments
+        self._gains = gains
         self._price_of = price_of
         self._watch = watch
         self._draw = draw
@@ -65,11 +73,16 @@ class Router:
         assert route is not None and route.strategy is not None
         self._deployments.counters.routed += 1
         chosen = Chosen(route.strategy, "")
+        if route.pair is not None:
+            chosen.predicted = self._gains.predict(call.facts, route.pair, asked)
         if route.strategy == "cascade":
             self._cascade(route, chosen, api)
-            return chosen
+            if chosen.levels:
+                return chosen
         elif route.strategy == "tier":
             self._pool(self._tier(route, asked, chosen), chosen, api)
+        elif route.strategy == "gain":
+            self._pool(self._gain(route, chosen), chosen, api)
         elif route.strategy == "budget_fallback":
             self._pool(self._step(route, decision, chosen), chosen, api)
         else:
@@ -84,13 +97,47 @@ class Router:
     def _pool(self, model: str, chosen: Chosen, api: str) -> None:
         chosen.targets = list(self._deployments.candidates(model, api))
 
+    def _gain(self, route: RouteAction, chosen: Chosen) -> str:
+        assert route.pair is not None
+        gain = chosen.gain
+        is_worth_it = gain is None or gain > route.learning.above  # ignorance must not cost quality
+        model = self._drawn(route, is_worth_it, chosen)
+        chosen.reason = f"{_told(chosen)}: {model}"
+        return model
+
+    def _drawn(self, route: RouteAction, is_strong: bool, chosen: Chosen) -> str:
+        """Return the model of a pair that serves, now and then by a coin."""
+        assert route.pair is not None
+        is_strong, chance = strategies.explored(is_strong, route.learning.explore, self._draw())
+        model = route.pair.strong if is_strong else route.pair.weak
+        chosen.drawn = (model, chance) if chance is not None else None
+        return model
+
     def _cascade(self, route: RouteAction, chosen: Chosen, api: str) -> None:
+        """Go from model to model, but straight to the last where it gains much, or to either by a coin."""
+        if route.pair is not None and (model := self._straight_to(route, chosen)):
+            self._pool(model, chosen, api)
+            return
         models = route.models[: route.cascade.max_attempts if route.cascade else 2]
         chosen.levels = [list(self._deployments.candidates(model, api)) for model in models]
         last = chosen.levels[-1]
         last += [one for model in route.fallbacks for one in self._deployments.known(model, api) if one not in last]
         chosen.targets = list(chosen.levels[0])
         chosen.reason = " first, then ".join(models)
+
+    def _straight_to(self, route: RouteAction, chosen: Chosen) -> str:
+        """Return the model that alone serves, empty for all in their turn."""
+        assert route.pair is not None
+        explore, draw = route.learning.explore, self._draw()
+        if draw < explore:  # an answer that a cascade kept is a chosen one, and teaches nothing of the others
+            model = route.pair.strong if draw < explore / 2 else route.pair.weak
+            chosen.drawn = (model, explore / 2)
+            chosen.reason = f"drawn to learn: {model}"
+            return model
+        if chosen.gain is not None and chosen.gain > route.learning.above:
+            chosen.reason = f"{_told(chosen)}: {route.pair.strong}"
+            return route.pair.strong
+        return ""
 
     def _tier(self, route: RouteAction, asked: Asked, chosen: Chosen) -> str:
         judged = chosen.judgement = TaskModel.default().judge(text_of(asked))
@@ -99,12 +146,18 @@ class Router:
             "factual": judged.factual, "tokens": float(judged.tokens),
         }  # fmt: skip
         tiers = [
-            strategies.Tier(tier.model, frozenset(tier.tasks), tier.max_scores())
+            strategies.Tier(tier.model, frozenset(tier.tasks), tier.max_scores(), tier.max_gain)
             for tier in route.tiers[:-1]
             if judged.confidence >= tier.min_confidence
         ]
-        model = strategies.tier((*tiers, strategies.Tier(route.tiers[-1].model)), judged.task, scores)
-        chosen.reason = f"{judged.task} ({judged.confidence:.2f}), complexity {judged.complexity:.2f}: {model}"
+        tiers.append(strategies.Tier(route.tiers[-1].model))
+        model = strategies.tier(tiers, judged.task, scores, chosen.gain)
+        # The coin decides only where the prompt's task lets the weak one serve at all.
+        could_be_weak = route.pair is not None and strategies.tier(tiers, judged.task, scores, -1.0) == route.pair.weak
+        if route.pair is not None and could_be_weak and model in (route.pair.weak, route.pair.strong):
+            model = self._drawn(route, model == route.pair.strong, chosen)
+        told = f", {_told(chosen)}" if route.pair is not None else ""
+        chosen.reason = f"{judged.task} ({judged.confidence:.2f}), complexity {judged.complexity:.2f}{told}: {model}"
         return model
 
     def _step(self, route: RouteAction, decision: Decision, chosen: Chosen) -> str:
@@ -128,40 +181,16 @@ class Router:
         for model in models[1:]:
             targets += self._deployments.known(model, api)
         candidates = [self._candidate(call, asked, target, route) for target in targets]
-        first, chosen.reason = self._first(call, route, candidates)
+        prefix = call.prefix_hashes[0] if call.prefix_hashes else ""
+        found = choose.first(route, call.facts, prefix, candidates, self._draw)
+        if found is None:
+            assert route.need is not None
+            message = f"no deployment of this model runs in {route.need.region!r}, and a policy requires it"
+            raise ApiError(503, "region_unavailable", message)
+        first, chosen.reason = found
         chosen.saw = tuple([_figures(candidate) for candidate in candidates[:_SHOWN]])
         at = candidates.index(first)
         chosen.targets = [targets[at], *targets[:at], *targets[at + 1 :]]
-
-    def _first(self, call: Call, route: RouteAction, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-        match route.strategy:
-            case "fixed":
-                return self._fixed(route, candidates)
-            case "weighted":
-                return strategies.weighted(candidates, self._draw()), "by weight"
-            case "latency":
-                return strategies.lower_latency(candidates, self._draw(), self._draw()), "the quicker of two drawn"
-            case "cost":
-                return strategies.cheapest(candidates), "the cheapest"
-            case "score":
-                score = route.score
-                weighting = strategies.Weighting(score.load, score.performance, score.cost) if score else _EVEN
-                return strategies.by_score(candidates, weighting), "the least of load, wait and cost together"
-            case "requirement":
-                return _required(route, candidates)
-            case "prefix_affinity":
-                return _by_prefix(call, candidates)
-            case "sticky":
-                return _by_fact(call.facts, route.sticky_by or "session", candidates)
-            case _:
-                return strategies.least_in_flight(candidates), "the fewest in flight for its weight"
-
-    def _fixed(self, route: RouteAction, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-        found = strategies.fixed(candidates, route.deployment)
-        if found is None:
-            least = strategies.least_in_flight(candidates)
-            return least, f"the deployment {route.deployment!r} does not serve this model here; the least busy one does"
-        return found, "fixed"
 
     def _candidate(self, call: Call, asked: Asked, target: Target, route: RouteAction) -> Candidate:
         deployment, health, window = target.deployment, target.health, target.window
@@ -179,34 +208,10 @@ class Router:
         return price.cost_nusd(Usage(len(asked.body) // _BYTES_PER_TOKEN, output=output))
 
 
-_EVEN = strategies.Weighting()
-
-
-def _required(route: RouteAction, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-    need = route.need
-    assert need is not None
-    wanted = strategies.Need(need.max_latency_ms, need.max_cost_nusd, need.min_quality, need.region)
-    pick = strategies.requirement(candidates, wanted)
-    if pick is None:
-        message = f"no deployment of this model runs in {need.region!r}, and a policy requires it"
-        raise ApiError(503, "region_unavailable", message)
-    if pick.violates:
-        return pick.candidate, f"nothing meets all needs; this one misses {', '.join(pick.violates)}"
-    return pick.candidate, "meets all needs"
-
-
-def _by_prefix(call: Call, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-    if not call.prefix_hashes:
-        return strategies.least_in_flight(candidates), "the prompt has no prefix; the fewest in flight"
-    prefix = call.prefix_hashes[0]
-    return strategies.prefix_affinity(candidates, prefix.encode()), f"owns the prefix {prefix}"
-
-
-def _by_fact(facts: Facts, name: str, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-    value: str = getattr(facts, name)
-    if not value:
-        return strategies.least_in_flight(candidates), f"the request names no {name}; the fewest in flight"
-    return strategies.sticky(candidates, value.encode()), f"owns this {name}"
+def _told(chosen: Chosen) -> str:
+    """Return what is known of the gain, for people."""
+    known = "gain unknown" if chosen.gain is None else f"gain {chosen.gain:+.3f}"
+    return known if chosen.drawn is None else f"{known}, drawn with {chosen.drawn[1]:.3f}"
 
 
 def _figures(candidate: Candidate) -> str:

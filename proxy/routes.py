@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from proxy import azure
 from proxy.api_error import ApiError
 from proxy.exchange import Exchange
 from proxy.http import JSON, refuse
@@ -84,6 +85,8 @@ class Routes:
     async def handle(self, request: Request) -> None:
         """Answer a request: the one way to every handler."""
         route = self._exact.get((request.method, request.path)) or self._matching(request)
+        if route is None and azure.rewrite(request):
+            route = self._exact.get((request.method, request.path)) or self._matching(request)
         if route is None:
             self._answer_none(request)
             return

@@ -88,8 +88,11 @@ class SemanticCounts:
     blocked: dict[str, int] = field(default_factory=dict)  # misses by reason
 
 
-class _Partition:
+class Partition:
+    """What was learned of requests that may be compared."""
+
     def __init__(self, policy: SemanticPolicy) -> None:
+        self.lessons = 0  # upstream answers that it has seen
         self.examples = Examples()
         self.threshold = Threshold(policy.delta, policy.confidence)
 
@@ -111,7 +114,7 @@ class SemanticCache:
         self._clock = clock
         self._max_partitions = max_partitions
         self.max_bytes = max_bytes  # may change while it runs
-        self._partitions: OrderedDict[bytes, _Partition] = OrderedDict()  # least recently used first
+        self._partitions: OrderedDict[bytes, Partition] = OrderedDict()  # least recently used first
         self._evicted = 0  # examples of partitions that are gone
 
     @property
@@ -147,7 +150,20 @@ class SemanticCache:
         if found.answer is not None and agreed is not None and found.is_outcome:
             self._learn(partition, found, found.answer, agreed)
         self._keep(partition, query, found, reply, agreed, policy)
+        partition.lessons += 1
         return agreed
+
+    def knows(self, key: bytes) -> bool:
+        return key in self._partitions
+
+    def partitions(self) -> list[tuple[bytes, Partition]]:
+        return list(self._partitions.items())
+
+    def adopt(self, key: bytes, partition: Partition) -> None:
+        """Take a partition that was filled elsewhere, unless there is one already."""
+        if key not in self._partitions:
+            self._partitions[key] = partition
+            self._make_room()
 
     def _find(self, query: Query, policy: SemanticPolicy) -> Lookup:
         partition = self._partitions.get(query.partition)
@@ -194,7 +210,7 @@ class SemanticCache:
             answer.alarms += 1
             self.counts.alarms += 1
 
-    def _learn(self, partition: _Partition, found: Lookup, answer: Answer, agreed: bool) -> None:
+    def _learn(self, partition: Partition, found: Lookup, answer: Answer, agreed: bool) -> None:
         partition.threshold.add(found.score, not agreed)
         answer.outcomes.append((found.score, not agreed))
         if found.kind == "shadow":
@@ -206,7 +222,7 @@ class SemanticCache:
             answer.checks_due = max(0, answer.checks_due - 1) if agreed else answer.checks_due
 
     def _keep(
-        self, partition: _Partition, query: Query, found: Lookup, reply: Reply, agreed: bool | None,
+        self, partition: Partition, query: Query, found: Lookup, reply: Reply, agreed: bool | None,
         policy: SemanticPolicy,
     ) -> None:  # fmt: skip
         if query.guard.unreadable:
@@ -215,6 +231,11 @@ class SemanticCache:
         answer = answer or Answer(reply, self._clock())
         answer.confirmed_at = self._clock()  # its reply stays, so that many small differences cannot add up
         partition.examples.add(query.vector, Example(query.guard, answer), policy.max_entries)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        while len(self._partitions) > self._max_partitions:
+            self._forget_oldest()
         while self.bytes > self.max_bytes:
             oldest = next(iter(self._partitions.values()))
             if len(oldest.examples) <= 1 and len(self._partitions) > 1:
@@ -226,14 +247,13 @@ class SemanticCache:
         """Return the answer near by that says the same as `reply`; the candidate has been compared already."""
         return next((answer for answer in found.others if self._agrees(answer.reply.mark, reply.mark)), None)
 
-    def _partition(self, query: Query, policy: SemanticPolicy) -> _Partition:
+    def _partition(self, query: Query, policy: SemanticPolicy) -> Partition:
         partition = self._partitions.get(query.partition)
         if partition is not None:
             partition.threshold.demand(policy.delta, policy.confidence)
         else:
-            partition = self._partitions[query.partition] = _Partition(policy)
-            while len(self._partitions) > self._max_partitions:
-                self._forget_oldest()
+            partition = self._partitions[query.partition] = Partition(policy)
+            self._make_room()
         return partition
 
     def _forget_oldest(self) -> None:

@@ -61,6 +61,16 @@ class Threshold:
         """How many outcomes the threshold rests on."""
         return len(self._outcomes)
 
+    @property
+    def remembered(self) -> Iterable[tuple[float, bool]]:
+        """The outcomes, the oldest first: score, and whether it was wrong."""
+        return self._outcomes
+
+    def recall(self, outcomes: Iterable[tuple[float, bool]]) -> None:
+        """Take outcomes of an earlier time."""
+        self._outcomes.extend(outcomes)
+        self._learn()
+
     def demand(self, delta: float, confidence: float) -> None:
         """Learn anew from the same outcomes where a policy has changed what it asks for."""
         if (delta, confidence) != (self.delta, self.confidence):

@@ -10,6 +10,7 @@ import logging
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from time import time
 from typing import Any
 
 import msgspec
@@ -20,10 +21,11 @@ from proxy.call import Call
 from proxy.embedder import Embedder
 from proxy.http import JSON
 from proxy.replay import as_answer, as_events
-from proxy.semantic import Lookup, Query, SemanticCache, SemanticPolicy, as_vector
+from proxy.semantic import Lookup, Partition, Query, SemanticCache, SemanticPolicy, as_vector
 from proxy.semantic_agree import Mark, normalised_mark, vector_mark
 from proxy.semantic_guard import guard
 from proxy.semantic_request import MAX_TEXT, split
+from proxy.semantic_shelf import Shelf
 from proxy.semantic_store import Reply
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 CHAT = "chat/completions"  # the only API whose requests are compared
 _LEARNERS = 64  # answers that are being learned from at once; more are not learned from
 _LEARN_TIMEOUT_S = 5.0
+_SAVE_S = 10.0  # seconds from a lesson to the disk
 _NOT_COMPARED = ("stream", "stream_options")  # how an answer comes, and not what it says
 
 
@@ -48,8 +51,12 @@ class Likeness:
 class SemanticLevel:
     """The semantic cache of one policy in one worker."""
 
-    def __init__(self, embedder: Embedder, secret: bytes) -> None:
-        self.cache = SemanticCache(random.random)
+    def __init__(self, embedder: Embedder, secret: bytes, shelf: Shelf | None = None) -> None:
+        self.cache = SemanticCache(random.random, time)  # an answer's age outlives the process
+        self._shelf = shelf
+        self._ttl_s = 0.0  # for which what was learned is kept; 0 = the policy keeps nothing on the disk
+        self._saved: dict[bytes, int] = {}  # partition -> its lessons as they were written
+        self._saver: asyncio.Task[None] | None = None
         self._embedder = embedder
         self._secret = secret
         self._learners: set[asyncio.Task[None]] = set()
@@ -73,6 +80,9 @@ class SemanticLevel:
         query = Query(parts.partition, as_vector(vectors[0]), guard(parts.text, self._secret), parts.body)
         policy = _policy(rule, action.ttl_s)
         self.cache.max_bytes = rule.max_bytes
+        self._ttl_s = action.ttl_s if action.disk else 0.0
+        if self._ttl_s and not self.cache.knows(query.partition):
+            await self._recall(query.partition, policy)
         found = self.cache.lookup(query, policy)
         call.semantic = (found.kind, found.reason, round(found.similarity, 4))
         return Likeness(query, found, rule, policy, call.headers)
@@ -99,9 +109,33 @@ class SemanticLevel:
         return len(self._learners)
 
     async def close(self) -> None:
-        for task in self._learners:
+        tasks = [*self._learners, *([self._saver] if self._saver else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._learners, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._save()
+
+    async def _recall(self, key: bytes, policy: SemanticPolicy) -> None:
+        """Take what was learned of a partition before this worker met it."""
+        partition = Partition(policy)
+        if self._shelf is not None and await self._shelf.fill(key, partition, policy.max_entries):
+            self.cache.adopt(key, partition)
+
+    async def _save_later(self) -> None:
+        await asyncio.sleep(_SAVE_S)
+        self._saver = None
+        await self._save()
+
+    async def _save(self) -> None:
+        """Write every partition that has learned since it was written."""
+        if self._shelf is None or not self._ttl_s:
+            return
+        partitions = self.cache.partitions()
+        self._saved = {key: self._saved.get(key, 0) for key, _ in partitions}  # of those that are gone nothing
+        for key, partition in partitions:
+            if (lessons := partition.lessons) != self._saved[key]:
+                await self._shelf.keep(key, partition, self._ttl_s)
+                self._saved[key] = lessons
 
     async def _learn(self, likeness: Likeness, entry: Entry) -> None:
         body = entry.body if entry.content_type.startswith(JSON) else as_answer(CHAT, entry.body, entry.usage)
@@ -112,6 +146,8 @@ class SemanticLevel:
             return
         reply = Reply(body, mark, JSON, entry.usage, entry.response_id)
         self.cache.observe(likeness.query, likeness.found, reply, likeness.policy)
+        if self._saver is None and self._shelf is not None and self._ttl_s:
+            self._saver = asyncio.create_task(self._save_later())
 
     async def _mark(self, text: str, likeness: Likeness) -> Mark | None:
         """Return what an answer is compared by; a long one's meaning is beyond the encoder, its words are not."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Reply:
     """An upstream's answer: what a client gets of it, and a mark to compare it by."""
 
     body: bytes
-    mark: object  # a semantic_agree.Mark
+    mark: Any  # a semantic_agree.Mark
     content_type: bytes = b"application/json"
     usage: Usage = field(default_factory=Usage)
     response_id: str = ""
@@ -124,6 +125,11 @@ class Examples:
     def clear(self) -> None:
         """Drop everything, such as when another model embeds from now on."""
         self._drop(list(self._rows))
+
+    def latest(self) -> Iterator[tuple[Vector, Example]]:
+        """Yield every example with its vector, the most recently used one first."""
+        for row in reversed(self._rows):
+            yield self._matrix[row], self._rows[row]
 
     def answers(self) -> Iterator[Answer]:
         """Yield every answer once."""

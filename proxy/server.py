@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl
 import httptools
 
 from farthing.serving import Headers
+from proxy.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Request:
     """One request, whole, and the way to answer it."""
 
     __slots__ = ("_connection", "_is_chunked", "body", "headers", "is_ended", "is_gone", "is_too_large", "keeps_alive",
-                 "method", "on_gone", "path", "raw_query")  # fmt: skip
+                 "method", "on_gone", "path", "raw_query", "spooled")  # fmt: skip
 
     is_offline = False  # a line of a batch: served in spare capacity, at the batch's price
 
@@ -61,6 +62,7 @@ class Request:
         self.path = path
         self.headers = headers  # names in lower case; of a repeated one the last
         self.body = b""
+        self.spooled: Spool | None = None  # the body, where it is on the disk
         self.is_too_large = False  # the body is longer than allowed, and was not read
         self.keeps_alive = True
         self.is_ended = False  # its answer is whole
@@ -149,6 +151,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
         self._transport = None
+        for unread in (self._reading, *self._waiting):
+            _close(unread)
+        self._reading = None
         self._waiting.clear()
         self.resume_writing()
         request = self._active
@@ -186,6 +191,8 @@ class Connection(asyncio.Protocol):
         method = parser.get_method().decode("latin-1")
         request = self._reading = Request(self, method, path.decode("latin-1"), headers, query)
         self._max_body_bytes = self._server.max_body(request)
+        if self._max_body_bytes > self._server.max_body_bytes:
+            request.spooled = self._server.spool(request)
         self.is_http_11 = parser.get_http_version() == "1.1"
         request.keeps_alive = parser.should_keep_alive() and not self._server.is_stopping
         self._url, self._headers, self._head_bytes = b"", {}, 0
@@ -200,7 +207,10 @@ class Connection(asyncio.Protocol):
         request = self._reading
         if request is None:
             return
-        self._body.append(body)
+        if request.spooled is not None:
+            request.spooled.write(body)
+        else:
+            self._body.append(body)
         self._size += len(body)
         if self._size > self._max_body_bytes:
             self._cut_short(request)
@@ -235,6 +245,7 @@ class Connection(asyncio.Protocol):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         request, self._active = self._active, None
+        _close(request)
         failure = None if task.cancelled() else task.exception()
         if failure is not None:
             log.error("a request failed", exc_info=failure)
@@ -308,9 +319,11 @@ class Server:
 
     def __init__(
         self, handle: Handler, max_body_bytes: int, patience: Patience = Patience(),
-        max_body: Callable[[Request], int] | None = None,
+        max_body: Callable[[Request], int] | None = None, spool: Callable[[Request], Spool | None] = lambda _: None,
     ) -> None:  # fmt: skip
         self.handle = handle
+        self.spool = spool
+        self.max_body_bytes = max_body_bytes  # that any request may have; those that may have more are spooled
         self.max_body = max_body or (lambda request: max_body_bytes)  # of a request whose head is here, bytes
         self.patience = patience
         self.loop = asyncio.get_running_loop()
@@ -344,6 +357,12 @@ class Server:
         for connection in [one for one in self.connections if 0 < one.deadline < now]:
             connection.expire()
         self._sweeper = self.loop.call_later(self.patience.sweep, self._sweep)
+
+
+def _close(request: Request | None) -> None:
+    """Let go of a body on the disk."""
+    if request is not None and request.spooled is not None:
+        request.spooled.close()
 
 
 _dated: tuple[int, bytes] = (0, b"")

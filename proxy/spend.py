@@ -1,12 +1,13 @@
 """The proxy's side of the ledger: reserve before a call, settle after it; out of leases as far as they reach.
 
 A hold is an upper bound of the bill, so a call that was let through can never cost more than was set aside for it.
-Settlements are repeated until the ledger has taken them, across restarts; those that are lost all the same are charged
-in full by the ledger when their hold or lease expires.
+Settlements are repeated until the ledger has taken them, across restarts and kills; what a worker that died had not
+told is told by the next one, and what of its leases it had not spent goes back.
 """
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +23,12 @@ from proxy.backlog import Backlog, Operation
 from proxy.identity import random_bytes
 from proxy.lease import MAX_NUSD, Account, Leases
 from proxy.ledger_line import LedgerLine, Waiting, settled
+from proxy.unsettled import Unsettled, operations_of
 from proxy.upstream import Client, Timeouts
 
 __all__ = ["MAX_NUSD", "Hold", "Spend"]
+
+log = logging.getLogger(__name__)
 
 _ASK_AGAIN_S = 0.005  # after a refusal that is not final: other workers are giving leases back
 _RECALL_WAIT_S = 30
@@ -39,6 +43,7 @@ class Hold(msgspec.Struct):
     amount_nusd: int
     reserved_ns: int
     accounts: tuple[Account, ...] = ()  # none: it is at the ledger
+    slot: int = 0  # where it is kept for whoever comes after this worker
     facts: Facts | None = None  # of a call that is not held
     is_unheld: bool = False
 
@@ -59,7 +64,8 @@ class Spend:
         self._client = client
         self._recalls_url = f"{policies_url}/v1/ledger/recalls?worker={self.worker}&wait={_RECALL_WAIT_S}"
         self._backlog = Backlog(folder, self.worker)
-        self._line = LedgerLine(client, f"{policies_url}/v1/ledger", self._backlog)
+        self._unsettled = Unsettled(folder, self.worker)
+        self._line = LedgerLine(client, f"{policies_url}/v1/ledger", self._backlog, self._unsettled.told)
         self._leases = Leases(self._line, self.worker, lease_s, clock_ns)
         self._lease_s = lease_s
         self._renew_s = hold_ttl_s / 4
@@ -76,9 +82,23 @@ class Spend:
         """What this worker holds of each budget in advance or for calls under way, nano-dollars."""
         return self._leases.in_hand()
 
+    @property
+    def held(self) -> dict[str, int]:
+        """What of it calls under way are reserved, by budget, nano-dollars."""
+        return self._leases.held()
+
     def start(self) -> None:
         """Tell the ledger what workers that died had not told it."""
-        for operation in self._backlog.adopt():
+        operations = self._backlog.adopt()
+        for path in self._unsettled.left_behind():
+            found = operations_of(path)
+            if found is not None:
+                self._backlog.take_over(found)
+                path.unlink(missing_ok=True)
+                operations += found
+        if operations:
+            log.warning("ledger: %d operations of workers that died are told to it now", len(operations))
+        for operation in operations:
             self._line.put(Waiting(operation, is_kept=True))
 
     async def reserve(
@@ -94,7 +114,10 @@ class Spend:
         if self._lease_s:
             accounts = self._leases.take(budgets, amount_nusd, now)
             if accounts is not None:
-                return Hold(request_id, amount_nusd, now, accounts)
+                slot = self._unsettled.hold(request_id, amount_nusd, now, accounts)
+                if slot:
+                    return Hold(request_id, amount_nusd, now, accounts, slot)
+                self._leases.settle(accounts, amount_nusd, 0)
             self._look_after_leases()
         held = await self._asked(_reserve(request_id, facts, amount_nusd))
         return Hold(request_id, amount_nusd, now) if held else None
@@ -113,14 +136,17 @@ class Spend:
     def settle(self, hold: Hold, actual_nusd: int) -> None:
         """Charge what the call cost and free the rest of its hold; returns at once."""
         if hold.accounts:
-            self._line.put(Waiting(_draw(self.worker, hold, actual_nusd)))
+            self._unsettled.ended(hold.slot, actual_nusd)
+            self._line.put(Waiting(_draw(self.worker, hold, actual_nusd), slot=hold.slot))
             self._leases.settle(hold.accounts, hold.amount_nusd, actual_nusd)
         elif hold.is_unheld:
             charge = _charge(hold, actual_nusd)
             self._backlog.keep([charge], is_finished=True)
             self._line.put(Waiting(charge, is_kept=True))
         else:
-            self._line.put(Waiting(settled(hold.request_id, actual_nusd)))
+            slot = self._unsettled.hold(hold.request_id, hold.amount_nusd, hold.reserved_ns, ())
+            self._unsettled.ended(slot, actual_nusd)
+            self._line.put(Waiting(settled(hold.request_id, actual_nusd), slot=slot))
 
     async def drain(self, seconds: float) -> None:
         """Give leases back and wait until the ledger has taken everything, at most `seconds`."""
@@ -129,6 +155,7 @@ class Spend:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._leases.give_all_back()
         await self._line.drain(seconds)
+        self._unsettled.close(is_all_told=not self._line.waiting)
 
     async def _asked(self, operation: Operation) -> bool:
         """Ask for a hold until the answer is final; tell whether any budget holds it."""

@@ -122,5 +122,7 @@ def events_of(whole: bytes) -> list[bytes]:
 
 def _end(data: bytes) -> int:
     """Return where the last whole event ends; 0 = none is whole."""
+    if data.endswith(_ENDS[0]):  # nearly always
+        return len(data)
     ends = [at + len(mark) for mark in _ENDS if (at := data.rfind(mark)) >= 0]
     return max(ends, default=0)

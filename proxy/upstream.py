@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from urllib.parse import urlsplit
@@ -16,7 +16,9 @@ from farthing.errors import UpstreamError
 from proxy.upstream_connection import Connection, Sink, Timeouts
 
 _FRESH_S = 1.0  # seconds; a connection idle for longer is looked at before it is used again
+_HEADS = 256  # heads of requests that a client remembers
 _USUAL = Timeouts()
+Fields = Sequence[tuple[str, str]]
 
 
 class NotSentError(UpstreamError):
@@ -76,14 +78,16 @@ class Response:
         Raises:
             UpstreamError: it is longer than `limit` bytes, or broke off.
         """
+        assert self._connection is not None
         whole: list[bytes] = []
         size = 0
-        async for part in self.parts():
+        while part := await self._connection.next_part(self._timeouts):  # a generator would cost more than all of it
             whole.append(part)
             size += len(part)
             if size > limit:
                 self.close()
                 raise UpstreamError(f"the upstream's answer is longer than {limit} bytes")
+        self._give_back()
         return whole[0] if len(whole) == 1 else b"".join(whole)
 
     def close(self) -> None:
@@ -116,14 +120,23 @@ class Pool:
             UpstreamError: it timed out, or broke off before the headers.
         """
         limits = timeouts or self._timeouts
-        while (connection := await self._idle_one()) is not None:
+        while (connection := self._warm_one() or await self._idle_one()) is not None:
             try:
-                return await self._exchange(connection, request, limits)
+                await connection.exchange(request, limits)
+                return Response(connection, self, limits)
             except UpstreamError:
                 # An idle connection that the upstream closed meanwhile; nothing of an answer came, so ask on a new one.
                 if not is_repeatable or connection.has_answered or not connection.was_reset:
                     raise
-        return await self._exchange(await self._connect(limits), request, limits)
+        connection = await self._connect(limits)
+        await connection.exchange(request, limits)
+        return Response(connection, self, limits)
+
+    def _warm_one(self) -> Connection | None:
+        """Return the connection that was used last, where that was a moment ago; None = look closer."""
+        if self._idle and monotonic() - self._idle[-1].idle_since <= _FRESH_S and self._idle[-1].is_usable:
+            return self._idle.pop()
+        return None
 
     async def _idle_one(self) -> Connection | None:
         """Return an idle connection that the upstream has not closed, as far as this machine has heard."""
@@ -135,14 +148,6 @@ class Pool:
                 return connection
             connection.close()
         return None
-
-    async def _exchange(self, connection: Connection, request: bytes, timeouts: Timeouts) -> Response:
-        try:
-            await connection.exchange(request, timeouts)
-        except BaseException:
-            connection.close()
-            raise
-        return Response(connection, self, timeouts)
 
     async def _connect(self, timeouts: Timeouts) -> Connection:
         origin = self._origin
@@ -189,23 +194,34 @@ class Client:
         self._timeouts = timeouts
         self._tokens = {base: token for base, token in (tokens or {}).items() if token}  # origin -> our token there
         self._pools: dict[str, tuple[Pool, bytes, str]] = {}
+        self._heads: dict[tuple[str, str, Fields], tuple[Pool, bytes]] = {}
 
-    async def request(
+    def request(
         self,
         method: str,
         url: str,
         body: bytes = b"",
-        headers: Sequence[tuple[str, str]] = (),
+        headers: Fields = (),
         timeouts: Timeouts | None = None,
         is_repeatable: bool = True,
-    ) -> Response:
+        own: Fields = (),  # headers of this request alone
+    ) -> Coroutine[None, None, Response]:
         """Send a request to `url`; see `Pool.send` for errors and for `is_repeatable`."""
+        key = (method, url, tuple(headers))
+        pool, head = self._heads.get(key) or self._remember(key)
+        return pool.send(b"%b%bcontent-length: %d\r\n\r\n%b" % (head, _lines(own), len(body), body), timeouts,
+                         is_repeatable)  # fmt: skip
+
+    def _remember(self, key: tuple[str, str, Fields]) -> tuple[Pool, bytes]:
+        """Return where a kind of request goes and how it begins; a proxy sends few kinds, each of them often."""
+        method, url, headers = key
         base, path = _split(url)
         pool, host = self._pool(base)
-        head = f"{method} {path} HTTP/1.1\r\n".encode("latin-1") + host
-        extra = "".join(f"{name}: {value}\r\n" for name, value in headers).encode("latin-1")
-        length = b"content-length: %d\r\n\r\n" % len(body)
-        return await pool.send(b"".join((head, extra, length, body)), timeouts, is_repeatable)
+        head = f"{method} {path} HTTP/1.1\r\n".encode("latin-1") + host + _lines(headers)
+        if len(self._heads) >= _HEADS:
+            self._heads.clear()
+        self._heads[key] = pool, head
+        return pool, head
 
     async def warm(self, url: str, count: int, timeouts: Timeouts) -> int:
         """Open connections to the origin of `url` until `count` lie idle; see `Pool.warm`."""
@@ -224,6 +240,10 @@ class Client:
     def close(self) -> None:
         for pool, _, _ in self._pools.values():
             pool.close()
+
+
+def _lines(headers: Fields) -> bytes:
+    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1") if headers else b""
 
 
 def _split(url: str) -> tuple[str, str]:

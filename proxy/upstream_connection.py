@@ -38,6 +38,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._deadline = 0.0  # of the wait under way, event loop's seconds
         self._timer: asyncio.TimerHandle | None = None
+        self._parser = httptools.HttpResponseParser(self)  # for all answers: each ends where the next one begins
         self._begin()
 
     def _begin(self) -> None:
@@ -56,7 +57,6 @@ class Connection(asyncio.Protocol):
         self._sink_error: Exception | None = None
         self._is_full = False  # the sink asked for no more
         self._between_s = 0.0
-        self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none, and behaves like one
@@ -100,13 +100,16 @@ class Connection(asyncio.Protocol):
         if self.is_done or self.is_closed or self._is_full or self._error is not None:
             self._wake()
 
+    def on_message_begin(self) -> None:
+        if self.is_done:
+            self.keeps_alive = False  # a second answer, which nobody asked for
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._headers_ready:
             self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         if self._headers_ready:
-            self.keeps_alive = False  # a second answer, which nobody asked for
             return
         self.status = self._parser.get_status_code()
         if self.status < 200:  # such as 100 Continue: the answer follows
@@ -159,14 +162,18 @@ class Connection(asyncio.Protocol):
             self._waiter.set_exception(TimeoutError())
 
     async def exchange(self, request: bytes, timeouts: Timeouts) -> None:
-        """Send a request and return once the answer's headers are here."""
+        """Send a request and return once the answer's headers are here; where that fails it is closed."""
         self._begin()
         assert self.transport is not None
-        self.transport.write(request)
-        while not self._headers_ready:
-            if self._error is not None or self.is_closed:
-                raise UpstreamError(f"the upstream broke off before it answered: {self._error or 'closed'}")
-            await self._wait(timeouts.headers, "answer")
+        try:
+            self.transport.write(request)
+            while not self._headers_ready:
+                if self._error is not None or self.is_closed:
+                    raise UpstreamError(f"the upstream broke off before it answered: {self._error or 'closed'}")
+                await self._wait(timeouts.headers, "answer")
+        except BaseException:
+            self.close()
+            raise
 
     async def arrived(self, timeouts: Timeouts) -> None:
         """Return once a byte of the body is here, or its end."""

@@ -18,5 +18,8 @@ class WholeResponse(Response):
     async def parts(self) -> AsyncIterator[bytes]:
         yield self._body
 
+    async def read(self, limit: int = 64 * 1024 * 1024) -> bytes:
+        return self._body
+
     def close(self) -> None:
         """Nothing is held."""

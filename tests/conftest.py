@@ -14,6 +14,7 @@ import uvicorn
 from farthing.serving import Asgi
 from farthing.warehouse import Warehouse
 from tests.clickhouse_http import ClickHouse
+from tests.power import Disk, powered
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -63,6 +64,13 @@ def clustered_warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wa
     yield opened
     opened.close()
     server.stop()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A disk that can lose its power, or a skip where there is no right to mount one."""
+    with powered(tmp_path, megabytes=600) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

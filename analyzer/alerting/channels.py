@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from email.message import EmailMessage
 from email.utils import parseaddr
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from analyzer.alerting.firing import Firing
 from analyzer.alerting.post import DeliveryError, post
@@ -86,6 +86,9 @@ def _email(channel: AlertChannel, firing: Firing) -> None:
     message["Message-ID"] = f"<{firing.key}@{parseaddr(channel.sender)[1].rpartition('@')[2] or 'farthing'}>"
     message["X-Farthing-Alert-Id"] = firing.key
     message.set_content(f"{firing.fact.text}\n\nAlert {firing.alert}, {firing.fired_at:%Y-%m-%d %H:%M} UTC.\n")
+    for path in map(Path, _files(firing)):
+        message.add_attachment(path.read_text("utf-8"), subtype="html" if path.suffix == ".html" else "plain",
+                               filename=path.name)  # fmt: skip
     host, _, port = channel.smtp.partition(":")
     with smtplib.SMTP(host, int(port or 25), timeout=_TIMEOUT_S) as server:
         server.ehlo()
@@ -99,6 +102,11 @@ def _email(channel: AlertChannel, firing: Firing) -> None:
         refused = server.send_message(message)
     if refused:
         raise DeliveryError(f"refused for {', '.join(refused)}")
+
+
+def _files(firing: Firing) -> list[str]:
+    """Return the files that a report's message carries; an alert has none."""
+    return cast("list[str]", firing.fact.figures.get("files", []))
 
 
 def _slack(channel: AlertChannel, firing: Firing) -> None:

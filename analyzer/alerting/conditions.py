@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from statistics import median
 from typing import Any
 
-from analyzer import figures
+from analyzer import figures, scope, slo
 from analyzer.alerting.firing import Fact
 from analyzer.alerting.pace import Paces
 from analyzer.cost_drivers import named
@@ -20,10 +20,13 @@ from farthing.policy.kinds.alert import (
     BudgetUsed,
     BurnRate,
     Forecast,
+    Rollback,
+    SloBurn,
     Spend,
     TelemetryGap,
     UnpricedModels,
 )
+from farthing.policy.kinds.slo import Slo
 from farthing.policy.record import Record
 from farthing.warehouse.client import Warehouse
 
@@ -42,6 +45,8 @@ class Scene:
     now: datetime
     budgets: Mapping[str, Mapping[str, Any]]  # the ledger's lines, by name
     paces: Paces
+    slos: Mapping[str, Slo] = field(default_factory=dict[str, Slo])
+    rollbacks: Sequence[Mapping[str, Any]] = ()  # entries of the audit
 
     def last(self, hours: float) -> Window:
         return last_hours(self.tenant, hours, self.now)
@@ -173,6 +178,54 @@ def _telemetry_gap(scene: Scene, wanted: TelemetryGap) -> list[Fact]:
     return [Fact("", title, text, {"last_seen": last.isoformat(), "requests_before": totals["requests"]})]
 
 
+def _slo(scene: Scene, wanted: SloBurn) -> list[Fact]:
+    found = scene.slos.get(wanted.name)
+    if found is None:
+        raise ValueError(f"there is no Slo {wanted.name!r}; known: {', '.join(sorted(scene.slos)) or 'none'}")
+    fast, slow = slo.burns(scene.warehouse, scene.tenant, found, (wanted.fast_hours, wanted.slow_hours), scene.now)
+    if fast.rate is None or slow.rate is None or slow.calls < wanted.min_calls:
+        return []
+    rate = min(fast.rate, slow.rate)
+    if rate < wanted.factor:
+        return []
+    title = f"Slo {wanted.name} burns its error budget {rate:.1f} times as fast as its {found.window_days:g} days allow"
+    text = (
+        f"{count(fast.missed)} of {count(fast.calls)} calls missed it ({found.measure}) in {wanted.fast_hours:g} h, "
+        f"{count(slow.missed)} of {count(slow.calls)} in {wanted.slow_hours:g} h; {found.share:.6g} have to be good. "
+        f"{_slo_driver(scene, found, wanted.slow_hours)}"
+    )
+    told = {"fast_rate": fast.rate, "slow_rate": slow.rate, "objective": found.share, "missed": slow.missed}
+    return [Fact(wanted.name, title, text, told)]
+
+
+def _slo_driver(scene: Scene, found: Slo, hours: float) -> str:
+    """Name the team and the model with the most calls that missed an objective."""
+    given = {"measure": found.measure, "most": found.most, **scope.parameters(found.scope)}
+    rows = scene.ask("slo_drivers", scene.last(hours), **given)
+    if not rows:
+        return ""
+    most = rows[0]
+    whose = f"team {named(most['team'], 'team')} on {named(most['model'], 'model')}"
+    return f"Most of them: {whose}, {count(most['missed'])}."
+
+
+def _rollback(scene: Scene, wanted: Rollback) -> list[Fact]:
+    since = scene.now - timedelta(hours=wanted.hours)
+    return [
+        Fact(
+            f"{change['name']} in version {entry['version']}",
+            f"Policy {change['name']} was rolled back to shadow on {moment(datetime.fromisoformat(entry['at']))}",
+            f"{entry['reason']}. `farthing policy status` tells more.",
+            {"policy": change["name"], "version": entry["version"], "reason": entry["reason"]},
+            is_event=True,
+        )
+        for entry in scene.rollbacks
+        if datetime.fromisoformat(entry["at"]) >= since
+        for change in entry["changes"]
+        if not wanted.policies or change["name"] in wanted.policies
+    ]
+
+
 def _line(scene: Scene, budget: str) -> Mapping[str, Any]:
     line = scene.budgets.get(budget)
     if line is None:
@@ -191,11 +244,11 @@ def _even_nusd_per_hour(line: Mapping[str, Any]) -> float | None:
 def _driver(scene: Scene, window: Window, filters: Mapping[str, object], cost: Decimal) -> str:
     """Name the team and the model that most of the money went to."""
     parts: list[str] = []
-    for question, field in (("cost_by_team", "team"), ("cost_by_model", "model")):
+    for question, column in (("cost_by_team", "team"), ("cost_by_model", "model")):
         rows = scene.ask(question, window, limit=1, **filters)
         if rows and rows[0]["cost_usd"]:
             spent = rows[0]["cost_usd"]
-            parts.append(f"{field} {named(rows[0][field], field)} {usd(spent)} ({share(spent, cost)})")
+            parts.append(f"{column} {named(rows[0][column], column)} {usd(spent)} ({share(spent, cost)})")
     return f"Most of it: {' and '.join(parts)}." if parts else ""
 
 
@@ -225,4 +278,6 @@ _FINDERS: Mapping[type[Record], Callable[[Scene, Any], list[Fact]]] = {
     Forecast: _forecast,
     UnpricedModels: _unpriced_models,
     TelemetryGap: _telemetry_gap,
+    SloBurn: _slo,
+    Rollback: _rollback,
 }

@@ -16,6 +16,7 @@ class Fact:
     title: str
     text: str  # a few sentences for people, the driver among them
     figures: dict[str, object] = field(default_factory=dict[str, object])  # JSON values, for programs
+    is_event: bool = False  # it happened once, so it is told once, however many periods it is seen in
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Firing:
 def firing(alert: str, owner: str, every: str, fact: Fact, now: datetime) -> Firing:
     """Return the firing of `alert` for the period that `now` lies in."""
     period = start_of(every, now).isoformat()
-    about = "\0".join((alert, fact.subject, every, period))
+    about = "\0".join((alert, fact.subject) if fact.is_event else (alert, fact.subject, every, period))
     return Firing(blake2b(about.encode(), digest_size=12).hexdigest(), alert, owner, period, now, fact)
 
 

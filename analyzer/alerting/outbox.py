@@ -63,6 +63,12 @@ class Outbox:
         self._engine = engine
         _METADATA.create_all(engine)
 
+    def holds(self, key: str) -> bool:
+        """Tell whether a firing of this key was stored."""
+        with self._engine.connect() as connection:
+            found = connection.execute(sa.select(_FIRINGS.c.key).where(_FIRINGS.c.key == key)).scalar()
+        return found is not None
+
     def put(self, firing: Firing, channels: tuple[str, ...]) -> bool:
         """Store a firing and its deliveries together; False: it was there already and nothing is told again."""
         fact = firing.fact

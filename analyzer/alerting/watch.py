@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from analyzer import report_schedule
 from analyzer.alerting import channels as sending
 from analyzer.alerting.conditions import Scene, facts
 from analyzer.alerting.firing import Fact, firing
@@ -92,14 +93,37 @@ class Watch:
             return 0, 0, [f"the control plane's document cannot be read: {error}"]
         now = self._clock()
         self._paces.note(budgets.values(), now)
-        scene = Scene(self._warehouse, self._settings.tenant, now, budgets, self._paces)
-        fired, problems = 0, list[str]()
+        fired, problems = self._reports(document, now)
+        try:
+            scene = self._scene(document, budgets, now)
+        except FarthingError as error:
+            return 0, fired, [*problems, f"the control plane's audit cannot be read: {error}"]
         for alert in document.alerts:
             try:
                 fired += sum([self._store(alert, fact, now) for fact in facts(scene, alert.when.condition)])
             except (FarthingError, ValueError) as error:
                 problems.append(f"alert {alert.name}: {error}")
         return len(document.alerts), fired, problems
+
+    def _scene(self, document: Document, budgets: Mapping[str, Any], now: datetime) -> Scene:
+        is_asked = any(alert.when.rollback for alert in document.alerts)
+        audit = self._get("/v1/audit")["audit"] if is_asked else []
+        rollbacks = [entry for entry in audit if entry["act"] == "rollback"]
+        slos = {one.name: one for one in document.slos}
+        return Scene(self._warehouse, self._settings.tenant, now, budgets, self._paces, slos, rollbacks)
+
+    def _reports(self, document: Document, now: datetime) -> tuple[int, list[str]]:
+        """Make the reports that are due and were not made yet."""
+        made, problems, settings = 0, list[str](), self._settings
+        for one in document.reports:
+            if self.outbox.holds(report_schedule.due(one, now).key):
+                continue
+            try:
+                found = report_schedule.made(one, self._warehouse, settings.reports, settings.tenant, now)
+                made += self.outbox.put(found, one.to)
+            except (FarthingError, OSError) as error:
+                problems.append(f"report {one.name}: {error}")
+        return made, problems
 
     def _store(self, alert: Alert, fact: Fact, now: datetime) -> bool:
         return self.outbox.put(firing(alert.name, alert.owner, alert.every, fact, now), alert.to)

@@ -30,7 +30,7 @@ class CacheAction(Record):
 
     exact: bool = True  # keep whole answers
     embeddings: bool = True  # keep the vector of each input by itself, and send on only the inputs that are new
-    coalesce: bool = False  # identical requests in flight share one answer; streams do not wait for one another
+    coalesce: bool = False  # identical requests in flight share one answer, and streams one upstream stream
     ttl_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)  # seconds an answer may be reused
     max_bytes: int = Field(default=67_108_864, gt=0)  # of answers in each worker's memory, and again of vectors
     disk: bool = False  # beside memory also on the disk of each proxy, within `cache_disk_bytes` for all policies

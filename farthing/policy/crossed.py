@@ -16,10 +16,12 @@ class Crossed(Record):
 class Stage:
     """What a budget does to calls beyond holding them."""
 
-    __slots__ = ("needs_approval", "to")
+    __slots__ = ("is_cheapest", "is_flex", "needs_approval", "to")
 
     def __init__(self) -> None:
         self.to = ""  # the model that calls go to; '' = where they would
+        self.is_cheapest = False  # they go to the cheapest deployment of their model
+        self.is_flex = False  # they ask for the provider's flex tier
         self.needs_approval = False
 
 
@@ -32,5 +34,7 @@ def stages(budgets: tuple[Budget, ...], crossed: tuple[Crossed, ...]) -> dict[st
             if threshold.act != "notify" and (budget.name, threshold.name) in told:
                 stage = found.setdefault(budget.name, Stage())
                 stage.to = threshold.to or stage.to
+                stage.is_cheapest = stage.is_cheapest or threshold.act == "cheapest"
+                stage.is_flex = stage.is_flex or threshold.act == "flex"
                 stage.needs_approval = stage.needs_approval or threshold.act == "approve"
     return found

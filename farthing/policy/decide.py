@@ -15,7 +15,7 @@ from farthing.policy.actions import CacheAction
 from farthing.policy.facts import Facts
 from farthing.policy.flow import ConcurrencyAction, PriorityAction
 from farthing.policy.holdout import Arm
-from farthing.policy.index import CompiledDocument, Index, Rule
+from farthing.policy.index import MAX_REMEMBERED, CompiledDocument, Index, Rule
 from farthing.policy.kinds.budget import Budget
 from farthing.policy.kinds.policy import Policy
 from farthing.policy.micro_batch import MicroBatchAction
@@ -41,14 +41,28 @@ class Decision(msgspec.Struct, frozen=True):
     arms: tuple[Arm, ...] = ()  # of the policies on trial that decided, by acting or by standing back
     route: RouteAction | None = None  # whose strategy or hedge applies; None where `route_to` says all
     priority: PriorityAction | None = None
+    is_flex: bool = False  # the provider's flex tier is asked for, where it has one and the caller left that open
     unapproved: str = ""  # the budget that somebody has to approve before such calls go on; '' = none
 
 
 def decide(compiled: CompiledDocument, facts: Facts, today: date, request_id: str = "") -> Decision:
     """Decide about a request; `today` is the UTC date that `expires` and ramps are held against.
 
-    `request_id` is what trials whose unit is the request draw by.
+    `request_id` is what trials whose unit is the request draw by. Where names and patterns alone decide, the decision
+    about the same names is the same one: it is remembered.
     """
+    if not compiled.is_by_name:
+        return _decided(compiled, facts, today, request_id)
+    key = (today, facts.tenant, facts.team, facts.user, facts.feature, facts.key, facts.model, *facts.tags.items())
+    known = compiled.decided.get(key)
+    if known is None:
+        if len(compiled.decided) >= MAX_REMEMBERED:
+            compiled.decided.clear()
+        known = compiled.decided[key] = _decided(compiled, facts, today, request_id)
+    return known
+
+
+def _decided(compiled: CompiledDocument, facts: Facts, today: date, request_id: str) -> Decision:
     route, shadow_routes, route_arms = _winner(compiled.routes, facts, today, request_id)
     cache, shadow_caches, cache_arms = _winner(compiled.caches, facts, today, request_id)
     # Most documents have none, and then it costs nothing.
@@ -92,8 +106,25 @@ def _staged(compiled: CompiledDocument, made: Decision, facts: Facts) -> Decisio
             made = structs.replace(made, unapproved=budget.name)
         if stage.to:
             to = stage.to if stage.to != facts.model else None
-            made = structs.replace(made, route_to=to, route=None, acted=(*made.acted, f"budget/{budget.name}"))
+            made = structs.replace(made, route_to=to, route=None)
+        if stage.is_cheapest:
+            made = structs.replace(made, route=_cheapest(made))
+        made = structs.replace(made, is_flex=made.is_flex or stage.is_flex)
+        if stage.to or stage.is_cheapest or stage.is_flex:
+            made = structs.replace(made, acted=(*made.acted, f"budget/{budget.name}"))
     return made
+
+
+def _cheapest(made: Decision) -> RouteAction:
+    """Return the route to the cheapest of the deployments that might serve; models in an order keep that."""
+    route = made.route
+    if route is None:
+        return RouteAction(to=made.route_to, fallbacks=made.fallbacks, strategy="cost")
+    if route.strategy in ("tier", "cascade", "budget_fallback"):
+        return route
+    return RouteAction(
+        to=route.to, models=route.models, fallbacks=route.fallbacks, strategy="cost", hedge=route.hedge
+    )
 
 
 def concurrency_of(compiled: CompiledDocument, model: str, today: date) -> ConcurrencyAction | None:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from farthing.policy.facts import Facts
-from farthing.policy.record import Record
+from farthing.policy.record import Name, Record
 
 Unit = Literal["request", "user", "session"]
 _WHOLE = 2.0**64
@@ -50,8 +50,24 @@ class Canary(Record):
 class Guardrail(Record):
     """What a policy may not make worse; once that is beyond doubt, the control plane takes it back to shadow."""
 
-    metric: Literal["errors", "cost", "latency", "ttft"]
-    max_increase: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]  # errors: of the share; else relative
+    metric: Literal["errors", "cost", "latency", "ttft", "slo"]
+    max_increase: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]  # errors, slo: of the share; else relative
+    slo: Name | None = None  # metric slo: whose objective calls may not miss more often
+
+    @model_validator(mode="after")
+    def _names_its_objective(self) -> Guardrail:
+        if (self.metric == "slo") != (self.slo is not None):
+            raise ValueError("`metric: slo` needs `slo`, the name of an Slo document, and no other metric takes it")
+        return self
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is about a share of the calls, whose increase is meant as it is."""
+        return self.metric in ("errors", "slo")
+
+    @property
+    def title(self) -> str:
+        return f"slo {self.slo}" if self.slo else self.metric
 
 
 class Verify(Record):

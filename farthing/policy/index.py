@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from datetime import date
 from operator import attrgetter
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from farthing.policy.crossed import stages
 from farthing.policy.document import Document
@@ -183,14 +183,16 @@ class CompiledDocument:
     """A document ready for deciding; made once per version and swapped in by one assignment."""
 
     __slots__ = (
-        "_budgets", "caches", "concurrency", "document", "micro_batches", "priorities", "routes", "stages",
-        "token_policies", "tokens", "version",
+        "_budgets", "caches", "concurrency", "decided", "document", "is_by_name", "micro_batches", "priorities",
+        "routes", "stages", "token_policies", "tokens", "version",
     )  # fmt: skip
 
     def __init__(self, document: Document) -> None:
         self.document = document
+        self.decided: dict[tuple[object, ...], Any] = {}  # what `decide` remembers
         self.version = document.version
-        ranked = [_policy_rule(policy, rank) for rank, policy in enumerate(sorted(document.policies, key=precedence))]
+        ranked = [_policy_rule(policy, rank) for rank, policy in enumerate(sorted(document.rules, key=precedence))]
+        self.is_by_name = not any(rule.when or rule.trial for rule in ranked)
         self.routes = Index([rule for rule in ranked if rule.item.action.route])
         self.caches = Index([rule for rule in ranked if rule.item.action.cache])
         self.tokens = Index([rule for rule in ranked if rule.item.action.tokens])

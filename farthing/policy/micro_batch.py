@@ -17,6 +17,7 @@ class MicroBatchAction(Record):
     min_inputs: Annotated[Inputs | None, Field(default=None)]  # as soon as so many wait, where none is under way
     window_ms: float = Field(default=5.0, gt=0, le=1000)  # milliseconds that the first call of a batch waits at most
     max_bytes: int = Field(default=262_144, gt=0, le=16_777_216)  # of inputs in a batch
+    max_tokens: int | None = Field(default=None, gt=0, le=16_777_216)  # of inputs in a batch, estimated
     concurrent: int = Field(default=4, gt=0, le=256)  # batches under way at once, of each worker and kind of call
 
     @model_validator(mode="after")

@@ -5,7 +5,9 @@ currency (`limit: 5000 USD`), and the document that travels holds the integer.
 """
 from __future__ import annotations
 
+import json
 import re
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationInfo, WithJsonSchema
@@ -31,6 +33,12 @@ def as_lists(value: object) -> object:
     if not isinstance(value, dict):
         return value
     return {name: as_list(entry) for name, entry in cast("dict[object, object]", value).items()}
+
+
+def as_share(value: object) -> object:
+    """Read `80%`; a number is a share already."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)%", value) if isinstance(value, str) else None
+    return float(found[1]) / 100 if found else value
 
 
 def _nusd(value: object, info: ValidationInfo) -> object:
@@ -68,6 +76,12 @@ class Record(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=_as_written, validate_by_name=True, validate_by_alias=True
     )
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """It as canonical JSON, UTF-8."""
+        dumped = self.model_dump(mode="json")
+        return json.dumps(dumped, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 class Named(Record):

@@ -5,7 +5,8 @@ policy is without effect. Without a strategy the least busy deployment of a mode
 """
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import cached_property
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -14,7 +15,7 @@ from farthing.policy.record import Nusd, Pattern, Record, as_list
 
 Strategy = Literal[
     "fixed", "weighted", "least_in_flight", "latency", "cost", "score", "tier", "requirement", "cascade",
-    "prefix_affinity", "sticky", "budget_fallback",
+    "prefix_affinity", "sticky", "budget_fallback", "gain",
 ]  # fmt: skip
 Task = Literal[
     "classification", "extraction", "summarisation", "translation", "simple_qa", "reasoning", "creative", "code",
@@ -31,6 +32,7 @@ def _one_name(name: str) -> str:
 ModelName = Annotated[Pattern, BeforeValidator(_one_name)]
 ModelNames = Annotated[tuple[ModelName, ...], BeforeValidator(as_list), Field(max_length=10)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Gain = Annotated[float, Field(ge=-1, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 
 
@@ -59,6 +61,8 @@ class TierRule(Record):
     max_factual: Share | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # expected length of the answer
     min_confidence: Share = 0.0  # of the task; below it the tier does not fit
+    # What the last tier's model gains over this one, as learned from grades; while nobody knows, the tier does not fit.
+    max_gain: Gain | None = None
 
     def max_scores(self) -> dict[str, float]:
         """Return the limits by the names of a judgement's scores."""
@@ -67,6 +71,25 @@ class TierRule(Record):
             "factual": self.max_factual, "tokens": self.max_tokens,
         }  # fmt: skip
         return {name: most for name, most in limits.items() if most is not None}
+
+
+class GainRule(Record):
+    """Where the strong one of two models is worth its price, as graded answers taught.
+
+    Grades of calls that were drawn at random are what teaches; without any nothing is learned.
+    """
+
+    above: Gain = 0.1  # predicted gain from which on the strong model serves; with tiers their `max_gain` says it
+    explore: Share = 0.1  # of the calls, sent to either model by a coin
+    grade: Annotated[str, Field(min_length=1, max_length=64)] = "right"  # name of the grades that count
+
+
+class Pair(NamedTuple):
+    """What one gain model is about."""
+
+    weak: str
+    strong: str
+    grade: str
 
 
 class Needs(Record):
@@ -125,6 +148,7 @@ class Hedge(Record):
 _READ_BY: dict[str, tuple[str, ...]] = {
     "deployment": ("fixed",), "weights": ("weighted",), "score": ("score",), "tiers": ("tier",),
     "need": ("requirement",), "cascade": ("cascade",), "sticky_by": ("sticky",), "budget": ("budget_fallback",),
+    "gain": ("gain", "tier", "cascade"),
 }  # fmt: skip
 _NEEDED = {"fixed": "deployment", "tier": "tiers", "requirement": "need", "budget_fallback": "budget"}
 _MANY = ("cascade", "budget_fallback")  # strategies that go from one model to the next
@@ -145,6 +169,7 @@ class RouteAction(Record):
     cascade: Cascade | None = None
     sticky_by: Literal["session", "user", "key", "team"] | None = None  # sticky; default: session
     budget: BudgetSteps | None = None
+    gain: GainRule | None = None  # gain, tier, cascade
     hedge: Hedge | None = None
 
     @model_validator(mode="after")
@@ -171,6 +196,41 @@ class RouteAction(Record):
             raise ValueError(f"strategy {self.strategy} needs two `models` or more, in their order")
         if self.strategy == "cascade" and self.hedge:
             raise ValueError("a cascade and a hedge cannot be combined; choose one")
+        if self.strategy == "gain" and len(self.models) != 2:
+            raise ValueError("strategy gain needs two `models`, the weak one first")
         if self.budget is not None and len(self.budget.at) != len(self.models) - 1:
             raise ValueError(f"`budget.at` has {len(self.budget.at)} shares; {len(self.models)} models need one fewer")
         return self
+
+    @model_validator(mode="after")
+    def _learns_of_one_pair(self) -> RouteAction:
+        limited = [number for number, tier in enumerate(self.tiers) if tier.max_gain is not None]
+        if len(limited) > 1 or limited == [len(self.tiers) - 1]:
+            raise ValueError("one tier may have `max_gain`, and not the last one, which is what it is compared with")
+        if self.strategy == "tier" and self.gain is not None and not limited:
+            raise ValueError("`gain` has a meaning for tiers where one of them has `max_gain`")
+        if self.strategy == "tier" and self.learning.above != _USUAL_GAIN.above:
+            raise ValueError("with tiers `max_gain` says what `gain.above` would; leave that out")
+        if self.pair is not None and self.pair.weak == self.pair.strong:
+            raise ValueError(f"{self.pair.weak!r} is compared with itself; name two models")
+        return self
+
+    @cached_property
+    def pair(self) -> Pair | None:
+        """The two models whose difference decides, None where nothing is learned."""
+        grade = (self.gain or _USUAL_GAIN).grade
+        if self.strategy == "gain":
+            return Pair(self.models[0], self.models[1], grade)
+        if self.strategy == "cascade" and self.gain is not None:
+            last = min(len(self.models), (self.cascade or Cascade()).max_attempts) - 1
+            return Pair(self.models[0], self.models[last], grade)
+        weak = next((tier.model for tier in self.tiers if tier.max_gain is not None), "")
+        return Pair(weak, self.tiers[-1].model, grade) if weak else None
+
+    @property
+    def learning(self) -> GainRule:
+        """How the pair is told apart."""
+        return self.gain or _USUAL_GAIN
+
+
+_USUAL_GAIN = GainRule()

@@ -13,8 +13,8 @@ from itertools import accumulate
 from math import log
 
 __all__ = [
-    "Candidate", "Need", "Pick", "Tier", "Weighting", "by_score", "cheapest", "fallback", "fixed", "least_in_flight",
-    "lower_latency", "prefix_affinity", "requirement", "sticky", "tier", "weighted",
+    "Candidate", "Need", "Pick", "Tier", "Weighting", "by_score", "cheapest", "explored", "fallback", "fixed",
+    "least_in_flight", "lower_latency", "prefix_affinity", "requirement", "sticky", "tier", "weighted",
 ]  # fmt: skip
 
 
@@ -175,6 +175,18 @@ def tier(tiers: Sequence[Tier], task: str, scores: Mapping[str, float], gain: fl
         if each.max_gain is None or (gain is not None and gain <= each.max_gain):
             return each.model
     return tiers[-1].model
+
+
+def explored(is_strong: bool, explore: float, draw: float) -> tuple[bool, float | None]:
+    """Return whether the strong model serves, and the chance with which the one that does was drawn.
+
+    A share `explore` of the calls goes to either model by a coin, because only calls whose model was drawn teach what
+    the other one would have done. Without any the chance is None: nothing was drawn.
+    """
+    if explore <= 0:
+        return is_strong, None
+    stays = 1 - explore / 2
+    return (is_strong, stays) if draw < stays else (not is_strong, explore / 2)
 
 
 def sticky(candidates: Sequence[Candidate], key: bytes) -> Candidate:

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 WHOLE = frozenset({
-    "price_book", "own_prices", "repricings", "findings", "upkeep", "schema_migrations", "schema_generated",
+    "price_book", "own_prices", "repricings", "server_rules", "findings", "upkeep", "schema_migrations",
+    "schema_generated",
 })  # fmt: skip
 _REMEMBERED_S = 7 * 86_400  # seconds that a replicated table remembers a segment's token at most
 

@@ -99,7 +99,8 @@ def load(store: Store, folder: Path, tables: Sequence[Table]) -> None:
     finally:
         for name in views:
             store.change(f"ATTACH TABLE {name}")
-    store.change("SYSTEM RELOAD DICTIONARY prices")
+    for name in ("prices", "servers"):
+        store.change(f"SYSTEM RELOAD DICTIONARY {name}")
     store.sync()
 
 

@@ -160,7 +160,7 @@ class Migrator:
         }
         there = {str(row[0]) for row in self._store.rows("SHOW TABLES")}
         outdated: dict[str, str] = {}
-        for name, statement in self._generated.items():
+        for name, statement in sorted(self._generated.items(), key=_comes_late):
             rendered = self._rendered(statement)
             digest, made_by = noted.get(name, ("", ""))
             if name in there and (digest == _digest(rendered) or _is_newer(made_by)):
@@ -259,6 +259,11 @@ def _generated_name(statement: str) -> str:
         return ""
     match = _VIEW.match(statement) or _DICTIONARY.match(statement) or _NULL_TABLE.match(statement)
     return match.group(1) if match else ""
+
+
+def _comes_late(generated: tuple[str, str]) -> bool:
+    """Tell whether it is no dictionary: views look things up in those."""
+    return _DICTIONARY.match(generated[1]) is None
 
 
 def _changes(rendered: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the warehouse keeps of prices: the book that the views look up, the prices that people added, and repricing.
+"""What the warehouse keeps of prices: the book that the views look up, who bills, prices that people added, repricing.
 
 The book is filled anew at each start; `own_prices` and `repricings` stay. Repricing is the very SQL of the insert.
 """
@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from farthing.servers import Rule
 from farthing.settings import PriceOverride
 from farthing.tariff import Price
 from farthing.warehouse import price_rule
@@ -63,6 +64,17 @@ class PriceStore:
             provider=provider, model=model,
         )  # fmt: skip
         self._warehouse.put_prices(prices)
+
+    def put_servers(self, rules: Sequence[Rule]) -> None:
+        """Have these rules say who bills a call from now on."""
+        patterns, billed_by = [rule.pattern for rule in rules], [rule.billed_by for rule in rules]
+        ((old_patterns, old_billed_by),) = self._warehouse.rows(
+            "SELECT argMax(patterns, set_at), argMax(billed_by, set_at) FROM server_rules"
+        )
+        if (list(old_patterns), list(old_billed_by)) != (patterns, billed_by):
+            row = (datetime.now(timezone.utc), patterns, billed_by)
+            self._warehouse.insert("server_rules", ("set_at", "patterns", "billed_by"), [row])
+        self._warehouse.change("SYSTEM RELOAD DICTIONARY servers")
 
     def book(self) -> list[dict[str, Any]]:
         """Return the (provider, model) pairs that the book has a price for."""

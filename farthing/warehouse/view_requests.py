@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from farthing import semconv
 from farthing.prices_public import PUBLIC_DOMAINS, names_of
+from farthing.servers import AS_NAMED
 from farthing.warehouse import dialects, price_rule
 from farthing.warehouse.view import explode_spans
 
@@ -50,7 +51,21 @@ def _named_provider() -> str:
 _LAST_LABELS = r"([a-zA-Z0-9-]+\\.[a-zA-Z0-9-]+)(?::[0-9]+)?(?:/|$)"
 
 
+def _server(attribute: str) -> str:
+    return f"dictGet('{{{{database}}}}.servers', '{attribute}', toUInt64(0))"
+
+
 def _provider() -> str:
+    """Return SQL for who bills a call: who the first rule that fits says (farthing.servers), else who the address says."""
+    lines = "address, ServiceName, provider_told, request_model_told, response_model_told"
+    fits = f"arrayFirstIndex(one -> match(concatWithSeparator('\\n', {lines}), one), {_server('patterns')})"
+    return _let(
+        f"multiIf(billed_by = '', {_by_address()}, billed_by = '{AS_NAMED}', provider_told, billed_by)",
+        billed_by=f"arrayElement({_server('billed_by')}, {fits})",
+    )
+
+
+def _by_address() -> str:
     """Return SQL for who bills a call; a server at another address than the public provider's is somebody's own."""
     pairs = [(name, domain) for id, domains in PUBLIC_DOMAINS.items() for name in names_of(id) for domain in domains]
     domains = ", ".join(f"('{name}', '{domain}')" for name, domain in pairs)

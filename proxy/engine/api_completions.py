@@ -5,24 +5,17 @@ import contextlib
 from typing import Annotated, Any, ClassVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from proxy.engine.chat import ChatTokenizer
 from proxy.engine.generation import Api, Job, head, timings, usage
 from proxy.engine.protocol import (
-    Count,
-    Penalty,
     RefusedError,
-    Seed,
-    StreamOptions,
-    Temperature,
-    TopP,
+    SampledRequest,
     check_stops,
     decode_body,
     refuse_asked,
-    sampling,
 )
-from proxy.engine.sample import Sampling
 from proxy.engine.scheduler import Output
 from proxy.engine.wire import DONE, error_body, event
 
@@ -31,44 +24,20 @@ DEFAULT_TOKENS = 16  # OpenAI's, of this API alone
 Tokens = list[Annotated[int, Meta(ge=0)]]
 
 
-class CompletionRequest(Struct):
+class CompletionRequest(SampledRequest, kw_only=True):
     """The body of POST /v1/completions; fields that are not named here change nothing and are ignored."""
 
     PROMPT_FIELD: ClassVar[str] = "prompt"
 
-    model: str
     prompt_given: Any = msgspec.field(name="prompt")  # text or tokens, alone or as a list of one
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: Count | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    seed: Seed | None = None
-    stop: str | list[str] | None = None
-    ignore_eos: bool | None = None  # go on to max_tokens whatever comes, for load tests; vLLM has the same
-    n: int | None = None
     best_of: int | None = None
     suffix: str | None = None
     echo: bool | None = None
     logprobs: int | None = None
-    logit_bias: dict[str, float] | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-
-    @property
-    def stops(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
-
-    @property
-    def wants_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
     def answer_tokens(self) -> int:
         return self.max_tokens or DEFAULT_TOKENS
-
-    def sampling(self) -> Sampling:
-        return sampling(self.temperature, self.top_p, self.seed)
 
     def prompt(self, tokenizer: ChatTokenizer) -> tuple[int, ...]:
         """Return the tokens of the prompt.

@@ -53,29 +53,19 @@ class StreamOptions(Struct):
     include_usage: bool | None = None
 
 
-class ChatRequest(Struct):
-    """The body of POST /v1/chat/completions; fields that are not named here change nothing and are ignored."""
-
-    PROMPT_FIELD: ClassVar[str] = "messages"
+class SampledRequest(Struct, kw_only=True):
+    """What the bodies of chat and of plain completions have in common."""
 
     model: str
-    messages: Annotated[list[Turn], Meta(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
-    max_completion_tokens: Count | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
     seed: Seed | None = None
     stop: str | list[str] | None = None
     ignore_eos: bool | None = None  # go on to max_tokens whatever comes, for load tests; vLLM has the same
     n: int | None = None
-    tools: list[Any] | None = None
-    functions: list[Any] | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    response_format: dict[str, Any] | None = None
-    modalities: list[str] | None = None
     logit_bias: dict[str, float] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
@@ -88,13 +78,28 @@ class ChatRequest(Struct):
     def wants_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    def sampling(self) -> Sampling:
+        return sampling(self.temperature, self.top_p, self.seed)
+
+
+class ChatRequest(SampledRequest, kw_only=True):
+    """The body of POST /v1/chat/completions; fields that are not named here change nothing and are ignored."""
+
+    PROMPT_FIELD: ClassVar[str] = "messages"
+
+    messages: Annotated[list[Turn], Meta(min_length=1)]
+    max_completion_tokens: Count | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    response_format: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+
     @property
     def answer_tokens(self) -> int | None:
         """The longest answer, tokens; None = the server's own limit."""
         return self.max_completion_tokens or self.max_tokens
-
-    def sampling(self) -> Sampling:
-        return sampling(self.temperature, self.top_p, self.seed)
 
     def prompt(self, tokenizer: ChatTokenizer) -> tuple[int, ...]:
         return tokenizer.prompt(self.chat())

@@ -45,6 +45,8 @@ class Reported(msgspec.Struct):
         """Return the tokens, None where the input is not told; an answer may have no output."""
         if self.prompt_tokens is None:
             return None
+        if self.prompt_tokens_details is None and self.completion_tokens_details is None:
+            return Usage(self.prompt_tokens, output=self.completion_tokens or 0)
         sent = self.prompt_tokens_details or _NO_DETAILS
         came = self.completion_tokens_details or _NO_DETAILS
         cached_details = sent.cached_tokens_details
@@ -128,7 +130,7 @@ class ChunkRelay(EventRelay):
             self.finish_reason = found.group(1).decode()
         self.is_done = self.is_done or (b"[DONE]" in whole and _DONE.search(whole) is not None)
         self.has_failed = self.has_failed or (b'"error"' in whole and _FAILED.search(whole) is not None)
-        return self._without_usage(whole) if _USAGE.search(whole) else whole
+        return self._without_usage(whole) if b'"usage"' in whole and _USAGE.search(whole) else whole
 
     def _without_usage(self, whole: bytes) -> bytes:
         return b"".join([event for event in events_of(whole) if not self._is_hidden(event)])

@@ -4,25 +4,18 @@ from __future__ import annotations
 from typing import Any
 
 from farthing.prices import Usage
-from proxy.replay.event import DONE, plain
+from proxy.replay.choices import add_end, put_together, told
 
 _TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
 _MESSAGE = frozenset(("role", "tool_calls", "annotations", *_TEXTS))
 _CHOICE = frozenset(("index", "message", "delta", "finish_reason", "logprobs"))
-_HEAD = ("id", "created", "model", "system_fingerprint", "service_tier")
 
 
 def to_events(answer: dict[str, Any], wants_usage: bool) -> list[bytes] | None:
     """Return a chunk for each choice, one that says why it ended, and the usage where it was asked for."""
-    choices = answer["choices"]
-    if not all(_CHOICE.issuperset(choice) and _MESSAGE.issuperset(choice["message"]) for choice in choices):
+    if not all(_CHOICE.issuperset(one) and _MESSAGE.issuperset(one["message"]) for one in answer["choices"]):
         return None
-    head = head_of(answer, "chat.completion.chunk")
-    events = [plain(head | {"choices": [_begun(choice)]}) for choice in choices]
-    events += [plain(head | {"choices": [ended(choice) | {"delta": {}}]}) for choice in choices]
-    if wants_usage:
-        events.append(plain(head | {"choices": [], "usage": answer["usage"]}))
-    return [*events, DONE]
+    return told(answer, "chat.completion.chunk", _begun, {"delta": {}}, wants_usage)
 
 
 def to_answer(events: list[dict[str, Any]], usage: Usage) -> dict[str, Any] | None:
@@ -38,39 +31,7 @@ def to_answer(events: list[dict[str, Any]], usage: Usage) -> dict[str, Any] | No
             add_end(made, choice)
     for choice in choices.values():
         choice["message"] = {"role": "assistant", "content": None} | choice["message"]
-    ordered = [choices[index] for index in sorted(choices)]
-    return head_of(events[0], "chat.completion") | {"choices": ordered, "usage": usage_of(events, usage)}
-
-
-def head_of(answer: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return what every chunk says as well as the whole answer."""
-    return {name: answer[name] for name in _HEAD if name in answer} | {"object": kind}
-
-
-def ended(choice: dict[str, Any]) -> dict[str, Any]:
-    """Return why a choice ended."""
-    return {"index": choice["index"], "logprobs": None, "finish_reason": choice["finish_reason"]}
-
-
-def add_end(made: dict[str, Any], choice: dict[str, Any]) -> None:
-    """Add to a choice what a chunk says beside its text: the tokens' probabilities, and why it ended."""
-    made["finish_reason"] = choice.get("finish_reason") or made.get("finish_reason")
-    told = choice.get("logprobs")
-    if told and made["logprobs"]:
-        for name, values in told.items():
-            made["logprobs"][name] = (made["logprobs"].get(name) or []) + values if values else values
-    elif told:
-        made["logprobs"] = dict(told)
-
-
-def usage_of(events: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
-    """Return the usage as the stream told it, else as it was counted: its event may have been hidden."""
-    told = next((event["usage"] for event in reversed(events) if event.get("usage")), None)
-    if told is not None:
-        return told
-    counts = {"prompt_tokens": usage.input, "completion_tokens": usage.output_total}
-    cached = {"cached_tokens": usage.cache_read + usage.cache_audio}
-    return counts | {"total_tokens": usage.input + usage.output_total, "prompt_tokens_details": cached}
+    return put_together(events, "chat.completion", choices, usage)
 
 
 def _begun(choice: dict[str, Any]) -> dict[str, Any]:

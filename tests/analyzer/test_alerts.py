@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,10 +37,13 @@ from farthing.policy.kinds.alert import (
     BudgetUsed,
     BurnRate,
     Forecast,
+    Rollback,
+    SloBurn,
     Spend,
     TelemetryGap,
     UnpricedModels,
 )
+from farthing.policy.kinds.slo import Slo
 from farthing.settings import AlertChannel, Settings
 from farthing.warehouse import Warehouse
 from policies.main import app as control_plane
@@ -183,6 +187,50 @@ def test_a_budget_s_share_is_told_from_the_ledger_s_own_line(scene: Callable[...
     assert fact.title == "Budget search has used 80.0 % of $100.00"
     with pytest.raises(ValueError, match="there is no budget 'serch'; known: search"):
         facts(scene(), BudgetUsed(budget="serch"))
+
+
+def test_an_objective_burns_when_the_short_and_the_long_window_miss_it_too_often(
+    scene: Callable[..., Scene], put_calls: Any, tenant: str
+) -> None:
+    wanted = SloBurn(name="quick", factor=10, fast_hours=1, slow_hours=6)
+    slow = {"team": "search", "input": 5, "output": 5, "seconds": 3.0, "at": AT - timedelta(minutes=10)}
+    earlier = {**slow, "seconds": 0.1, "at": AT - timedelta(hours=3)}
+    put_calls(tenant, [slow] * 5 + [earlier] * 20)
+    quick = Slo.from_written({"name": "quick", "latency": {"share": "98%", "within_ms": 1000}})
+    seen = replace(scene(), slos={"quick": quick})
+    (fact,) = facts(seen, replace_(wanted, factor=9.9))
+    assert fact.title == "Slo quick burns its error budget 10.0 times as fast as its 28 days allow"
+    assert "5 of 5 calls missed it (latency) in 1 h, 5 of 25 in 6 h; 0.98 have to be good. " in fact.text
+    assert "Most of them: team search on gpt-4o-mini, 5." in fact.text
+    assert facts(seen, replace_(wanted, factor=11)) == []  # the long window does not burn so fast
+    assert facts(seen, replace_(wanted, min_calls=26)) == []
+    with pytest.raises(ValueError, match="there is no Slo 'quick'; known: none"):
+        facts(scene(), wanted)
+
+
+def replace_(wanted: SloBurn, **fields: Any) -> SloBurn:
+    return wanted.model_copy(update=fields)
+
+
+def rolled_back(policy: str, at: datetime, version: int = 7) -> dict[str, Any]:
+    changes = [{"kind": "Policy", "name": policy, "change": "changed"}]
+    return {"act": "rollback", "at": at.isoformat(), "reason": "errors: 0.2", "version": version, "changes": changes}
+
+
+def test_a_rollback_is_told_with_its_reason_once_whatever_the_period(
+    scene: Callable[..., Scene], engine: sa.Engine
+) -> None:
+    entries = [rolled_back("cheap", AT - timedelta(hours=1)), rolled_back("other", AT - timedelta(days=2))]
+    seen = replace(scene(), rollbacks=entries)
+    (fact,) = facts(seen, Rollback())
+    assert fact.title == "Policy cheap was rolled back to shadow on 2026-11-20 11:30 UTC"
+    assert fact.text.startswith("errors: 0.2. ") and fact.figures["version"] == 7
+    assert facts(seen, Rollback(policies=("dear",))) == []
+    outbox = Outbox(engine)
+    assert outbox.put(firing("back", "", "hour", fact, AT), ("ops",))
+    assert not outbox.put(firing("back", "", "hour", fact, AT + timedelta(hours=5)), ("ops",))
+    again = replace(fact, subject="cheap in version 9")
+    assert outbox.put(firing("back", "", "hour", again, AT), ("ops",))
 
 
 def looks(scene: Scene, *spent_usd: float, hours: float) -> None:
@@ -338,6 +386,24 @@ def test_a_redirect_is_not_followed_and_an_error_is_told() -> None:
     assert len(receiver.got) == 2
     with pytest.raises(DeliveryError, match="refused"):
         post(receiver.url, b"{}", {}, allow_private=True)
+
+
+def test_a_name_is_looked_up_once_so_that_another_answer_the_next_time_gains_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_up: list[str] = []
+
+    def resolve(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
+        looked_up.append(host)
+        address = host if host != "hooks.example" or len(looked_up) > 1 else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    with receiving() as receiver:
+        url = receiver.url.replace("127.0.0.1", "hooks.example")
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        post(url, b"{}", {}, allow_private=True)
+    assert looked_up.count("hooks.example") == 1
+    assert receiver.got[0][0]["host"].startswith("hooks.example:")
 
 
 def test_an_e_mail_arrives_with_an_id_that_a_repeat_shares(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,11 @@ commit and flusher over a real chDB store, and says on its standard output which
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import random
 import resource
-import shutil
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -35,11 +32,11 @@ from farthing.errors import SpoolFullError, WarehouseError
 from farthing.prices import PriceBook
 from farthing.warehouse import Warehouse, segment
 from farthing.warehouse.lane import TRACES, Lane
+from tests.power import Disk
 
 SPANS = 20  # in one body
 TENANT = "proof"
 REPOSITORY = Path(__file__).resolve().parents[2]
-EXT4_IOC_SHUTDOWN, NOLOGFLUSH = 0x8004587D, 2  # drops every unsynced page and the unflushed journal, as xfstests do
 
 
 def body(trace_id: bytes, spans: int = SPANS, padding: str = "") -> bytes:
@@ -199,40 +196,6 @@ class Tally:
             f"{name}: acknowledged {spans} spans, lost {lost * SPANS}, duplicated or partial {doubled * SPANS}, "
             f"stores set aside {self.set_aside}, peak RSS of the replay {self.last.get('peak_rss_mb')} MB"
         )
-
-
-class Disk:
-    """A file system on a loop device that can lose its power."""
-
-    def __init__(self, image: Path, mount: Path, megabytes: int) -> None:
-        self.image, self.mount = image, mount
-        mount.mkdir()
-        subprocess.run(["truncate", "-s", f"{megabytes}M", image], check=True)
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", image], check=True)
-        self.on()
-
-    def on(self) -> None:
-        subprocess.run(["mount", "-o", "loop", self.image, self.mount], check=True, capture_output=True)
-
-    def cut(self) -> None:
-        descriptor = os.open(self.mount, os.O_RDONLY)
-        fcntl.ioctl(descriptor, EXT4_IOC_SHUTDOWN, struct.pack("I", NOLOGFLUSH))
-        os.close(descriptor)
-
-    def off(self) -> None:
-        subprocess.run(["umount", self.mount], check=True, capture_output=True)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
-        pytest.skip("a power cut needs root and mkfs.ext4")
-    try:
-        made = Disk(tmp_path / "disk.img", tmp_path / "disk", 600)
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no loop device can be mounted here: {error.stderr!r}")
-    yield made
-    subprocess.run(["umount", "-l", made.mount], check=False, capture_output=True)
 
 
 CUTS = [

@@ -38,9 +38,7 @@ from farthing.prices import PriceBook
 from farthing.settings import IngestKey, PriceOverride, Settings
 from farthing.warehouse import Warehouse, segment
 from farthing.warehouse.lane import LOGS, METRICS, TRACES, Lane
-from tests.collector.test_proof import Disk, disk
-
-__all__ = ["disk"]  # a fixture of the other proofs
+from tests.power import Disk
 
 ITEMS = 20  # in one body
 TENANT = "proof"

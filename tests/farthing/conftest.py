@@ -176,6 +176,7 @@ class Capture(Server):
 
     def __init__(self) -> None:
         self.spans: list[Received] = []
+        self.batches: list[int] = []  # how many spans came together
         self.headers: list[Mapping[str, str]] = []
         self._refusals: list[tuple[int, dict[str, str]]] = []
         self.rejects_spans = 0  # reported as partial success
@@ -193,7 +194,9 @@ class Capture(Server):
             status, extra = self._refusals.pop(0)
             reply(handler, status, b"no", **extra)
             return
-        self.spans += _decoded(gzip.decompress(body))
+        spans = _decoded(gzip.decompress(body))
+        self.batches.append(len(spans))
+        self.spans += spans
         answer = ExportTraceServiceResponse()
         answer.partial_success.rejected_spans = self.rejects_spans
         reply(handler, 200, answer.SerializeToString(), content_type="application/x-protobuf")
@@ -283,21 +286,21 @@ def app(collector: Capture, provider: Provider) -> App:
 
 
 @pytest.fixture
-def dead_url() -> str:
-    """An address where nobody listens."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{unused.getsockname()[1]}"
+def dead_url() -> Iterator[str]:
+    """An address where nobody listens, nor can while the test runs."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], bool]], None]:
-    """Wait for a condition, 5 s at most."""
+    """Wait for a condition; the limit only ends a test that will never pass."""
 
     def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not condition():
-            assert time.monotonic() < deadline, "the condition did not come true within 5 s"
+            assert time.monotonic() < deadline, "the condition did not come true within 60 s"
             time.sleep(0.005)
 
     return wait

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import farthing
+from farthing.tracing_queue import GIVE_UP_S
 
 if TYPE_CHECKING:
     from tests.farthing.conftest import App, Capture, Provider
@@ -48,7 +49,7 @@ def test_importing_farthing_loads_nothing_heavy_and_auto_no_client_library(app: 
 
 def test_the_public_names_are_these() -> None:
     assert farthing.__all__ == [
-        "__version__", "cached_component", "cached_tool", "configure", "flush", "shutdown", "status", "tags",
+        "__version__", "cached_component", "cached_tool", "configure", "flush", "grade", "shutdown", "status", "tags",
     ]  # fmt: skip
     assert all(getattr(farthing, name) for name in farthing.__all__)
     with pytest.raises(AttributeError, match="no attribute 'spans'"):
@@ -84,16 +85,10 @@ def test_a_dead_collector_costs_the_spans_and_not_the_application(app: App, dead
     assert "refused" in counts[3]
 
 
-@pytest.mark.parametrize("fate", ["hangs", "dead"])
-def test_the_end_of_the_process_waits_two_seconds_at_most(
-    app: App, collector: Capture, dead_url: str, fate: str
-) -> None:
+def test_the_end_of_the_process_does_not_wait_for_a_collector_that_hangs(app: App, collector: Capture) -> None:
     collector.hangs.set()
-    url = collector.url if fate == "hangs" else dead_url
-    program = f"import time, farthing.auto, openai{CALL}print(time.time())"
-    (ended,) = app.run(program, FARTHING_COLLECTOR_URL=url)
-    # bound: 1.5 s for the collector; the rest is the interpreter's own end on a busy machine
-    assert time.time() - ended < (2.5 if fate == "hangs" else 1.4)
+    (ended,) = app.run(f"import time, farthing.auto, openai{CALL}print(time.time())")
+    assert time.time() - ended < GIVE_UP_S / 2  # as long as that a batch is tried for while the process lives
 
 
 def test_memory_stays_bounded_while_the_collector_hangs(app: App, collector: Capture) -> None:

@@ -5,6 +5,7 @@ import random
 from datetime import date
 from typing import Any
 
+import msgspec
 import pytest
 
 from farthing.policy import Budget, CompiledDocument, Decision, Document, Facts, Policy, decide
@@ -105,3 +106,17 @@ def test_the_order_of_the_document_changes_no_decision() -> None:
     for seed in range(10):
         random.Random(seed).shuffle(policies)
         assert decided(*policies) == expected
+
+
+def test_what_was_decided_before_decides_about_the_same_names_alone() -> None:
+    matches: list[dict[str, Any]] = [
+        {name: "other"} for name in ("tenant", "team", "user", "feature", "key", "model")
+    ] + [{"tags": {"tier": "other"}}]  # fmt: skip
+    policies = tuple(route(f"r{number}", f"to-{number}", match=match) for number, match in enumerate(matches))
+    document = Document(version=3, policies=(*policies, cache("c", expires=TODAY)))
+    asked = [ASKED, *(msgspec.structs.replace(ASKED, **match) for match in matches)]
+    compiled = CompiledDocument(document)
+    for facts in (*asked, *asked):
+        for today in (TODAY, date(2026, 3, 2)):
+            assert decide(compiled, facts, today) == decide(CompiledDocument(document), facts, today)
+    assert {decide(compiled, facts, TODAY).route_to for facts in asked} == {None, *(f"to-{n}" for n in range(7))}

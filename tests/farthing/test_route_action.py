@@ -24,6 +24,10 @@ GOOD: list[dict[str, Any]] = [
     {"strategy": "prefix_affinity"},
     {"strategy": "sticky", "sticky_by": "user"},
     {"strategy": "budget_fallback", "models": ["a", "b", "c"], "budget": {"at": [0.5, 0.9]}},
+    {"strategy": "gain", "models": ["a", "b"], "gain": {"above": 0.2, "explore": 0.05, "grade": "right"}},
+    {"strategy": "gain", "models": ["a", "b"]},
+    {"strategy": "tier", "tiers": [{"model": "a", "max_gain": 0.1}, {"model": "b"}], "gain": {"explore": 0.05}},
+    {"strategy": "cascade", "models": ["a", "b"], "gain": {}},
     {"hedge": {"percentile": 95}},
 ]  # fmt: skip
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -43,6 +47,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"strategy": "cascade", "models": ["a", "b"], "hedge": {"after_ms": 5}}, "cannot be combined"),
     ({"strategy": "budget_fallback", "models": ["a", "b"], "budget": {"at": [0.9, 0.5]}}, "must ascend"),
     ({"strategy": "budget_fallback", "models": ["a", "b"], "budget": {"at": [0.5, 0.9]}}, "2 models need one fewer"),
+    ({"strategy": "gain", "models": ["a"]}, "needs two `models`"),
+    ({"strategy": "gain", "models": ["a", "a"]}, "compared with itself"),
+    ({"strategy": "cost", "gain": {}}, "for strategy gain or tier or cascade only"),
+    ({"strategy": "tier", "tiers": TIERS, "gain": {}}, "where one of them has `max_gain`"),
+    ({"strategy": "tier", "tiers": [{"model": "a"}, {"model": "b", "max_gain": 0.1}]}, "and not the last one"),
+    ({"strategy": "tier", "tiers": [{"model": "a", "max_gain": 0.1}, {"model": "b"}], "gain": {"above": 0}},
+     "leave that out"),
     ({"hedge": {}}, "exactly one of after_ms and percentile"),
     ({"hedge": {"after_ms": 5, "percentile": 95}}, "exactly one of after_ms and percentile"),
 ]  # fmt: skip

@@ -24,7 +24,8 @@ Until = Callable[[Callable[[], bool]], None]
 
 @pytest.fixture
 def queue(collector: Capture) -> Iterator[SpanQueue]:
-    made = SpanQueue(Collector(collector.url), gather_s=0.01)
+    """A queue whose spans gather until they are flushed, so that a few of them are one batch."""
+    made = SpanQueue(Collector(collector.url), gather_s=3600)
     yield made
     made.close(0)
     made.exporter.close()
@@ -58,19 +59,28 @@ class Stuck:
 
 def test_ended_spans_arrive_once_and_in_order(queue: SpanQueue, collector: Capture) -> None:
     end_spans(queue, 1300)
-    assert queue.flush(5)
+    assert queue.flush(60)
     assert [span.name for span in collector.spans] == [f"work {i}" for i in range(1300)]
     assert queue.counts() == Counts(exported=1300)
-    assert len(collector.headers) == 3  # batches of 512 at most
+    assert max(collector.batches) <= 512
     assert collector.headers[0][":path"] == "/v1/traces"
 
 
-def test_spans_leave_by_themselves_after_the_gathering_time(
-    queue: SpanQueue, collector: Capture, until: Until
-) -> None:
+def test_a_batch_holds_512_spans_at_most(queue: SpanQueue, collector: Capture) -> None:
+    collector.hangs.set()  # the first batch is on its way while all others come
+    end_spans(queue, 1300)
+    collector.hangs.clear()
+    assert queue.flush(60)
+    assert max(collector.batches) == 512
+
+
+def test_spans_leave_by_themselves_after_the_gathering_time(collector: Capture, until: Until) -> None:
+    queue = SpanQueue(Collector(collector.url), gather_s=0.01)
     for number in (1, 2, 3):
         end_spans(queue, 1)
         until(lambda number=number: len(collector.spans) == number)
+    queue.close(0)
+    queue.exporter.close()
 
 
 def test_a_full_queue_drops_the_newest_and_counts_them() -> None:
@@ -87,7 +97,7 @@ def test_a_hanging_collector_holds_up_neither_put_nor_close() -> None:
     end_spans(queue, 600)
     assert queue.flush(0.1) is False
     assert queue.close(0.1) is False
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 60  # the post itself sleeps for an hour
     assert queue.counts().dropped_gave_up == 600
     assert queue.waiting() == 0
 
@@ -96,23 +106,23 @@ def test_a_hanging_collector_holds_up_neither_put_nor_close() -> None:
 def test_a_busy_collector_is_asked_again(queue: SpanQueue, collector: Capture, status: int) -> None:
     collector.refuse(status, status)
     end_spans(queue, 3)
-    assert queue.flush(5)
-    assert len(collector.spans) == 3
+    assert queue.flush(60)
+    assert [span.name for span in collector.spans] == ["work 0", "work 1", "work 2"]
     assert len(collector.headers) == 3
 
 
-def test_retry_after_is_waited_for(queue: SpanQueue, collector: Capture, until: Until) -> None:
+def test_retry_after_is_waited_for(queue: SpanQueue, collector: Capture) -> None:
     collector.refuse(503, retry_after="1")
     started = time.monotonic()
     end_spans(queue, 1)
-    until(lambda: bool(collector.spans))
+    assert queue.flush(60)
     assert time.monotonic() - started >= 1
 
 
 def test_a_refused_batch_is_dropped_counted_and_not_repeated(queue: SpanQueue, collector: Capture) -> None:
     collector.refuse(400)
     end_spans(queue, 3)
-    assert queue.flush(5) is False
+    assert queue.flush(60) is False
     assert queue.counts() == Counts(dropped_rejected=3, last_error="HTTP 400 no")
     assert len(collector.headers) == 1
 
@@ -120,17 +130,33 @@ def test_a_refused_batch_is_dropped_counted_and_not_repeated(queue: SpanQueue, c
 def test_spans_that_an_accepted_batch_lost_are_counted(queue: SpanQueue, collector: Capture) -> None:
     collector.rejects_spans = 2
     end_spans(queue, 5)
-    assert queue.flush(5) is False
+    assert queue.flush(60) is False
     assert queue.counts() == Counts(exported=3, dropped_rejected=2)
 
 
-def test_spans_are_kept_while_the_collector_is_away_and_given_up_in_time(dead_url: str, until: Until) -> None:
-    queue = SpanQueue(Collector(dead_url), gather_s=0.01, give_up_s=0.5)
+def test_spans_are_kept_while_the_collector_is_away(dead_url: str, until: Until) -> None:
+    queue = SpanQueue(Collector(dead_url), gather_s=0.01, give_up_s=3600)
     end_spans(queue, 3)
     until(lambda: "Connection" in queue.counts().last_error)
     assert queue.waiting() == 3
-    until(lambda: queue.counts().dropped_gave_up == 3)
     queue.close(0)
+
+
+def test_spans_are_given_up_after_a_time_without_a_collector(dead_url: str, until: Until) -> None:
+    queue = SpanQueue(Collector(dead_url), gather_s=0.01, give_up_s=0.3)
+    end_spans(queue, 3)
+    until(lambda: queue.counts().dropped_gave_up == 3)
+    assert queue.waiting() == 0
+    queue.close(0)
+
+
+def test_the_end_does_not_wait_where_nobody_listens(dead_url: str) -> None:
+    queue = SpanQueue(Collector(dead_url), give_up_s=3600)
+    end_spans(queue, 3)
+    started = time.monotonic()
+    assert queue.close(3600) is False
+    assert time.monotonic() - started < 60
+    assert queue.counts().dropped_gave_up == 3
 
 
 def test_a_batch_that_failed_goes_to_the_collector_named_meanwhile(
@@ -140,36 +166,36 @@ def test_a_batch_that_failed_goes_to_the_collector_named_meanwhile(
     end_spans(queue, 3)
     until(lambda: bool(queue.counts().last_error))
     queue.exporter = Collector(collector.url)
-    assert queue.flush(5)
+    assert queue.flush(60)
     assert len(collector.spans) == 3
     queue.close(0)
     queue.exporter.close()
 
 
 def test_a_closed_queue_counts_what_comes_and_can_be_opened_again(queue: SpanQueue, collector: Capture) -> None:
-    assert queue.close(1)
+    assert queue.close(60)
     end_spans(queue, 2)
     assert queue.counts() == Counts(dropped_gave_up=2)
     queue.open()
     end_spans(queue, 1)
-    assert queue.flush(5)
+    assert queue.flush(60)
     assert len(collector.spans) == 1
 
 
 def test_a_kept_connection_that_the_collector_closed_is_opened_anew(collector: Capture) -> None:
     exporter = Collector(collector.url)
     body = exporter.encode([])
-    assert exporter.post(body, 1).is_accepted
+    assert exporter.post(body, 60).is_accepted
     kept = exporter._connection  # pyright: ignore[reportPrivateUsage] - the point of the test
     assert kept is not None and kept.sock is not None
     kept.sock.shutdown(2)
-    assert exporter.post(body, 1).is_accepted
+    assert exporter.post(body, 60).is_accepted
     exporter.close()
 
 
 def test_the_ingest_key_and_a_path_of_the_url_are_sent(collector: Capture) -> None:
     exporter = Collector(f"{collector.url}/tenant/", ingest_key="k-1")
-    assert exporter.post(exporter.encode([]), 1).is_accepted
+    assert exporter.post(exporter.encode([]), 60).is_accepted
     exporter.close()
     assert collector.headers[0][":path"] == "/tenant/v1/traces"
     assert collector.headers[0][semconv.HEADER_TENANT_KEY] == "k-1"
@@ -181,7 +207,7 @@ def test_the_ingest_key_and_a_path_of_the_url_are_sent(collector: Capture) -> No
 def test_a_service_without_a_name_gets_the_configured_one(collector: Capture, own: str, arrives: str) -> None:
     queue = SpanQueue(Collector(collector.url, service="named", renamed=frozenset({"old-name"})))
     provider_of(queue, own).get_tracer("test").start_span("work").end()
-    assert queue.flush(5)
+    assert queue.flush(60)
     queue.close(0)
     queue.exporter.close()
     assert collector.spans[0].service == arrives

@@ -10,10 +10,10 @@ import pytest
 from farthing.cli import main
 from farthing.errors import OverBudgetError
 from farthing.policy import Budget, CompiledDocument, Document, Facts
+from farthing.policy.periods import NS_PER_S, slots
 from policies import statement
 from policies.ledger import Ledger
 from policies.operations import Lease, Leased, ToppedUp, TopUp
-from policies.periods import NS_PER_S, slots
 
 ANY = Facts("acme", team="search")
 HOUR = 3600 * NS_PER_S
@@ -175,9 +175,10 @@ def test_a_budget_in_another_currency_counts_in_usd_at_its_own_rate(client: Any)
         ("window: {rolling: 24}", "window.rolling"),
         ("thresholds: [{at: 80%, forecast: 100%}]", "set exactly one of at and forecast"),
         ("thresholds: [{at: 0}]", "thresholds.0.at"),
-        ("thresholds: [{at: 80%, act: explode}]", "allowed: 'notify', 'route' or 'approve'"),
+        ("thresholds: [{at: 80%, act: explode}]", "allowed: 'notify', 'route', 'cheapest', 'flex' or 'approve'"),
         ("thresholds: [{at: 80%, act: route}]", "act: route needs `to`"),
         ("thresholds: [{at: 80%, to: small}]", "act: route needs `to`"),
+        ("thresholds: [{at: 80%, act: flex, to: small}]", "act: route needs `to`"),
         ("thresholds: [{at: 80%, when: now}]", "unknown key"),
         ("window: {rolling: 7d}", "a forecast needs a window that ends"),
         ("window: {calendar: total}", "a forecast needs a window that ends"),

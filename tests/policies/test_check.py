@@ -30,3 +30,22 @@ def test_the_problems_of_all_files_are_told_with_their_files() -> None:
 def test_policies_of_two_files_that_conflict_are_refused() -> None:
     with pytest.raises(DocumentError, match="Policy a and Policy b: both route the same requests"):
         check([("a.yaml", policy("a", "gpt-5")), ("b.yaml", policy("b", "gpt-5", to="other"))])
+
+
+def test_names_that_lead_nowhere_are_told() -> None:
+    head = "apiVersion: farthing/v1\nkind: Alert\nmetadata: {name: %s}\nto: [ops]\nwhen: %s\n"
+    rails = "verify: {guardrails: [{metric: slo, slo: quick, max_increase: 0}]}\n"
+    texts = [("a.yaml", head % ("burns", "{slo: {name: quick}}")), ("c.yaml", policy("cheap", "gpt-5") + rails)]
+    texts.append(("b.yaml", head % ("used", "{budget_used: {budget: b}}")))
+    texts.append(("d.yaml", "apiVersion: farthing/v1\nkind: Slo\nmetadata: {name: slow}\nerrors: {share: 0.9}\n"))
+    assert check(texts).warnings == [
+        "Alert burns names the Slo 'quick', which is not there; there are: slow",
+        "Alert used names the Budget 'b', which is not there; there are: none",
+        "Policy cheap names the Slo 'quick', which is not there; there are: slow",
+    ]
+
+
+def test_two_defaults_for_the_same_calls_are_refused() -> None:
+    route = "apiVersion: farthing/v1\nkind: Route\nmetadata: {name: %s}\nmatch: {model: gpt-5}\nto: %s\n"
+    with pytest.raises(DocumentError, match="Route a and Route b: both route the same requests where no Policy acts"):
+        check([("a.yaml", route % ("a", "small")), ("b.yaml", route % ("b", "large"))])

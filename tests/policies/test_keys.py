@@ -107,3 +107,37 @@ def test_a_key_that_is_not_there_is_404(shared_client: Any, method: str, path: s
     assert shared_client.call(method, path).status == 404
     assert shared_client.call("POST", "/v1/keys", "[]").status == 400
     assert shared_client.call("POST", "/v1/keys/nobody/rotate?overlap_s=1e99").status == 400
+
+
+DECLARED = """\
+apiVersion: farthing/v1
+kind: Key
+metadata: {name: search-prod, owner: search-team}
+team: search
+models: [gpt-4o]  # and no other
+limits: {requests_per_minute: 5}
+"""
+
+
+def test_a_declared_key_is_made_as_its_document_says_and_follows_it(client: Any) -> None:
+    assert client.apply(DECLARED).status == 200
+    assert [(one["name"], one["state"]) for one in client.get("/v1/keys").json["keys"]] == [("search-prod", "declared")]
+    refused = make(client, team="ads")
+    assert (refused.status, refused.error["code"]) == (400, "key_declared") and "team" in refused.error["message"]
+    secret = make(client, team="", models=[]).json["key"]
+    (key,) = followed(client).keys
+    assert (key.team, key.models, key.digest) == ("search", ("gpt-4o",), digest(secret.encode()).hex())
+    assert [limit.scope.key for limit in followed(client).all_limits] == [("search-prod",)]
+    assert client.apply(DECLARED.replace("[gpt-4o]", "[gpt-4o, gpt-5]")).status == 200
+    assert followed(client).keys[0].models == ("gpt-4o", "gpt-5")
+    assert client.call("DELETE", "/v1/objects/Key/search-prod").status == 200
+    assert followed(client).keys[0].models == ("gpt-4o", "gpt-5") and followed(client).all_limits == ()
+
+
+def test_a_key_that_was_there_first_is_what_its_document_says_from_then_on(client: Any) -> None:
+    make(client, team="ads", models=["*"])
+    client.apply(DECLARED.replace("team: search", "team: search\nexpires: 2020-01-01"))
+    (key,) = followed(client).keys
+    assert (key.team, key.models, key.expires and key.expires.year) == ("search", ("gpt-4o",), 2020)
+    assert client.get("/v1/keys").json["keys"][0]["state"] == "expired"
+    assert "fth_" not in client.get("/v1/objects").body.decode()

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farthing.policy import Window
-from policies.periods import NS_PER_S, iso, period_at
+from farthing.policy.periods import NS_PER_S, period_at
+from policies.periods import iso
 
 HOUR_NS = 3600 * NS_PER_S
 

@@ -19,6 +19,7 @@ from farthing.settings import Settings
 from farthing.warehouse import Warehouse, segment
 from policies.main import app
 from tests.policies.conftest import Client
+from tests.proxy.rig import until
 
 ROUTE = """\
 apiVersion: farthing/v1
@@ -59,7 +60,10 @@ def planes(
 
     with ExitStack() as stack:
         port = stack.enter_context(serve(analyzer_app(Settings(data_dir=tmp_path, tenant=tenant), warehouse)))
-        control = Settings(data_dir=tmp_path, tenant=tenant, analyzer_port=port, guardrail_interval_s=0.1)
+        control = Settings(
+            data_dir=tmp_path, tenant=tenant, analyzer_port=port, guardrail_interval_s=0.1, reconcile_interval_s=0.1,
+            hold_ttl_s=0.2,
+        )  # fmt: skip
         yield Planes(Client(stack.enter_context(serve(app(control)))), Client(port), put)
 
 
@@ -92,6 +96,29 @@ def test_a_plan_and_an_explanation_come_from_the_rows(planes: Planes) -> None:
     assert told["recorded"]["routing"] == routing
     assert client.get("/v1/explain?request_id=req_none").error["code"] == "no_such_call"
     assert client.call("POST", "/v1/plan", ROUTE.replace("to:", "too:")).error["code"] == "document_refused"
+
+
+def test_an_expired_hold_is_corrected_once_by_the_span_that_comes_after_all(planes: Planes) -> None:
+    client = planes.client
+    client.apply("apiVersion: farthing/v1\nkind: Budget\nmetadata: {name: company}\nlimit: 1 USD\n")
+    names = [f"req_{uuid.uuid4().hex}" for _ in range(3)]
+    facts = {"tenant": "t"}
+    asked = {"op": "reserve", "attempt": 0, "amount_nusd": 900, "facts": facts}
+    settled = {"op": "settle", "request_id": names[2], "attempt": 0, "actual_nusd": 50}
+    client.ledger(*({"request_id": name} | asked for name in names), settled)
+
+    def spent() -> int:
+        return client.get("/v1/budgets/company").json["spent_nusd"]
+
+    until(lambda: spent() == 50 + 2 * 900, "the holds expire and are charged in full")
+    costs = zip(names, (33, 44, 55), strict=True)
+    sent = [{semconv.REQUEST_ID: name, semconv.SETTLED_NUSD: cost} for name, cost in costs]
+    planes.put([proxy_span(time.time_ns(), 0.5, **sent[0])])
+    until(lambda: spent() == 50 + 33 + 900, "the first span is there")
+    planes.put([proxy_span(time.time_ns(), 0.5, **one) for one in sent])  # the first again, and one that was settled
+    until(lambda: spent() == 50 + 33 + 44, "the second span is there")
+    states = {one["request_id"]: one["state"] for one in client.get("/v1/ledger/settlements").json["settlements"]}
+    assert [states[name] for name in names] == ["corrected", "corrected", "settled"]
 
 
 def test_a_finding_is_proposed_with_its_plan_and_accepted_in_shadow(planes: Planes) -> None:
@@ -131,11 +158,9 @@ def test_a_policy_that_crosses_a_guardrail_goes_back_to_shadow_and_says_why(plan
         seconds = (2.0 if treated else 1.0) + n % 7 / 10
         spans.append(proxy_span(now + n * 10**6, seconds, **{semconv.POLICY_ARMS: (arm,)}))
     planes.put(spans)
-    until = time.monotonic() + 60
-    while not (told := client.get("/v1/status").json)["rollbacks"] and time.monotonic() < until:
-        time.sleep(0.05)
-    (back,) = told["rollbacks"]
-    assert (back["policy"], back["version"], told["policies"][0]["mode"]) == ("tried", 2, "shadow")
+    until(lambda: client.get("/v1/status").json["policies"][0]["mode"] == "shadow", "it goes back", seconds=60.0)
+    (back,) = client.get("/v1/status").json["rollbacks"]
+    assert (back["policy"], back["version"]) == ("tried", 2)
     assert back["reason"].startswith("latency: ") and "more than the allowed increase of 20%" in back["reason"]
     (entry, _) = client.get("/v1/audit").json["audit"]
     assert (entry["act"], entry["author"]) == ("rollback", "guardrail")

@@ -57,6 +57,7 @@ class Upstream:
     received: list[Received] = field(default_factory=list)
     busy: int = 0  # requests that it has begun to answer and not ended, or whose connection nobody closed
     spans: list[dict[str, Any]] = field(default_factory=list)
+    traces: list[bytes] = field(default_factory=list)  # the bodies that those came in
     release: threading.Event = field(default_factory=threading.Event)  # lets a behaviour that waits go on
     arrived: threading.Event = field(default_factory=threading.Event)  # a request is here
     hung_up: threading.Event = field(default_factory=threading.Event)  # the proxy closed a connection early
@@ -72,9 +73,10 @@ class Upstream:
             while not writer.is_closing():
                 request = await read_request(reader)
                 if request.path == "/v1/traces":
+                    self.traces.append(request.body)
                     self.spans += spans_of(request.body)
                     writer.write(reply(b""))
-                elif not request.path.endswith(SERVED):
+                elif not request.path.partition("?")[0].endswith(SERVED):
                     writer.write(reply(b"", status=404))
                 else:
                     self.received.append(request)
@@ -268,10 +270,13 @@ def deployments(port: int, closed: int) -> tuple[Deployment, ...]:
         Deployment("unpriced", third, "mystery", metered=True),
         Deployment("claude", f"{there}/anthropic/v1", "anthropic", api_key_env="UPSTREAM_KEY", metered=True),
         Deployment("azured", f"{there}/azure/v1", "azure.ai.openai", api_key_env="UPSTREAM_KEY", metered=True),
+        Deployment("dated", f"{there}/azure/openai", "azure.ai.openai", upstream_model="of ours", metered=True,
+                   api_key_env="UPSTREAM_KEY", api_version="2024-10-21"),
         Deployment("many", east, "east", name="eastern", weight=3.0, region="eu", quality=0.9, metered=True),
         Deployment("many", west, "west", name="western", region="us", quality=0.6),
         Deployment("big", east, "east", metered=True),
         Deployment("small", west, "west", metered=True),
+        Deployment("flexible", third, "openai", metered=True),
         Deployment("secretive", f"{there}/other/v1", "openai", api_key_env="OTHER_KEY", metered=True),
     )
 
@@ -279,12 +284,13 @@ def deployments(port: int, closed: int) -> tuple[Deployment, ...]:
 _PRICED = (
     ("openai", "gpt"), ("openai", "gpt-plain"), ("own", "own"), ("openai", "away"), ("openai", "pair"),
     ("west", "many"), ("west", "small"), ("openai", "secretive"), ("anthropic", "claude"),
-    ("azure.ai.openai", "azured"),
+    ("azure.ai.openai", "azured"), ("azure.ai.openai", "dated"), ("openai", "flexible"),
 )  # fmt: skip
 PRICES = (
     *(PriceOverride(provider, model, input="1", output="2") for provider, model in _PRICED),
     *(PriceOverride("east", model, input="4", output="8") for model in ("many", "big")),
     PriceOverride("own", "own", input="0.5", output="1", service_tier="batch"),
+    PriceOverride("openai", "flexible", input="0.5", output="1", service_tier="flex"),
 )
 
 

@@ -5,13 +5,16 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from msgspec import Raw
 
 from farthing import http_json, semconv
 from farthing.settings import Settings
+from proxy.api_error import ApiError
 from proxy.batch import FINAL, WINDOW_S, Answered, Batches, BatchRecord, Journal, new_id
 from proxy.files import Files
 from tests.conftest import REPOSITORY
@@ -205,6 +209,54 @@ def test_a_large_file_needs_a_good_key_and_a_request_stays_bounded(rig: Rig) -> 
             client.chat.completions.create(**asked(user="x" * 5_000_000))
 
 
+def upload(rig: Rig, size: int) -> tuple[socket.socket, Iterator[bytes]]:
+    """Begin an upload of so many bytes; return its socket and what is to be sent over it."""
+    head = b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--b\r\n' \
+        b'content-disposition: form-data; name="file"; filename="in.jsonl"\r\n\r\n'  # fmt: skip
+    blocks, end = [b"x" * 65536] * (size // 65536), b"\r\n--b--\r\n"
+    host, _, port = rig.proxy.removeprefix("http://").partition(":")
+    sock = socket.create_connection((host, int(port)), timeout=20)
+    length = len(head) + sum(map(len, blocks)) + len(end)
+    sock.sendall(f"POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n"
+                 "x-farthing-tags: team=x\r\ncontent-type: multipart/form-data; boundary=b\r\n\r\n".encode())
+    return sock, iter((head, *blocks, end))
+
+
+def test_a_large_upload_lies_on_the_disk_and_not_in_memory(rig: Rig) -> None:
+    sock, blocks = upload(rig, 24 * 1024 * 1024)
+    tracemalloc.start()
+    try:
+        with sock:
+            for block in blocks:
+                sock.sendall(block)
+            answer = sock.recv(65536)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert answer.startswith(b"HTTP/1.1 200") and json.loads(answer.partition(b"\r\n\r\n")[2])["bytes"] == 24 * 1024**2
+    assert peak < 12 * 1024 * 1024
+
+
+def test_an_upload_whose_client_goes_away_leaves_nothing(rig: Rig) -> None:
+    folder = rig.settings.data_dir / "proxy" / "uploads"
+    mine = Path("/proc/self/fd")
+
+    def spooled() -> int:
+        count = 0
+        for one in mine.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another one was closed meanwhile
+                count += str(folder) in os.readlink(one)
+        return count
+
+    sock, blocks = upload(rig, 8 * 1024 * 1024)
+    sock.sendall(next(blocks))
+    sock.sendall(next(blocks))
+    until(lambda: spooled() == 1, "the upload is on its way")
+    sock.close()
+    until(lambda: spooled() == 0, "its bytes are let go")
+    assert os.listdir(folder) == []
+
+
 def test_a_key_that_is_revoked_meanwhile_answers_no_further_line(rig: Rig) -> None:
     name, secret = make(rig)
     rig.apply("apiVersion: farthing/v1\nkind: Batch\nmetadata: {name: one}\nlines_in_flight: 1\n")
@@ -371,12 +423,15 @@ def test_a_host_runs_no_more_batches_at_once_than_allowed_and_one_in_one_worker_
 def test_files_and_batches_whose_time_is_over_are_forgotten(tmp_path: Path) -> None:
     now = [time.time()]
     files = Files(tmp_path / "files", lambda: now[0])
-    kept, gone = files.add("me", "a", b"1", 30), files.add("me", "b", b"2", 1)
+    kept, gone = (files.add("me", "a", BytesIO(b"1"), 1, days) for days in (30, 1))
     folder, ended_at = tmp_path / "batches", int(now[0])
     batches = Batches(folder, lambda: now[0])
     _, over = record(tmp_path, lines(1), status="completed", ended_at=ended_at)
     batches.create(over, tmp_path / "in.jsonl")
     now[0] += 2 * 86_400
+    assert [file.id for file in files.of("me")] == [kept.id]  # also before anybody sweeps
+    with pytest.raises(ApiError, match=gone.id):
+        files.get("me", gone.id)
     files.sweep()
     batches.sweep()
     assert [file.id for file in files.of("me")] == [kept.id] and gone.id not in os.listdir(tmp_path / "files")

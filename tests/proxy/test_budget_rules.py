@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 
 from farthing import http_json, semconv
-from tests.proxy.rig import Rig, asked, post, until
+from tests.proxy.rig import COST, Rig, answer_of, answers, asked, post, until
 
 HEAD = """\
 apiVersion: farthing/v1
@@ -60,3 +60,37 @@ def test_past_its_thresholds_a_budget_sends_calls_to_a_cheaper_model_and_then_wa
     events = http_json.call("GET", f"{rig.policies}/v1/budget-events")["events"]
     told = [(row["threshold"], row["limit_nusd"]) for row in events if row["budget"] == team]
     assert told == [("at 40%: route to own", 50_000), ("at 30%", 50_000), ("at 80%: approve", 50_000)]
+
+
+def staged(rig: Rig, team: str, act: str) -> None:
+    """Make a budget whose threshold acts, and spend past it."""
+    rig.apply(
+        f"apiVersion: farthing/v1\nkind: Budget\nmetadata: {{name: {team}}}\nscope: {{team: {team}}}\n"
+        f"limit: 0.00005 USD\nhard: false\nwindow: {{calendar: total}}\nthresholds: [{{at: 10%, act: {act}}}]\n"
+    )
+    before = rig.status()["policy_checksum"]
+    assert post(rig, team, json.dumps(asked()).encode()).status == 200
+    until(lambda: rig.balance(team)["crossed"] == [f"at 10%: {act}"], "the ledger tells of it")
+    until(lambda: rig.status()["policy_checksum"] != before, "the proxy follows")
+    rig.upstream.received.clear()
+
+
+def test_past_a_threshold_calls_go_to_the_cheapest_deployment_of_their_model(rig: Rig) -> None:
+    staged(rig, "thrifty", "cheapest")
+    body = json.dumps(asked("many")).encode()
+    found = [post(rig, "thrifty", body).headers[semconv.HEADER_POLICY] for _ in range(4)]
+    assert all("budget/thrifty" in names for names in found)
+    assert [one.path for one in rig.upstream.received] == ["/west/v1/chat/completions"] * 4
+
+
+def test_past_a_threshold_calls_ask_for_the_flex_tier_where_it_has_a_price_and_the_caller_has_not_chosen(
+    rig: Rig,
+) -> None:
+    staged(rig, "flexing", "flex")
+    rig.upstream.next(answers(answer_of(service_tier="flex")))
+    for more in ({"model": "flexible"}, {"model": "flexible", "service_tier": "default"}, {"model": "own"}):
+        assert post(rig, "flexing", json.dumps(asked(**more)).encode()).status == 200
+    assert [one.json.get("service_tier") for one in rig.upstream.received] == ["flex", "default", None]
+    until(lambda: len(rig.spans("flexing")) == 4, "every call is recorded")
+    flexed = next(span for span in rig.spans("flexing") if span[semconv.REQUEST_MODEL] == "flexible")
+    assert (flexed[semconv.SERVICE_TIER], flexed[semconv.SETTLED_NUSD]) == ("flex", COST // 2)

@@ -127,18 +127,6 @@ def test_a_call_that_is_refused_lets_the_next_identical_one_try(rig: Rig) -> Non
     assert [reply.status for reply in replies] == [429] * 3
 
 
-def test_a_stream_never_waits_for_another_one(rig: Rig) -> None:
-    team = rig.budget()
-    rig.cache(team, coalesce=True)
-    rig.upstream.next(waits(rig.upstream, streams(EVENTS)))
-    with ThreadPoolExecutor(2) as pool:
-        made = [pool.submit(post, rig, team, body_of(stream=True)) for _ in range(2)]
-        until(lambda: len(rig.upstream.received) == 2, "both are upstream")
-        rig.upstream.release.set()
-        assert [one.result().status for one in made] == [200, 200]
-    assert cached_as(rig, team, 2) == ["", ""]
-
-
 def test_each_policy_keeps_answers_of_its_own_until_it_is_gone(rig: Rig) -> None:
     one, other = rig.budget(), rig.budget()
     for team in (one, other):

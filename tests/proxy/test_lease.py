@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import subprocess
@@ -197,7 +196,7 @@ def test_calls_let_through_while_the_ledger_is_away_are_booked_when_it_is_back_b
 
 
 KILLED = """
-import asyncio, sys
+import asyncio, os, signal, sys
 from pathlib import Path
 from farthing.policy import Document, Facts
 from proxy.spend import Spend
@@ -205,39 +204,115 @@ from proxy.upstream import Client
 
 async def main():
     url, folder, document = sys.argv[1], Path(sys.argv[2]), Document.from_json(sys.argv[3].encode())
-    spend = Spend(Client(), url, folder, lease_s=2.0)
+    spend = Spend(Client(), url, folder, lease_s=600.0)
+    async def reserved(name):
+        return await spend.reserve(name, Facts("default"), document.budgets, 100)
     for n in range(100):
-        hold = await spend.reserve(f"killed-{n}", Facts("default"), document.budgets, 100)
+        hold = await reserved(f"told-{n}")
         if hold.accounts:
             break
         spend.settle(hold, 10)
         await asyncio.sleep(0.01)
     while spend.waiting:
         await asyncio.sleep(0.01)
+    ended = await reserved("ended")
+    assert hold.accounts and ended.accounts
     print(n, spend.leased["company"], flush=True)
-    await asyncio.sleep(60)
+    spend.settle(ended, 30)  # the ledger has not heard of it
+    os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main())
 """
 
 
-def test_a_worker_killed_between_reserve_and_settle_leaves_its_lease_which_is_charged_when_it_expires(
-    tmp_path: Path,
+def killed(plane: Plane, folder: Path, limit: int = 100_000) -> tuple[int, int]:
+    """Run a worker that is killed with a call under way, another not told of, and a lease in hand.
+
+    Return how many calls at 10 nUSD it had told of, and what it had leased.
+    """
+    document = plane.limit(limit).to_json().decode()
+    command = [sys.executable, "-c", KILLED, plane.url, str(folder), document]
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    told, leased = map(int, done.stdout.split())
+    assert leased > 200 and len(list(folder.glob("unsettled-*"))) == 1
+    return told, leased
+
+
+def adopted(plane: Plane, folder: Path) -> None:
+    """Let another worker start and tell what the dead one had not told."""
+
+    async def main() -> None:
+        async with workers(plane.url, folder) as (spend,):
+            while spend.waiting:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def settled(plane: Plane, name: str, nusd: int) -> None:
+    operation = {"op": "settle", "request_id": name, "attempt": 0, "actual_nusd": nusd}
+    http_json.call("POST", f"{plane.url}/v1/ledger", [operation])
+
+
+@pytest.mark.parametrize("has_expired", [False, True], ids=["before it expires", "after it expired"])
+def test_what_a_killed_worker_had_not_spent_of_its_lease_comes_back_once_when_another_starts(
+    tmp_path: Path, has_expired: bool
 ) -> None:
-    settings = Settings(data_dir=tmp_path / "control", hold_ttl_s=1.5)
+    settings = Settings(data_dir=tmp_path / "control", hold_ttl_s=0.5 if has_expired else 600.0)
     with served(app(settings)) as port:
         plane = Plane(port)
-        document = plane.limit(100_000).to_json().decode()
-        command = [sys.executable, "-c", KILLED, plane.url, str(tmp_path), document]
-        worker = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-        assert worker.stdout is not None
-        with worker.stdout as told:
-            settled, leased = map(int, told.readline().split())
-            os.kill(worker.pid, signal.SIGKILL)
-        worker.wait()
-        until(lambda: plane.figures()[2] == 0, "the lease expires")
-        assert plane.figures() == (settled * 10 + leased, 0, 0)
-        assert leased >= 100
+        told, leased = killed(plane, tmp_path)
+        if has_expired:
+            until(lambda: plane.figures()[2] == 0, "the lease expires")
+            assert plane.figures() == (told * 10 + leased, 0, 0)
+        (left,) = tmp_path.glob("unsettled-*")
+        kept = left.read_bytes()
+        for _ in range(2):  # the second time it arrives again
+            adopted(plane, tmp_path)
+            assert list(tmp_path.glob("unsettled-*")) == list(tmp_path.glob("backlog-*")) == []
+            assert plane.figures() == (told * 10 + 30 + 100, 0, 0)  # nobody knows of the call that was under way
+            left.write_bytes(kept)
+        for _ in range(2):  # its usage arrives, and arrives again
+            settled(plane, f"told-{told}", 45)
+            assert plane.figures() == (told * 10 + 30 + 45, 0, 0)
+        adopted(plane, tmp_path)
+        assert plane.figures() == (told * 10 + 30 + 45, 0, 0)
+        states = {row["request_id"]: row["state"] for row in rows(plane)}
+        assert (states[f"told-{told}"], states["ended"]) == ("corrected", "corrected" if has_expired else "settled")
+
+
+def rows(plane: Plane) -> list[dict[str, Any]]:
+    return http_json.call("GET", f"{plane.url}/v1/ledger/settlements")["settlements"]
+
+
+def test_what_a_power_cut_may_have_falsified_returns_nothing_and_else_a_budget_is_usable_to_its_last_request_again(
+    plane: Plane, tmp_path: Path
+) -> None:
+    told, leased = killed(plane, tmp_path, 5_000)
+    (left,) = tmp_path.glob("unsettled-*")
+    whole = left.read_bytes()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().encode()
+
+    left.write_bytes(whole[:1000])
+    adopted(plane, tmp_path)
+    assert plane.figures() == (told * 10, 0, leased)
+
+    left.write_bytes(whole.replace(boot, bytes(reversed(boot))))
+    adopted(plane, tmp_path)
+    assert plane.figures() == (told * 10 + 30 + 100, 0, leased - 130)
+
+    left.write_bytes(whole)
+    adopted(plane, tmp_path)
+    settled(plane, f"told-{told}", 0)
+
+    async def main(document: Document) -> None:
+        async with workers(plane.url, tmp_path) as (spend,):
+            made = [await call(spend, document, f"after-{n}", 100, 100) for n in range(60)]
+            assert sum(made) == (5_000 - told * 10 - 30) // 100 * 100
+            assert made == sorted(made, reverse=True)  # nothing is refused before it is used up
+
+    asyncio.run(main(plane.document()))
 
 
 EDGE = """

@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 
 from farthing import semconv
+from farthing.prices import Usage
+from farthing.prices_own import own_price
+from farthing.settings import PriceOverride
+from proxy.cache_counts import PromptCounts
 from proxy.formats.messages import Messages
 from proxy.prompt_cache import breakpoints
 from tests.proxy.rig import Rig, answers
+from tests.proxy.test_caching import level
 from tests.proxy.test_formats import MESSAGE, claude
 
 MARK = {"type": "ephemeral"}
@@ -70,3 +75,17 @@ def test_a_policy_has_the_provider_keep_prompts_and_the_row_says_what_it_wrote_a
     span = rig.span(team)
     assert (span[semconv.USAGE_CACHE_READ_TOKENS], span[semconv.CACHE_WRITE_1H_TOKENS]) == (4, 2)
     assert semconv.CACHE_HIT not in span
+    counted = level(rig, team, "prompt")
+    assert (counted["hits"], counted["misses"], counted["unpriced_hits"]) == (1, 0, 0)
+
+
+def test_what_reading_a_kept_prompt_saves_and_what_writing_it_costs_are_told_apart() -> None:
+    price = own_price(PriceOverride("anthropic", "claude", "10", "20", cache_read="1", cache_write="12.5",
+                                    cache_write_1h="20"))  # fmt: skip
+    counts = PromptCounts()
+    counts.add(price, Usage(3, cache_write=100, output=5))
+    assert (counts.reads, counts.misses, counts.read_nusd, counts.written_nusd) == (0, 1, 0, 250_000)
+    counts.add(price, Usage(3, cache_read=100, cache_write_1h=10, output=5))
+    assert (counts.reads, counts.misses, counts.read_nusd, counts.written_nusd) == (1, 1, 900_000, 350_000)
+    counts.add(None, Usage(3, cache_read=1))
+    assert (counts.reads, counts.unpriced) == (2, 1)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from farthing import semconv
+from farthing.deployments import named
 from farthing.errors import SettingsError
 from farthing.settings import Deployment
 from proxy.budget_watch import INTERVAL_S
-from proxy.dispatch import named
 from proxy.prompt import text_of
 from proxy.request import Asked
 from tests.proxy.rig import Rig, answer_of, answers, asked, in_turn, post, until

@@ -179,7 +179,7 @@ def test_of_real_questions_embedded_by_the_engine_at_most_one_in_a_hundred_is_se
         made = Settings(**vars(rig.settings) | {"deployments": known, "data_dir": tmp_path})
         with proxied(made) as port:
             team = f"team-{uuid.uuid4().hex[:8]}"  # without a budget: the encoder has no price here
-            rule = {"embedder": encoder.model, "agree": "words", "serve": True, "embed_timeout_s": 10}
+            rule = {"embedder": encoder.model, "serve": True, "embed_timeout_s": 10}
             rig.cache(team, exact=False, ttl_s=86_400, semantic=rule)
             with rig.client(team, base_url=f"http://127.0.0.1:{port}/v1") as client:
                 served = [served_wrong(client, text, kind) for text, kind in rows]

@@ -72,6 +72,29 @@ class TelemetryGap(Record):
     before_hours: Hours = 24
 
 
+class SloBurn(Record):
+    """The error budget of an Slo is used up faster than its window allows, over a short and a long time alike."""
+
+    name: Name  # of the Slo
+    factor: Annotated[float, Field(gt=0, le=10_000)] = 6  # times the pace that would use it up exactly in its window
+    fast_hours: Hours = 0.5  # the short one, so that the alert ends soon after its cause
+    slow_hours: Hours = 6  # the long one, so that a blip is none
+    min_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 20  # in the long one; fewer prove nothing
+
+    @model_validator(mode="after")
+    def _in_order(self) -> SloBurn:
+        if self.fast_hours >= self.slow_hours:
+            raise ValueError(f"fast_hours {self.fast_hours:g} must be below slow_hours {self.slow_hours:g}")
+        return self
+
+
+class Rollback(Record):
+    """A guardrail took a policy back to shadow; each time is told once, whatever `every` says."""
+
+    policies: Names = ()  # empty: all
+    hours: Hours = 24  # looked back, for what happened while nothing looked
+
+
 class When(Record):
     """What the alert is about: exactly one of these."""
 
@@ -82,6 +105,8 @@ class When(Record):
     anomaly: Anomaly | None = None
     unpriced_models: UnpricedModels | None = None
     telemetry_gap: TelemetryGap | None = None
+    slo: SloBurn | None = None
+    rollback: Rollback | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> When:

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from farthing.policy.match import Match
-from farthing.policy.record import Named, Nusd, Record
+from farthing.policy.record import Named, Nusd, Record, as_share
 
 _ROLLING = {"h": 3600, "d": 86_400}
 _FOREIGN = re.compile(r"(\d+(?:\.\d+)?) ([A-Z]{3})\Z", re.ASCII)
@@ -33,25 +33,20 @@ def zone(name: str) -> tzinfo:
         raise ValueError(f"{name!r} is not a time zone; write an IANA name, such as Europe/London or UTC") from None
 
 
-def _known_zone(name: str) -> str:
+def known_zone(name: str) -> str:
+    """Return the name of a time zone as it is; a ValueError where there is no such zone."""
     zone(name)
     return name
 
 
-def _share(value: object) -> object:
-    """Read `80%`; a number is a share already."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)%", value) if isinstance(value, str) else None
-    return float(found[1]) / 100 if found else value
-
-
-Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=10, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(as_share), Field(gt=0, le=10, allow_inf_nan=False)]
 
 
 class Window(Record):
     """The calendar period after which a budget starts anew, or the time that it always looks back on."""
 
     calendar: Literal["day", "week", "month", "total"] = "month"
-    tz: Annotated[str, BeforeValidator(_known_zone)] = "UTC"  # IANA zone whose midnight begins a period
+    tz: Annotated[str, BeforeValidator(known_zone)] = "UTC"  # IANA zone whose midnight begins a period
     # Such as 24h or 7d, in place of `calendar`: what is spent counts for so long, and up to 1/24 longer.
     rolling: Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,3}[hd]$")] | None = None
 
@@ -75,8 +70,9 @@ class Threshold(Record):
 
     at: Share | None = None  # of the limit, spent: 0.8 or 80%
     forecast: Share | None = None  # of the limit, at the period's end if it goes on as so far
-    # notify: only tell; route: send the scope's calls to the model `to`; approve: refuse them until somebody approves
-    act: Literal["notify", "route", "approve"] = "notify"
+    # notify: only tell; route: send the scope's calls to the model `to`; cheapest: to the cheapest deployment of their
+    # model; flex: ask for the provider's flex tier; approve: refuse them until somebody approves
+    act: Literal["notify", "route", "cheapest", "flex", "approve"] = "notify"
     to: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None  # one exact model name
 
     @model_validator(mode="after")
@@ -93,7 +89,7 @@ class Threshold(Record):
 
     @property
     def name(self) -> str:
-        """at 80% | forecast 100% | at 90%: route to small | at 95%: approve."""
+        """at 80% | forecast 100% | at 90%: route to small | at 92%: cheapest | at 95%: approve."""
         share = self.at if self.at is not None else self.forecast
         does = "" if self.act == "notify" else f": {self.act}" + (f" to {self.to}" if self.to else "")
         return f"{'at' if self.at is not None else 'forecast'} {(share or 0) * 100:g}%{does}"
@@ -128,7 +124,7 @@ class Budget(Named):
         if not has_end and any(one.forecast is not None for one in self.thresholds):
             raise ValueError("a forecast needs a window that ends: day, week or month")
         if self.window.rolling is not None and any(one.act != "notify" for one in self.thresholds):
-            raise ValueError("act: route and approve need a calendar window; what they do holds until its end")
+            raise ValueError("an `act` other than notify needs a calendar window; what it does holds until its end")
         return self
 
     @classmethod

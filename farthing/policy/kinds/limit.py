@@ -1,4 +1,4 @@
-"""kind: Limit: how much a scope may ask of the proxies of a host, whatever it costs."""
+"""kind: Limit: how much a scope may ask of the proxies of a host, whatever it costs; N hosts let in N times as much."""
 from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
@@ -9,6 +9,7 @@ from farthing.policy.match import Match
 from farthing.policy.record import Named
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+InFlight = Annotated[int, Field(ge=1, le=32_000)]
 
 
 class Limit(Named):
@@ -22,7 +23,7 @@ class Limit(Named):
     each: Literal["", "tenant", "team", "user", "key"] = ""
     requests_per_minute: Count | None = None  # of the clock's minutes
     tokens_per_minute: Count | None = None  # input and output; a call under way counts with the most that it may use
-    in_flight: Annotated[int, Field(ge=1, le=32_000)] | None = None  # calls under way at once
+    in_flight: InFlight | None = None  # calls under way at once
 
     @model_validator(mode="after")
     def _limits_something(self) -> Limit:

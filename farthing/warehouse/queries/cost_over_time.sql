@@ -7,10 +7,7 @@ SELECT
 FROM (
     WITH
         2 + if(empty({teams:Array(String)}), 0, 1) AS split,
-        timeZoneOffset(toTimeZone(hour, {tz:String}))                               AS offset_s,
-        intDiv(toUnixTimestamp(hour) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
-        -- with the offset that holds at the bucket's own start: some days have 23 or 25 hours
-        local_start - timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String})) AS bucket
+        {{bucket(hour)}}
     SELECT
         bucket,
         model,
@@ -24,10 +21,7 @@ FROM (
       AND {{chosen}}
     UNION ALL
     WITH
-        timeZoneOffset(toTimeZone(started_at, {tz:String}))                               AS offset_s,
-        intDiv(toUnixTimestamp(started_at) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
-        -- with the offset that holds at the bucket's own start: some days have 23 or 25 hours
-        local_start - timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String})) AS bucket
+        {{bucket(started_at)}}
     SELECT
         bucket,
         model,

@@ -26,7 +26,7 @@ SELECT
             GROUP BY bin
             UNION ALL
             SELECT
-                toInt16(if(duration_s <= 3e-10, -1100, least(ceil(log(duration_s) / 0.02000066670666954), 2000))) AS bin,
+                {{bin(duration_s)}} AS bin,
                 count()
             FROM requests
             WHERE tenant = {tenant:String}

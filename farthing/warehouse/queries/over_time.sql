@@ -18,10 +18,7 @@ FROM (
     FROM (
         WITH
             {{split}} AS split,
-            timeZoneOffset(toTimeZone(hour, {tz:String}))                               AS offset_s,
-            intDiv(toUnixTimestamp(hour) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
-            -- with the offset that holds at the bucket's own start: some days have 23 or 25 hours
-            local_start - timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String})) AS bucket
+            {{bucket(hour)}}
         SELECT
             bucket,
             if(is_refused, 0, calls) AS requests,
@@ -35,10 +32,7 @@ FROM (
           AND {{chosen}}
         UNION ALL
         WITH
-            timeZoneOffset(toTimeZone(started_at, {tz:String}))                               AS offset_s,
-            intDiv(toUnixTimestamp(started_at) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
-            -- with the offset that holds at the bucket's own start: some days have 23 or 25 hours
-            local_start - timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String})) AS bucket
+            {{bucket(started_at)}}
         SELECT
             bucket,
             countIf(billed AND outcome != 'refused'),
@@ -61,9 +55,7 @@ LEFT JOIN (
     FROM (
         WITH
             {{split}} AS split,
-            timeZoneOffset(toTimeZone(hour, {tz:String}))                               AS offset_s,
-            intDiv(toUnixTimestamp(hour) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
-            local_start - timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String})) AS bucket
+            {{bucket(hour)}}
         SELECT
             bucket,
             bin,
@@ -78,12 +70,10 @@ LEFT JOIN (
             bin
         UNION ALL
         WITH
-            timeZoneOffset(toTimeZone(started_at, {tz:String}))                               AS offset_s,
-            intDiv(toUnixTimestamp(started_at) + offset_s, {step:UInt32}) * {step:UInt32}     AS local_start,
-            local_start - timeZoneOffset(toTimeZone(toDateTime(local_start - offset_s), {tz:String})) AS bucket
+            {{bucket(started_at)}}
         SELECT
             bucket,
-            toInt16(if(duration_s <= 3e-10, -1100, least(ceil(log(duration_s) / 0.02000066670666954), 2000))) AS bin,
+            {{bin(duration_s)}} AS bin,
             count()
         FROM requests
         WHERE tenant = {tenant:String}

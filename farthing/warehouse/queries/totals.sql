@@ -1,4 +1,43 @@
 -- What was spent, saved and served over [since, until)?
+WITH (
+    SELECT (groupArray(measure), groupArray(latency))
+    FROM (
+        SELECT
+            measure,
+            {{percentiles}} AS latency
+        FROM (
+            WITH {{split}} AS split
+            SELECT
+                toUInt8(hourly_latency.measure) AS measure,
+                bin,
+                sum(calls) AS calls
+            FROM hourly_latency
+            WHERE tenant = {tenant:String}
+              AND {{rolled_cells}}
+              AND {{chosen}}
+            GROUP BY
+                measure,
+                bin
+            UNION ALL
+            WITH timing.2 AS seconds
+            SELECT
+                timing.1,
+                {{bin(seconds)}} AS bin,
+                count()
+            FROM requests
+            {{timings}}
+            WHERE tenant = {tenant:String}
+              AND {{other_hours}}
+              AND billed
+              AND NOT isNaN(seconds)
+              AND {{chosen}}
+            GROUP BY
+                timing.1,
+                bin
+        )
+        GROUP BY measure
+    )
+) AS latencies
 SELECT
     sum(requests)                          AS requests,
     sum(cost_usd)                          AS cost_usd,       -- Decimal(38, 9)
@@ -12,60 +51,8 @@ SELECT
     sum(errors)                            AS errors,
     sum(refused)                           AS refused,
     max(received_at)                       AS data_until,
-    (
-        SELECT
-            {{percentiles}} AS duration_s
-        FROM (
-            WITH {{split}} AS split
-            SELECT
-                bin,
-                sum(calls) AS calls
-            FROM hourly_latency
-            WHERE tenant = {tenant:String}
-              AND measure = 'duration'
-              AND {{rolled_cells}}
-              AND {{chosen}}
-            GROUP BY bin
-            UNION ALL
-            SELECT
-                toInt16(if(duration_s <= 3e-10, -1100, least(ceil(log(duration_s) / 0.02000066670666954), 2000))) AS bin,
-                count()
-            FROM requests
-            WHERE tenant = {tenant:String}
-              AND {{other_hours}}
-              AND billed
-              AND outcome = 'ok' AND scope != 'farthing.replay'
-              AND {{chosen}}
-            GROUP BY bin
-        )
-    )                                      AS duration_s,     -- [p50, p95, p99]
-    (
-        SELECT
-            {{percentiles}} AS ttft_s
-        FROM (
-            WITH {{split}} AS split
-            SELECT
-                bin,
-                sum(calls) AS calls
-            FROM hourly_latency
-            WHERE tenant = {tenant:String}
-              AND measure = 'ttft'
-              AND {{rolled_cells}}
-              AND {{chosen}}
-            GROUP BY bin
-            UNION ALL
-            SELECT
-                toInt16(if(ttft_s <= 3e-10, -1100, least(ceil(log(ttft_s) / 0.02000066670666954), 2000))) AS bin,
-                count()
-            FROM requests
-            WHERE tenant = {tenant:String}
-              AND {{other_hours}}
-              AND billed
-              AND isNotNull(ttft_s)
-              AND {{chosen}}
-            GROUP BY bin
-        )
-    )                                      AS ttft_s
+    if(has(latencies.1, 1), latencies.2[indexOf(latencies.1, 1)], [nan, nan, nan]) AS duration_s, -- [p50, p95, p99]
+    if(has(latencies.1, 2), latencies.2[indexOf(latencies.1, 2)], [nan, nan, nan]) AS ttft_s
 FROM (
     WITH {{split}} AS split
     SELECT

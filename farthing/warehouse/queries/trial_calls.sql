@@ -2,6 +2,11 @@
 SELECT
     call.started_at   AS started_at,
     call.user         AS user,
+    call.team         AS team,
+    call.feature      AS feature,
+    call.api_key      AS api_key,
+    call.tags         AS tags,
+    multiIf(call.routed_from != '', call.routed_from, call.request_model != '', call.request_model, call.model) AS asked_model,
     call.session      AS session,
     call.outcome      AS outcome,
     call.cost_usd     AS cost_usd,

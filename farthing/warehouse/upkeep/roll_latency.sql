@@ -12,26 +12,24 @@ SELECT
     fromUnixTimestamp64Micro({rolled_us:Int64} + toInt64(indexOf({hours:Array(DateTime('UTC'))}, hour)), 'UTC') AS rolled_at,
     sum(calls)
 FROM (
+    WITH timing.2 AS seconds
     SELECT
         tenant,
-        timing.1                                     AS measure,
+        timing.1                         AS measure,
         team,
         provider,
         model,
         toStartOfHour(started_at, 'UTC') AS hour,
-        toInt16(if(timing.2 <= 3e-10, -1100, least(ceil(log(timing.2) / 0.02000066670666954), 2000))) AS bin,
-        count()                                      AS calls
+        {{bin(seconds)}}                 AS bin,
+        count()                          AS calls
     FROM requests
-    ARRAY JOIN [
-        (1, if(outcome = 'ok' AND scope != 'farthing.replay', duration_s, nan)),
-        (2, toFloat64(ifNull(ttft_s, nan)))
-    ] AS timing
+    {{timings}}
     WHERE started_at >= fromUnixTimestamp64Milli({since_ms:Int64})
       AND started_at < fromUnixTimestamp64Milli({until_ms:Int64})
       -- not of toDateTime(started_at): it wraps after 2106, and the index then leaves out parts that hold such a row
       AND toStartOfHour(started_at, 'UTC') IN {hours:Array(DateTime('UTC'))}
       AND billed
-      AND NOT isNaN(timing.2)
+      AND NOT isNaN(seconds)
     GROUP BY
         tenant,
         measure,

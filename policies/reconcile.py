@@ -1,0 +1,60 @@
+"""Corrects what was charged in full because nobody told the ledger what it cost, once the warehouse knows the call.
+
+A proxy that dies, or whose disk is lost, may have sent a call's span and not its settlement. A call is corrected once,
+however often its span is read.
+"""
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from farthing.errors import FarthingError
+from policies import statement, warehouse
+from policies.http import HttpError
+from policies.operations import Settle
+from policies.periods import NS_PER_S
+
+if TYPE_CHECKING:
+    from policies.main import ControlPlane
+
+log = logging.getLogger(__name__)
+
+LOOK_BACK_NS = 7 * 86_400 * NS_PER_S  # a span that has not come in a week will not
+AT_ONCE = 500  # calls asked for in one question
+
+
+class Reconciler:
+    """Asks the warehouse for the calls that the ledger has charged by guess."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    async def watch(self, interval_s: float) -> None:
+        """Look again and again; 0 never looks."""
+        while interval_s:
+            await asyncio.sleep(interval_s)
+            try:
+                await self.look()
+            except (HttpError, FarthingError) as error:
+                log.warning("expired holds could not be held against the warehouse: %s", error)
+
+    async def look(self) -> int:
+        """Correct what the warehouse knows by now; return how many calls that was."""
+        plane = self._plane
+        guessed = await asyncio.to_thread(statement.guessed, plane.engine, time.time_ns() - LOOK_BACK_NS)
+        corrected = 0
+        for start in range(0, len(guessed), AT_ONCE):
+            some = guessed[start : start + AT_ONCE]
+            since_ns = min(reserved_ns for _, _, reserved_ns in some)
+            names = [request_id for request_id, _, _ in some]
+            url = plane.settings.url("analyzer")
+            settled = await asyncio.to_thread(warehouse.settled_calls, url, names, since_ns)
+            operations = [Settle(name, attempt, settled[name]) for name, attempt, _ in some if name in settled]
+            if operations:
+                await plane.perform(operations)
+            corrected += len(operations)
+        if corrected:
+            log.info("%d expired holds are corrected to what their calls cost", corrected)
+        return corrected

@@ -1,0 +1,17 @@
+"""The service levels over HTTP: how much of each error budget is left."""
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from policies import warehouse
+from policies.http import Reply, Request
+
+if TYPE_CHECKING:
+    from policies.main import ControlPlane
+
+
+async def slos(plane: ControlPlane, _request: Request) -> Reply:
+    """Tell how each service level stands: what it missed, what is left of its error budget, and how fast that burns."""
+    document, url = plane.document_in_force, plane.settings.url("analyzer")
+    return Reply({"slos": await asyncio.to_thread(warehouse.slos, url, document) if document.slos else []})

@@ -1,0 +1,188 @@
+"""The calls of one worker whose cost the ledger has not been told, in a file that outlives the process.
+
+The file is mapped memory: keeping a call takes no system call, and a killed process leaves every store behind. A power
+cut does not, so that nothing else was spent is believed of the boot that it was written in alone.
+"""
+from __future__ import annotations
+
+import fcntl
+import logging
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from struct import Struct
+from typing import BinaryIO
+
+import msgspec
+
+from proxy.backlog import Operation
+from proxy.lease import Account
+
+log = logging.getLogger(__name__)
+
+_SLOTS = 16_384  # of the file; the first says whose it is. Only pages that were used take up room
+_SIZE = 256  # bytes of a slot
+_MOST_PLACES = 12  # budgets of one call; one with more is reserved at the ledger
+_TEXT = 64  # where a slot's text begins
+_MANY = 1000  # names of budgets and periods kept, from which on those that no call needs are looked for
+_FREE, _OWNER, _PLACE, _HELD, _ENDED = range(5)  # the first byte of a slot; written last, so that no torn slot counts
+
+# state, number of places, bytes of text; held, actual nano-dollars, reserved ns; then the slots of its places
+_HEADS = [Struct(f"<BBB5xqqq{places}H") for places in range(_MOST_PLACES + 1)]
+_ACTUAL = Struct("<q")
+_ACTUAL_AT = 16
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+Slot = int  # 0: none
+
+
+class Unsettled:
+    """The file of one worker, made when it is first needed."""
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        self._folder = folder
+        self._worker = worker
+        self._path = folder / f"unsettled-{worker}"
+        self._file: BinaryIO | None = None
+        self._memory: mmap.mmap | None = None
+        self._free: list[Slot] = []
+        self._places: dict[Slot, Account] = {}
+        self._many = _MANY
+
+    def hold(self, request_id: str, amount_nusd: int, reserved_ns: int, accounts: Sequence[Account]) -> Slot:
+        """Keep what a call may cost, before it may cost anything; 0 where there is no room to."""
+        memory = self._memory or self._open()
+        text = request_id.encode()
+        if not self._free or len(text) > _SIZE - _TEXT or len(accounts) > _MOST_PLACES:
+            return 0
+        places = [one.place or self._place(one) for one in accounts]
+        if 0 in places or not self._free:
+            return 0
+        slot = self._free.pop()
+        at = slot * _SIZE
+        _HEADS[len(places)].pack_into(memory, at, _FREE, len(places), len(text), amount_nusd, 0, reserved_ns, *places)
+        memory[at + _TEXT : at + _TEXT + len(text)] = text
+        memory[at] = _HELD
+        return slot
+
+    def ended(self, slot: Slot, actual_nusd: int) -> None:
+        """Keep what the call came to."""
+        if not slot or self._memory is None:
+            return
+        at = slot * _SIZE
+        _ACTUAL.pack_into(self._memory, at + _ACTUAL_AT, actual_nusd)
+        self._memory[at] = _ENDED
+
+    def told(self, slot: Slot) -> None:
+        """Forget a call: the ledger, or the backlog, has it."""
+        if slot and self._memory is not None:
+            self._memory[slot * _SIZE] = _FREE
+            self._free.append(slot)
+
+    def left_behind(self) -> list[Path]:
+        """Return the files of other workers, dead or alive."""
+        return [path for path in sorted(self._folder.glob("unsettled-*")) if path != self._path]
+
+    def close(self, is_all_told: bool) -> None:
+        """Let the file go; it is removed unless there is something to tell that another worker has to."""
+        if self._memory is not None and self._file is not None:
+            if is_all_told:
+                self._path.unlink(missing_ok=True)
+            self._memory.close()
+            self._file.close()
+            self._memory = self._file = None
+
+    def _open(self) -> mmap.mmap:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        new = self._folder / f"new-{self._worker}"
+        self._file = new.open("w+b", buffering=0)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._file.truncate(_SLOTS * _SIZE)
+        memory = self._memory = mmap.mmap(self._file.fileno(), _SLOTS * _SIZE)
+        self._free = list(range(_SLOTS - 1, 0, -1))
+        _write(memory, 0, _OWNER, msgspec.json.encode([self._worker, _boot()]))
+        new.rename(self._path)  # nobody finds it before it is locked
+        return memory
+
+    def _place(self, account: Account) -> Slot:
+        """Keep the names of a budget and its period; 0 where they are too long, or there is no room."""
+        assert self._memory is not None
+        text = msgspec.json.encode([account.budget, account.period])
+        if len(text) > _SIZE - _TEXT:
+            return 0
+        if len(self._places) >= self._many:
+            self._forget_places()
+            self._many = max(_MANY, 2 * len(self._places))
+        slot = account.place = self._free.pop()
+        self._places[slot] = account
+        _write(self._memory, slot, _PLACE, text)
+        return slot
+
+    def _forget_places(self) -> None:
+        assert self._memory is not None
+        slots = (_read(self._memory, number) for number in range(1, _SLOTS))
+        needed = {place for slot in slots if slot.state in (_HELD, _ENDED) for place in slot.places}
+        for slot in [slot for slot, account in self._places.items() if account.is_ended and slot not in needed]:
+            del self._places[slot]
+            self.told(slot)
+
+
+class _Read(msgspec.Struct):
+    state: int
+    places: tuple[Slot, ...]
+    held_nusd: int
+    actual_nusd: int
+    reserved_ns: int
+    text: bytes
+
+
+def _read(memory: bytes | mmap.mmap, slot: Slot) -> _Read:
+    at = slot * _SIZE
+    places = min(memory[at + 1], _MOST_PLACES)
+    state, _, size, held, actual, reserved, *numbers = _HEADS[places].unpack_from(memory, at)
+    return _Read(state, tuple(numbers), held, actual, reserved, bytes(memory[at + _TEXT : at + _TEXT + size]))
+
+
+def _write(memory: mmap.mmap, slot: Slot, state: int, text: bytes) -> None:
+    at = slot * _SIZE
+    _HEADS[0].pack_into(memory, at, _FREE, 0, len(text), 0, 0, 0)
+    memory[at + _TEXT : at + _TEXT + len(text)] = text
+    memory[at] = state
+
+
+def operations_of(path: Path) -> list[Operation] | None:
+    """Return what the ledger has to hear of a dead worker, the end of its leases last; None where it lives.
+
+    A call that was under way is charged what it may have cost, until somebody knows better.
+    """
+    with path.open("rb") as left:
+        try:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return None
+        memory = left.read()
+    if len(memory) != _SLOTS * _SIZE or memory[0] != _OWNER:
+        log.warning("ledger: %s is not whole; the leases of its worker expire", path)
+        return []
+    worker, boot = msgspec.json.decode(_read(memory, 0).text, type=tuple[str, str])
+    found = [_read(memory, slot) for slot in range(1, _SLOTS) if memory[slot * _SIZE] != _FREE]
+    calls = [_operation(worker, one, memory) for one in found if one.state in (_HELD, _ENDED)]
+    return calls + ([{"op": "retire", "worker": worker}] if boot and boot == _boot() else [])
+
+
+def _operation(worker: str, slot: _Read, memory: bytes) -> Operation:
+    request_id = slot.text.decode()
+    actual = slot.actual_nusd if slot.state == _ENDED else slot.held_nusd
+    if not slot.places:
+        return {"op": "settle", "request_id": request_id, "attempt": 0, "actual_nusd": actual}
+    places = [msgspec.json.decode(_read(memory, place).text) for place in slot.places]
+    return {
+        "op": "draw", "worker": worker, "request_id": request_id, "attempt": 0, "held_nusd": slot.held_nusd,
+        "actual_nusd": actual, "places": places, "reserved_ns": slot.reserved_ns,
+        "is_guess": slot.state == _HELD,
+    }  # fmt: skip
+
+
+def _boot() -> str:
+    """Return what tells this boot of the machine from others; '' where the system does not say."""
+    return _BOOT.read_text().strip() if _BOOT.exists() else ""
