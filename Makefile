@@ -26,7 +26,7 @@ test: $(INSTALLED) browser database  ## Run the tests
 
 # What the collector's proofs have no long form of (full disk, bombs, redactors, wire walk) runs in its only one.
 proof: $(INSTALLED) browser database  ## Run the long proofs and print their figures: kills, power cuts, floods, a fuzz run
-	$(BIN)/python -m pytest -q -rP -m proof $(ARGS)
+	$(BIN)/python -m pytest -q -rP -m proof --hypothesis-profile=new $(ARGS)
 	$(BIN)/python -m pytest -q -rP -m "not proof" tests/collector/test_proof.py tests/collector/test_bombs.py tests/collector/test_receive.py tests/collector/test_redact.py
 	@$(MAKE) --no-print-directory fuzz SECONDS=120
 

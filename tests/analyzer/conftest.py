@@ -49,7 +49,7 @@ def put_calls(put_bodies: PutBodies) -> PutCalls:
     return put
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def noon() -> datetime:
     """When calls happen that name no time."""
     return NOON

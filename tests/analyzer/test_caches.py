@@ -16,8 +16,9 @@ from farthing import otlp, semconv
 from farthing.warehouse.client import Warehouse
 
 
-@pytest.fixture
-def window(tenant: str, noon: datetime) -> Window:
+@pytest.fixture(scope="module")
+def window(noon: datetime) -> Window:
+    tenant = f"tenant-{uuid.uuid4().hex[:12]}"
     return Window(tenant, noon - timedelta(hours=1), noon + timedelta(hours=1))
 
 
@@ -31,8 +32,10 @@ def used(noon: datetime, level: str, name: str, outcome: str, **more: Any) -> by
     return otlp.span(uuid.uuid4().bytes, uuid.uuid4().bytes[:8], b"", name, (at, at + 10**6), attributes)
 
 
-@pytest.fixture
-def rows(put_calls, put_bodies, tenant: str, noon: datetime, warehouse: Warehouse, window: Window) -> list[Any]:
+@pytest.fixture(scope="module")
+def rows(put_calls, put_bodies, noon: datetime, warehouse: Warehouse, window: Window) -> list[Any]:
+    """What all tests here look at, and none changes."""
+    tenant = window.tenant
     hit = {"attributes": {semconv.CACHE_HIT: "exact"}}
     part = {"attributes": {semconv.OPERATION_NAME: "embeddings", semconv.CACHE_SAVED_INPUT_TOKENS: 90}}
     put_calls(tenant, [

@@ -1,5 +1,6 @@
 """analyzer/report.py: one window as HTML and Markdown with the same figures, safe to open, whole on disk."""
 import re
+import uuid
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -43,9 +44,10 @@ def window(tenant: str, noon: datetime) -> Window:
     return Window(tenant, noon - timedelta(hours=2), noon + timedelta(hours=1, minutes=10))
 
 
-@pytest.fixture
-def calls(put_calls, tenant: str, noon: datetime) -> None:
+@pytest.fixture(scope="module")
+def calls(put_calls, noon: datetime) -> Window:
     """Two models, three teams, a repeated request, a call without price, one without usage, proxy calls."""
+    tenant = f"tenant-{uuid.uuid4().hex[:12]}"
     repeated = {"model": "gpt-4o", "input": 1_001, "output": 501, "hash": "h", "temperature": 0.0}
     put_calls(tenant, [
         {"team": "search", **repeated},
@@ -59,29 +61,30 @@ def calls(put_calls, tenant: str, noon: datetime) -> None:
         {"team": "ads", "input": 5, "output": 1, "attributes": charged},
         {"team": "ads", "input": 5, "output": 1, "attributes": {"farthing.cache.hit": "exact"}},
     ], scope="farthing.proxy")  # fmt: skip
+    return Window(tenant, noon - timedelta(hours=2), noon + timedelta(hours=1, minutes=10))
 
 
 SPEND = Decimal("0.015025000") + Decimal("0.000001650") + Decimal("0.000001350")  # 2 x gpt-4o, ads, the proxy's call
 
 
-@pytest.fixture
-def texts(calls: None, warehouse: Warehouse, window: Window, tmp_path: Path) -> dict[str, str]:
-    made = make(warehouse, tmp_path, window, window.until)
+@pytest.fixture(scope="module")
+def texts(calls: Window, warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    made = make(warehouse, tmp_path_factory.mktemp("report"), calls, calls.until)
     return {"html": made.html.read_text("utf-8"), "md": made.markdown.read_text("utf-8")}
 
 
 def test_the_spend_is_exact_to_the_nano_dollar_and_equals_the_totals(
-    texts: dict[str, str], warehouse: Warehouse, window: Window
+    texts: dict[str, str], warehouse: Warehouse, calls: Window
 ) -> None:
     spend = Page(texts["html"]).by_id("spend")
     assert spend["data-value"] == f"{SPEND:.9f}" == "0.015028000"
-    totals = figures.ask(warehouse, window, "totals", teams=[], models=[])[0]
+    totals = figures.ask(warehouse, calls, "totals", teams=[], models=[])[0]
     assert totals["cost_usd"] == SPEND
 
 
-def test_html_and_markdown_hold_the_same_figures(texts: dict[str, str], warehouse: Warehouse, window: Window) -> None:
+def test_html_and_markdown_hold_the_same_figures(texts: dict[str, str], warehouse: Warehouse, calls: Window) -> None:
     page = "".join(Page(texts["html"]).text)
-    written = document(figures.gather(warehouse, window), window.until)
+    written = document(figures.gather(warehouse, calls), calls.until)
     assert f"({written.spend.exact} USD)" in texts["md"]
     cells = [
         cell.text
@@ -185,10 +188,10 @@ def test_the_lines_shown_and_the_others_sum_to_the_total(
 
 
 def test_files_are_named_by_time_and_the_latest_is_a_copy(
-    calls: None, warehouse: Warehouse, window: Window, tmp_path: Path
+    warehouse: Warehouse, calls: Window, tmp_path: Path
 ) -> None:
     now = datetime(2026, 11, 21, 4, 5, 6, 789_123, tzinfo=timezone.utc)
-    made = make(warehouse, tmp_path / "new" / "folder", window, now)
+    made = make(warehouse, tmp_path / "new" / "folder", calls, now)
     names = sorted(path.name for path in made.html.parent.iterdir())
     stem = "report-20261121T040506789Z"
     assert names == ["latest.html", "latest.md", f"{stem}.html", f"{stem}.md"]
@@ -208,11 +211,11 @@ def test_a_write_that_fails_leaves_the_older_file_whole(tmp_path: Path, monkeypa
 
 
 def test_the_chart_has_a_bar_for_each_time_and_marks_those_that_are_cut(
-    calls: None, warehouse: Warehouse, window: Window
+    warehouse: Warehouse, calls: Window
 ) -> None:
     from analyzer.timeline import bars
 
-    chart = bars(figures.gather(warehouse, replace(window, since=window.since + timedelta(minutes=1))))
+    chart = bars(figures.gather(warehouse, replace(calls, since=calls.since + timedelta(minutes=1))))
     assert chart.step_s == 300
     assert len(chart.starts) == 38
     assert chart.partial == {0}

@@ -18,6 +18,7 @@ from playwright.sync_api import sync_playwright
 from tests.end_to_end.conftest import Platform
 from tests.until import until
 
+CHROMIUM = Path("/usr/bin/chromium")
 FULL, CHEAP = "smollm2-135m", "smollm2-135m-bf16"
 # USD per million tokens, as farthing/settings.py ships them
 PRICES = {FULL: (Decimal("0.20"), Decimal("0.80")), CHEAP: (Decimal("0.10"), Decimal("0.40"))}
@@ -97,6 +98,7 @@ def test_an_instrumented_call_arrives_tagged_priced_and_billed_once(platform: Pl
     assert billed["engine_s"] > 0
 
 
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is missing; apt-get install chromium")
 def test_the_report_and_the_dashboard_show_the_figure_of_the_warehouse(platform: Platform) -> None:
     ask(client(platform, team()), "Say yes.")
     platform.until_quiet()
@@ -105,7 +107,7 @@ def test_the_report_and_the_dashboard_show_the_figure_of_the_warehouse(platform:
     assert report["spend_usd"] == spent
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page()
         page.goto(platform.url("dashboard"))

@@ -85,19 +85,25 @@ def backup(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return home, target
 
 
-def test_a_restored_home_gives_the_same_answer_to_every_question(
-    backup: tuple[Path, Path], tmp_path: Path
+@pytest.fixture(scope="module")
+def before(backup: tuple[Path, Path]) -> str:
+    """The answers of the home that the backup is of."""
+    return python(backup[0], "-c", ANSWERS)
+
+
+def test_a_restored_home_gives_the_same_answer_to_every_question_and_takes_spans(
+    backup: tuple[Path, Path], before: str, tmp_path: Path
 ) -> None:
-    home, source = backup
-    farthing(tmp_path / "fresh", "restore", str(source))
-    before, after = python(home, "-c", ANSWERS), python(tmp_path / "fresh", "-c", ANSWERS)
+    farthing(tmp_path / "fresh", "restore", str(backup[1]))
+    after = python(tmp_path / "fresh", "-c", ANSWERS)
     assert json.loads(before)["totals"][0].startswith("{'requests': 5000, 'cost_usd': Decimal('12.")
     assert after == before
     assert (tmp_path / "fresh" / "hash.key").read_bytes() == b"k" * 32
+    takes_spans_and_prices_them(backup, tmp_path)
 
 
-def test_a_restored_store_takes_spans_and_prices_them(backup: tuple[Path, Path], tmp_path: Path) -> None:
-    farthing(tmp_path / "fresh", "restore", str(backup[1]))
+def takes_spans_and_prices_them(backup: tuple[Path, Path], tmp_path: Path) -> None:
+    """The restored store goes on as the other would have."""
     python(tmp_path / "fresh", "-c", SEED.replace('tenant="default"', 'tenant="other"'), "300")
     manifest = json.loads((backup[1] / "manifest.json").read_text())
     farthing(tmp_path / "fresh", "backup", str(tmp_path / "second"))
@@ -147,14 +153,14 @@ def test_rows_that_come_out_different_leave_the_home_as_it_was(backup: tuple[Pat
 
 
 def test_a_home_with_rows_is_refused_unless_told_and_then_moved_aside(
-    backup: tuple[Path, Path], tmp_path: Path
+    backup: tuple[Path, Path], before: str, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
     python(home, "-c", SEED, "10")
     assert "is there already" in farthing(home, "restore", str(backup[1]), fails=True)
     farthing(home, "restore", str(backup[1]), "--replace")
     assert len(list(home.glob("warehouse.before-restore-*"))) == 1
-    assert json.loads(python(home, "-c", ANSWERS)) == json.loads(python(backup[0], "-c", ANSWERS))
+    assert python(home, "-c", ANSWERS) == before
 
 
 def test_the_control_database_comes_along_as_one_state_while_it_is_written(tmp_path: Path) -> None:
