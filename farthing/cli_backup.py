@@ -68,7 +68,7 @@ def _tell(done: str, document: dict[str, Any]) -> None:
     size = sum(facts["bytes"] for facts in document["files"].values())
     _say(f"{done}: {len(document['files'])} files, {size} bytes, every SHA-256 and checksum agrees")
     if document["left_out"]:
-        _say(f"not in it: {document['left_out']}; back it up with its own tools")
+        _say(f"not in it: {document['left_out']}")
 
 
 def _say(line: str) -> None:

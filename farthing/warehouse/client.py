@@ -190,10 +190,6 @@ class Warehouse:
             self.insert("price_book", price_book.COLUMNS, rows)
         self.change("SYSTEM RELOAD DICTIONARY prices")
 
-    def price_rows(self) -> list[dict[str, Any]]:
-        """Return the price book as it stands."""
-        return self.query("SELECT * FROM price_book FINAL ORDER BY provider, model, service_tier, valid_from")
-
     def sync(self) -> None:
         """Wait until all that was inserted is on the disk (embedded store); a server looks after its own."""
         if self.path is not None:

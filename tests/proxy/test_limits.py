@@ -211,7 +211,7 @@ def test_a_refusal_tells_the_client_when_to_come_again(rig: Rig) -> None:
     with rig.client("x", default_headers={semconv.HEADER_TAGS: "project=slow,team=x"}) as client:
         body = json.dumps(asked()).encode()
         with send_only(rig, "x,project=slow", body):
-            assert rig.upstream.arrived.wait(20)
+            assert rig.upstream.arrived.wait(120)
             with pytest.raises(openai.RateLimitError, match="the limit 'one' allows 1 calls at once") as refused:
                 client.chat.completions.create(**asked())
             assert refused.value.response.headers["retry-after"] == "1" and refused.value.code == "rate_limit_exceeded"
