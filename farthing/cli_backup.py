@@ -49,7 +49,7 @@ def _backed_up(settings: Settings, path: Path) -> dict[str, Any]:
     if is_ready(f"{settings.url('collector')}/healthz"):
         key = settings.ingest_keys[0].key if settings.ingest_keys else ""
         url = f"{settings.url('collector')}/v1/backup"
-        return call("POST", url, {"path": str(path)}, timeout_s=6 * 3600, key=key)
+        return call("POST", url, {"path": str(path)}, timeout_s=6 * 3600, key=key, token=settings.control_token)
     if not settings.warehouse and not (settings.data_dir / "warehouse").exists():
         raise BackupError(f"{settings.data_dir} holds no warehouse; name the folder with FARTHING_DATA_DIR")
     warehouse = Warehouse(settings.warehouse_dsn, repair=False, cluster=settings.warehouse_cluster)
