@@ -24,8 +24,11 @@ up: $(INSTALLED)  ## Start the platform and keep it running
 test: $(INSTALLED) browser database  ## Run the tests
 	$(BIN)/python -m pytest -q -m "not proof" -n 2 --dist loadfile $(ARGS)
 
-proof: $(INSTALLED) browser database  ## Run the long proofs: kill loops, floods
-	$(BIN)/python -m pytest -q -m proof $(ARGS)
+# What the collector's proofs have no long form of (full disk, bombs, redactors, wire walk) runs in its only one.
+proof: $(INSTALLED) browser database  ## Run the long proofs and print their figures: kills, power cuts, floods, a fuzz run
+	$(BIN)/python -m pytest -q -rP -m proof $(ARGS)
+	$(BIN)/python -m pytest -q -rP -m "not proof" tests/collector/test_proof.py tests/collector/test_bombs.py tests/collector/test_receive.py tests/collector/test_redact.py
+	@$(MAKE) --no-print-directory fuzz SECONDS=120
 
 fuzz: $(INSTALLED)  ## Fuzz what the collector receives; SECONDS=600 unless told
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[fuzz]'

@@ -35,37 +35,6 @@ class Api:
     settings: Settings
     schedule: Schedule
 
-    def route(self, request: Request) -> Callable[[Request], Response]:
-        """Return the function that answers `request`.
-
-        Raises:
-            HttpError: there is no such route.
-        """
-        routes = {
-            ("GET", "/healthz"): self.health,
-            ("POST", f"/v1/jobs/{ANALYZE}/run"): self.run_now,
-            ("POST", f"/v1/jobs/{GAINS}/run"): self.learn_now,
-            ("GET", "/v1/gains"): self.gains,
-            ("GET", "/v1/findings"): self.findings,
-            ("GET", "/v1/runs"): self.runs,
-            ("POST", "/v1/reports"): self.make_report,
-            ("GET", "/v1/reports/latest"): self.latest_report,
-            ("GET", "/v1/totals"): self.totals,
-            ("GET", "/v1/alerts"): self.alerts,
-            ("POST", "/v1/alerts/look"): self.look_at_alerts,
-            ("POST", "/v1/alerts/test"): self.test_channel,
-            ("POST", "/v1/plan"): self.plan,
-            ("POST", "/v1/guardrails"): self.guardrails,
-            ("POST", "/v1/slos"): self.slos,
-        }
-        if request.method == "POST" and request.path.startswith(_ASK):
-            return self.ask
-        found = routes.get((request.method, request.path))
-        if found is None:
-            known = ", ".join([*(f"{method} {path}" for method, path in routes), f"POST {_ASK}<question>"])
-            raise HttpError(404, "no_route", f"no route {request.method} {request.path}; known: {known}")
-        return found
-
     def health(self, _: Request) -> Response:
         """Say that the process serves, and when the job runs next."""
         due = self.schedule.next_run_at
@@ -225,3 +194,50 @@ def _hours(text: str | None, default: float) -> float:
         return default if text is None else float(text)
     except ValueError:
         raise ParameterError(f"hours = {text!r}; allowed is a number such as 24") from None
+
+
+@dataclass(frozen=True)
+class Route:
+    """One thing that can be asked; a route without a need cannot be written down."""
+
+    method: str
+    path: str  # as it is, or ending in / and followed by one more segment
+    needs: str  # of farthing.access.GRANTS
+    handler: Callable[[Api, Request], Response]
+
+    def takes(self, method: str, path: str) -> bool:
+        is_it = path.startswith(self.path) if self.path.endswith("/") else path == self.path
+        return method == self.method and is_it
+
+
+ROUTES = (
+    Route("GET", "/healthz", "nothing", Api.health),
+    Route("POST", f"/v1/jobs/{ANALYZE}/run", "operator", Api.run_now),
+    Route("POST", f"/v1/jobs/{GAINS}/run", "operator", Api.learn_now),
+    Route("GET", "/v1/gains", "viewer", Api.gains),
+    Route("GET", "/v1/findings", "viewer", Api.findings),
+    Route("GET", "/v1/runs", "viewer", Api.runs),
+    Route("POST", "/v1/reports", "operator", Api.make_report),
+    Route("GET", "/v1/reports/latest", "viewer", Api.latest_report),
+    Route("GET", "/v1/totals", "viewer", Api.totals),
+    Route("GET", "/v1/alerts", "viewer", Api.alerts),
+    Route("POST", "/v1/alerts/look", "operator", Api.look_at_alerts),
+    Route("POST", "/v1/alerts/test", "operator", Api.test_channel),
+    Route("POST", "/v1/plan", "viewer", Api.plan),
+    Route("POST", "/v1/guardrails", "viewer", Api.guardrails),
+    Route("POST", "/v1/slos", "viewer", Api.slos),
+    Route("POST", _ASK, "viewer", Api.ask),
+)
+
+
+def route_of(method: str, path: str) -> Route:
+    """Return the route of a request.
+
+    Raises:
+        HttpError: 404, there is none; nothing is answered that the table does not name.
+    """
+    found = next((route for route in ROUTES if route.takes(method, path)), None)
+    if found is None:
+        known = ", ".join(f"{route.method} {route.path}{'<question>' * (route.path == _ASK)}" for route in ROUTES)
+        raise HttpError(404, "no_route", f"no route {method} {path}; known: {known}")
+    return found

@@ -62,6 +62,16 @@ def error(failure: HttpError) -> Response:
     return json({"error": {"type": kind, "code": failure.code, "message": str(failure)}}, failure.status)
 
 
+def headers(scope: Scope) -> Mapping[str, str]:
+    """Return the headers of a request, names in lower case."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def client(scope: Scope) -> str:
+    """Return the address that a request came from."""
+    return (scope.get("client") or ("",))[0]
+
+
 async def read(scope: Scope, receive: Receive) -> Request:
     """Read a request whole.
 

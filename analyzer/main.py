@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
 from analyzer import api, http
 from analyzer.jobs import Schedule
 from farthing import serving
+from farthing.access import AccessError, Gate
 from farthing.errors import WarehouseError
 from farthing.serving import Asgi, Receive, Scope, Send, Site
 from farthing.settings import Settings
@@ -38,6 +38,7 @@ def main(settings: Settings) -> None:
 class _Application:
     def __init__(self, settings: Settings, warehouse: Warehouse) -> None:
         self._settings = settings
+        self._gate = Gate(settings)
         self._warehouse = warehouse
         self._schedule: Schedule | None = None  # between startup and shutdown
 
@@ -58,18 +59,24 @@ class _Application:
 
     async def _answer(self, scope: Scope, receive: Receive) -> http.Response:
         try:
+            route = api.route_of(scope["method"], scope["path"])
+            await asyncio.to_thread(self._admit, route, scope)
             request = await http.read(scope, receive)
-            return await asyncio.to_thread(self._route(request), request)
+            return await asyncio.to_thread(route.handler, self._api(), request)
         except http.HttpError as failure:
             return http.error(failure)
+        except AccessError as failure:
+            return http.error(http.HttpError(failure.status, failure.code, str(failure)))
         except WarehouseError as failure:
             return http.error(http.HttpError(503, "warehouse_unavailable", str(failure)))
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             return http.error(http.HttpError(500, "internal", "the analyzer failed; its log says more"))
 
-    def _route(self, request: http.Request) -> Callable[[http.Request], http.Response]:
-        """Return the function that answers `request`, in a thread."""
+    def _admit(self, route: api.Route, scope: Scope) -> None:
+        self._gate.admit(route.needs, route.method, http.headers(scope), http.client(scope))
+
+    def _api(self) -> api.Api:
         if self._schedule is None:
             raise http.HttpError(503, "not_started", "the analyzer's schedule is not running")
-        return api.Api(self._settings, self._schedule).route(request)
+        return api.Api(self._settings, self._schedule)

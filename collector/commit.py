@@ -10,11 +10,12 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from collector.spool import DIGESTS_KEPT_S, SEGMENT_BYTES, SEGMENT_SPANS, Spool
+from collector.spool import DIGESTS_KEPT_S, SEGMENT_SPANS, Spool
 from farthing.warehouse import segment as record
 
 REMEMBERED_S = DIGESTS_KEPT_S  # seconds that a body is remembered
 REMEMBERED = 200_000  # bodies remembered at most
+BATCH_BYTES = 8 * 1024 * 1024  # bytes that are written at once; they are held twice meanwhile
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ class GroupCommit:
                 self._resolve(one.done, one.digest, error)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Take what fits into one segment; a spool that refuses a batch refuses no more than that."""
+        """Take what is written at once; a spool that refuses a batch refuses no more than that."""
         size = spans = taken = 0
         for one in self._waiting:
             size, spans = size + len(one.framed), spans + one.spans
-            if taken and (size > SEGMENT_BYTES or spans > SEGMENT_SPANS):
+            if taken and (size > BATCH_BYTES or spans > SEGMENT_SPANS):
                 break
             taken += 1
         batch, self._waiting = self._waiting[:taken], self._waiting[taken:]

@@ -172,6 +172,7 @@ class Flusher:
         """Insert one segment; the error means: not now."""
         try:
             self._pricing.prepare(segment.path, self._lane)
+            self._warehouse.make_room_for(segment.size)
             token = self._lane.token(segment.token)
             if segment.token in self._leftovers:
                 self._warehouse.insert_otlp_again(segment.path, token, self._lane)
@@ -189,7 +190,6 @@ class Flusher:
         received = record.received_ms(segment.path)
         if received is not None:
             self._fresh.append(received)
-        self._warehouse.give_back_memory()
         return None
 
     def _is_suspect(self, segment: Segment, error: WarehouseError) -> bool:

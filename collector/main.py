@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from collector import grpc_server
+from collector.admin import NEEDS, Asked, Door
 from collector.answers import JSON, PROTOBUF, RETRY_S, SIGNALS, Outcome, Signal, failure, is_retryable, success
 from collector.backup import backup_target, header_map
 from collector.commit import GroupCommit
 from collector.flush import Flusher
 from collector.intake import Delivery, Intake
-from collector.price_api import PATHS, READS, WRITES, PriceApi
+from collector.price_api import PATHS, PriceApi
 from collector.pricing import Pricing
 from collector.retention import Retention, keep_days
 from collector.spool import Spool
 from collector.upkeep import Upkeep
+from farthing.access import AccessError
 from farthing.backup import write_backup
 from farthing.errors import (
     FarthingError,
@@ -44,8 +46,7 @@ log = logging.getLogger(__name__)
 
 _KEPT_BYTES = 4 * 1024 * 1024  # more than one body takes; every thread may keep twice as much
 _SIGNALS = {f"/v1/{signal.name}": signal for signal in SIGNALS}
-_POST, _GET = (*WRITES, *_SIGNALS, "/v1/flush", "/v1/backup"), (*READS, "/v1/status", "/healthz")
-_METHODS = dict.fromkeys(_POST, "POST") | dict.fromkeys(_GET, "GET")
+_METHODS = dict.fromkeys(_SIGNALS, "POST") | {path: method for method, path in NEEDS}  # nothing else is answered
 
 
 class Collector:
@@ -61,6 +62,7 @@ class Collector:
         self._warehouse = warehouse
         self._servers = rules(settings.servers)
         self._intake = Intake(settings)
+        self._door = Door(settings, self._intake)
         self._grpc: grpc.aio.Server | None = None
         self._grpc_error = ""  # why OTLP/gRPC is not served although it should be
 
@@ -142,29 +144,40 @@ class Collector:
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
-        if path in PATHS and method in (("GET",) if path in READS else ()) + (("POST",) if path in WRITES else ()):
-            await self._answer_prices(path, scope, receive, send)
+        if (method, path) in NEEDS:
+            await self._answer_asked((method, path), scope, receive, send)
         elif _METHODS.get(path, method) != method:
             text = f"{method} {path} is not supported; use {_METHODS[path]}"
             await _answer(send, 405, failure(405, text, is_json=True), JSON, (b"allow", _METHODS[path].encode()))
         elif path in _SIGNALS:
             await self._export(_SIGNALS[path], scope, receive, send)
-        elif path == "/healthz":
-            await _answer(send, 200, b'{"status":"ok"}', JSON)
-        elif path == "/v1/backup":
-            await self._backup(scope, receive, send)
-        elif path in _METHODS and path not in PATHS:
-            if path == "/v1/flush":
-                await asyncio.to_thread(self._flush)
-            await _answer(send, 200, json.dumps(self.status()).encode(), JSON)
         else:
             known = ", ".join(f"{method} {path}" for path, method in _METHODS.items())
             await _answer(send, 404, failure(404, f"no route {method} {path}; known: {known}", is_json=True), JSON)
 
-    async def _answer_prices(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_asked(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what is no delivery, to those who may have it."""
+        path, headers, client = asked[1], header_map(scope), (scope.get("client") or ("",))[0]
+        if path == "/healthz":
+            await _answer(send, 200, b'{"status":"ok"}', JSON)
+            return
+        try:
+            tenant = await asyncio.to_thread(self._door.admit, asked, headers, client)
+        except (AccessError, IngestError) as error:
+            await _answer(send, error.status, json.dumps({"error": {"message": str(error)}}).encode(), JSON)
+            return
+        if path in PATHS:
+            await self._answer_prices(path, scope, receive, send, tenant)
+        elif path == "/v1/backup":
+            await self._backup(scope, receive, send)
+        else:
+            if path == "/v1/flush":
+                await asyncio.to_thread(self._flush)
+            await _answer(send, 200, json.dumps(self.status()).encode(), JSON)
+
+    async def _answer_prices(self, path: str, scope: Scope, receive: Receive, send: Send, tenant: str) -> None:
         try:
             headers = header_map(scope)
-            tenant = self._intake.tenant(headers)
             if scope["method"] == "GET":
                 asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
                 told = await asyncio.to_thread(self._prices.read, path, asked, tenant)
@@ -216,7 +229,6 @@ class Collector:
         """Write a backup on this machine, for someone on this machine; senders are taken meanwhile."""
         try:
             target = backup_target(scope, await self._read_small(receive))
-            self._intake.tenant(header_map(scope))
             document = await asyncio.to_thread(self._write_backup, target)
         except IngestError as error:
             await _answer(send, error.status, failure(error.status, str(error), is_json=True), JSON)

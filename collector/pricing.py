@@ -21,6 +21,7 @@ from farthing.prices_own import own_price
 from farthing.servers import Rule, providers
 from farthing.settings import PriceOverride
 from farthing.warehouse import Warehouse
+from farthing.warehouse import segment as record
 from farthing.warehouse.lane import TRACES, Lane
 from farthing.warehouse.price_store import Added, Period, PriceStore
 
@@ -46,6 +47,7 @@ def _pattern(word: str, *facts: str) -> re.Pattern[bytes]:
 
 _PROVIDERS = (_pattern("provider", "provider"), _pattern("system", "provider"))
 _MODELS = (_pattern("model", "request_model", "response_model"),)
+_PIECE = 4 * 1024 * 1024  # bytes of a segment that are read at once
 MAX_NAMES = 20_000  # names remembered at most: a sender that makes them up must not fill the memory
 
 
@@ -141,23 +143,32 @@ class Pricing:
         if lane is not TRACES:  # few and small, so the store itself may look
             self._resolve(self._warehouse.unseen_models(segment, lane))
             return
-        content = segment.read_bytes()
-        providers, models = _names(content)
+        providers, models = set[bytes](), set[bytes]()
+        for content in record.pieces(segment, _PIECE):
+            found = _names(content)
+            providers |= found[0]
+            models |= found[1]
         is_countable = len(providers) * len(models) <= MAX_NAMES
         pairs = set(product(providers, models)) if is_countable else set[tuple[bytes, bytes]]()
         if is_countable and pairs <= self._checked:
             return
-        self._resolve(self._warehouse.unseen_models(segment))
+        named = self._warehouse.names(segment)
+        calls = [(provider, model) for provider, model, is_call in named if is_call and model]
+        self._resolve(calls)
+        if is_countable:  # any of these providers may be met with any of these models next, which is then not looked at
+            met = ({provider for provider, _, _ in named}, {model for _, model, _ in named if model})
+            self._resolve(list(product(*met)), are_calls=False)
         _remember(self._checked, pairs)
 
-    def _resolve(self, pairs: list[tuple[str, str]]) -> None:
+    def _resolve(self, pairs: list[tuple[str, str]], are_calls: bool = True) -> None:
         found = {pair: self.book.every(*pair) for pair in pairs if pair not in self._resolved}
         elsewhere = {(by, model): self.book.every(by, model) for _, model in found for by in providers(self._servers)}
         prices: list[Price] = [price for history in (elsewhere | found).values() for price in history]
         if prices:
             self._warehouse.put_prices(prices)  # where this fails, the next attempt looks them up again
         _remember(self._resolved, set(found))
-        _remember(self.unpriced, {pair for pair, history in found.items() if not history})
+        if are_calls:
+            _remember(self.unpriced, {pair for pair, history in found.items() if not history})
 
 
 def _remember(known: set[_Name], more: set[_Name]) -> None:

@@ -36,6 +36,7 @@ class Screened:
 
     body: bytes
     spans: int
+    attributes: int  # before anything was cut
     rejected: int  # spans with an invalid id, taken out
     cuts: Counter[str]  # what was changed, by reason
 
@@ -58,7 +59,7 @@ class Screen:
         """Screen a body that was measured; IngestError 400 for bytes that are not a trace request."""
         seen = self._glance(body, extent)
         if seen.is_sound:
-            return Screened(body, extent.spans, 0, Counter())
+            return Screened(body, extent.spans, extent.attributes, 0, Counter())
         return self.closely(body, extent, tenant, seen)
 
     def closely(self, body: bytes, extent: Extent, tenant: str, seen: Seen = _NOTHING) -> Screened:
@@ -69,7 +70,8 @@ class Screen:
         screening = _Screening(self, tenant, seen, extent.longest > self.settings.max_attribute_value_bytes)
         screening.cuts["bodies with unknown fields"] += request.ByteSize() != size
         rejected = screening.request(request)
-        return Screened(request.SerializeToString(), extent.spans - rejected, rejected, screening.cuts)
+        left = request.SerializeToString()
+        return Screened(left, extent.spans - rejected, extent.attributes, rejected, screening.cuts)
 
 
 class _Screening:

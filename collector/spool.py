@@ -20,8 +20,8 @@ from farthing.warehouse import segment as record
 
 log = logging.getLogger(__name__)
 
-SEGMENT_BYTES = 16 * 1024 * 1024  # bytes past which a segment is closed; bounds the memory of one insert
-SEGMENT_SPANS = 200_000  # likewise; 8,000,000 empty spans, 16 MB, take 2.4 GB to insert
+SEGMENT_BYTES = 44 * 1024 * 1024  # bytes past which a segment is closed; with the next it bounds an insert's memory
+SEGMENT_SPANS = 200_000  # likewise, spans or what takes as much; 8,000,000 empty spans, 16 MB, take 2.4 GB to insert
 MIN_FREE_BYTES = 64 * 1024 * 1024  # bytes that appends leave free on the disk, for the store's own merges
 DIGESTS_KEPT_S = 900.0  # seconds that the digests of a forgotten segment stay on the disk
 _SUFFIX = ".otlp"
@@ -106,7 +106,7 @@ class Spool:
 
     def forget(self, segment: Segment) -> None:
         """Remove a segment that the warehouse has on disk; its digests are kept beside for the duplicate check."""
-        digests = b"".join(digests_of(segment.path.read_bytes()))
+        digests = b"".join(record.digests(segment.path))
         seen = segment.path.with_suffix(".seen")
         try:
             _write_durably(seen, digests)
@@ -151,7 +151,7 @@ class Spool:
             content = path.read_bytes()
             digests += [content[at : at + 16] for at in range(0, len(content) - 15, 16)]
         for segment in self.closed():
-            digests += digests_of(segment.path.read_bytes())
+            digests += record.digests(segment.path)
         return digests
 
     def close(self) -> None:
@@ -211,11 +211,6 @@ class Spool:
         elif whole != len(buffer):
             _replace(path, b"".join(buffer[start:end] for start, end in spans))
         return Segment(path, whole)
-
-
-def digests_of(buffer: bytes) -> list[bytes]:
-    """Return the body digests of all whole records in a segment's bytes."""
-    return [record.body_digest_of(buffer[start:end]) for _, start, end in record.scan(buffer)]
 
 
 def _write_all(descriptor: int, buffer: bytes) -> None:

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 SWEEP_SHARE = 0.002  # of the time, that wide comparisons may take; a small store has one in every round
 ROLL_SHARE = 0.02  # likewise, that an hour whose rows keep coming late may take to be rolled again and again
 SLICE_MS = 6 * 3600 * 1000  # of receive time that one wide comparison takes on, bounds its memory
+APART_MS = 5000  # of receive time between two inserts that are compared one by one
 SLACK_MS = 60_000  # before the noted time that a start compares again
 ROUND_S = 20.0  # seconds past which a round leaves further hours to the next one
 NOTE_EVERY_S = 60.0  # seconds between notes of how far the comparison got
@@ -185,7 +186,7 @@ def _joined(ranges: Iterable[Range]) -> list[Range]:
     """Return the ranges in order, those that touch as one."""
     joined: list[Range] = []
     for since, until in sorted(ranges):
-        if joined and since <= joined[-1][1] + 1000:
+        if joined and since <= joined[-1][1] + APART_MS:
             joined[-1] = (joined[-1][0], max(until, joined[-1][1]))
         else:
             joined.append((since, until))

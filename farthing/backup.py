@@ -68,9 +68,14 @@ def _write(settings: Settings, warehouse: Warehouse, folder: Path) -> dict[str, 
         "made_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "migrations": [str(row[0]) for row in applied],
         "tables": [table.as_json() for table in tables],
-        "left_out": "" if has_control else f"control database {_public(settings.control_db_url)}",
+        "left_out": "" if has_control else _left_out(settings.control_db_url, control),
     }
     return manifest.write(folder, facts)
+
+
+def _left_out(url: str, control: Path | None) -> str:
+    why = "back it up with its own tools" if control is None else "there is no such file"
+    return f"control database {_public(url)}; {why}"
 
 
 def _spooled(spool: Path) -> Iterable[Path]:

@@ -145,9 +145,9 @@ def report(
     hours: Annotated[float, typer.Option(help="How far back the report reaches, hours.")] = 24.0,
 ) -> None:
     """Write a report over the last hours and print its path; asks the running analyzer."""
-    from farthing.http_json import call
+    from farthing.control import analyzer
 
-    answer = call("POST", f"{_settings().url('analyzer')}/v1/reports?hours={hours:g}")
+    answer = analyzer(_settings(), "POST", f"/v1/reports?hours={hours:g}")
     _say(f"html      {answer['html']}")
     _say(f"markdown  {answer['markdown']}")
 

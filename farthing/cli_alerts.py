@@ -6,8 +6,7 @@ from urllib.parse import quote
 
 import typer
 
-from farthing import http_json
-from farthing.settings import Settings
+from farthing import control
 
 app = typer.Typer(help="Alerts that fired, and the channels that they go to.", no_args_is_help=True)
 
@@ -15,7 +14,7 @@ app = typer.Typer(help="Alerts that fired, and the channels that they go to.", n
 @app.command("list")
 def list_alerts(context: typer.Context) -> None:
     """List the newest alerts that fired, and what became of their messages."""
-    answer = http_json.call("GET", f"{_base(context)}/v1/alerts")
+    answer = control.analyzer(context.obj(), "GET", "/v1/alerts")
     for one in answer["alerts"]:
         typer.echo(f"{one['fired_at'][:16].replace('T', ' ')}  {one['alert']:24}  {one['title']}")
         for delivery in one["deliveries"]:
@@ -27,7 +26,7 @@ def list_alerts(context: typer.Context) -> None:
 @app.command()
 def look(context: typer.Context) -> None:
     """Look at all alerts now instead of within the next minute."""
-    looked = http_json.call("POST", f"{_base(context)}/v1/alerts/look")
+    looked = control.analyzer(context.obj(), "POST", "/v1/alerts/look")
     typer.echo(
         f"{looked['alerts']} alerts looked at, {looked['fired']} fired, {looked['sent']} messages sent, "
         f"{looked['not_sent']} not taken"
@@ -43,7 +42,7 @@ def test(
     context: typer.Context, channel: Annotated[str, typer.Argument(help="A name of [[alert_channels]].")]
 ) -> None:
     """Send a test message through a channel."""
-    http_json.call("POST", f"{_base(context)}/v1/alerts/test?channel={quote(channel)}")
+    control.analyzer(context.obj(), "POST", f"/v1/alerts/test?channel={quote(channel)}")
     typer.echo(f"sent to {channel}")
 
 
@@ -54,8 +53,3 @@ def _told(delivery: dict[str, Any]) -> str:
         return f"{delivery['channel']}: given up after {delivery['tries']} tries: {delivery['error']}"
     why = f" after {delivery['tries']} tries: {delivery['error']}" if delivery["tries"] else ""
     return f"{delivery['channel']}: waiting{why}"
-
-
-def _base(context: typer.Context) -> str:
-    settings: Settings = context.obj()
-    return settings.url("analyzer")

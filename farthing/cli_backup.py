@@ -49,7 +49,7 @@ def _backed_up(settings: Settings, path: Path) -> dict[str, Any]:
     if is_ready(f"{settings.url('collector')}/healthz"):
         key = settings.ingest_keys[0].key if settings.ingest_keys else ""
         url = f"{settings.url('collector')}/v1/backup"
-        return call("POST", url, {"path": str(path)}, timeout_s=6 * 3600, key=key)
+        return call("POST", url, {"path": str(path)}, timeout_s=6 * 3600, key=key, token=settings.control_token)
     if not settings.warehouse and not (settings.data_dir / "warehouse").exists():
         raise BackupError(f"{settings.data_dir} holds no warehouse; name the folder with FARTHING_DATA_DIR")
     warehouse = Warehouse(settings.warehouse_dsn, repair=False, cluster=settings.warehouse_cluster)
@@ -68,7 +68,7 @@ def _tell(done: str, document: dict[str, Any]) -> None:
     size = sum(facts["bytes"] for facts in document["files"].values())
     _say(f"{done}: {len(document['files'])} files, {size} bytes, every SHA-256 and checksum agrees")
     if document["left_out"]:
-        _say(f"not in it: {document['left_out']}; back it up with its own tools")
+        _say(f"not in it: {document['left_out']}")
 
 
 def _say(line: str) -> None:

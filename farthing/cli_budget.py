@@ -14,7 +14,6 @@ import typer
 
 from farthing import control
 from farthing.errors import ServeError, SettingsError
-from farthing.http_json import call
 from farthing.money import format_usd, nusd_from_usd
 
 app = typer.Typer(help="What budgets have spent, hold and have left, and how to change them.", no_args_is_help=True)
@@ -209,7 +208,7 @@ def _spenders(context: typer.Context, line: dict[str, Any]) -> list[dict[str, An
     since = line["period_start"] or datetime(1970, 1, 1, tzinfo=timezone.utc).isoformat()
     asked = {"since": since, "until": datetime.now(timezone.utc).isoformat(), "limit": 100}
     try:
-        rows = call("POST", f"{context.obj().url('analyzer')}/v1/ask/cost_drivers", asked)["rows"]
+        rows = control.analyzer(context.obj(), "POST", "/v1/ask/cost_drivers", asked)["rows"]
     except ServeError as error:
         sys.stderr.write(f"who spends is not known: {error}\n")
         return []

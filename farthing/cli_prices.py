@@ -88,7 +88,7 @@ def add(
     }  # fmt: skip
     settings = _settings(context)
     given = {name: value for name, value in said.items() if value or name in ("input", "output")}
-    told = call("POST", f"{settings.url('collector')}/v1/prices", given, key=_key(settings))
+    told = call("POST", f"{settings.url('collector')}/v1/prices", given, **_let_in(settings))
     _table(told["prices"])
     _say(f"calls before now keep their cost until `farthing reprice --since {since} --model {shlex.quote(model)}`")
 
@@ -125,7 +125,7 @@ def reprice(
     settings = _settings(context)
     said = {"since": since, "until": until, "model": model, "by": getuser(), "reason": reason, "dry_run": dry_run}
     url = f"{settings.url('collector')}/v1/prices/reprice"
-    told = call("POST", url, said, timeout_s=_REPRICE_S, key=_key(settings))
+    told = call("POST", url, said, timeout_s=_REPRICE_S, **_let_in(settings))
     _say(f"{'model':<40}{'rows':>10}{'changed':>10}{'old cost':>16}{'new cost':>16}{'difference':>16}")
     for row in told["models"]:
         note = f"  {row['unpriced']} without a price" if row["unpriced"] else ""
@@ -179,17 +179,17 @@ def _tier(text: str) -> Any:
 def _get(context: typer.Context, path: str, asked: dict[str, str]) -> Any:
     settings = _settings(context)
     query = urlencode({name: value for name, value in asked.items() if value})
-    return call("GET", f"{settings.url('collector')}/v1/prices{path}?{query}", key=_key(settings))
+    return call("GET", f"{settings.url('collector')}/v1/prices{path}?{query}", **_let_in(settings))
 
 
 def _settings(context: typer.Context) -> Settings:
     return context.obj()
 
 
-def _key(settings: Settings) -> str:
-    """Return a key that the collector takes, its own tenant's first."""
+def _let_in(settings: Settings) -> dict[str, Any]:
+    """Return a key that the collector takes, its own tenant's first, and the token of the settings."""
     keys = sorted(settings.ingest_keys, key=lambda key: key.tenant != settings.tenant)
-    return keys[0].key if keys else ""
+    return {"key": keys[0].key if keys else "", "token": settings.control_token}
 
 
 def _say(line: str) -> None:

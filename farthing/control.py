@@ -1,4 +1,4 @@
-"""The control plane, as the command line asks it: at its address, with the token that the settings hold."""
+"""The control plane and the analyzer, as other parts ask them: at their addresses, with the token of the settings."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -17,3 +17,12 @@ def ask(settings: Settings, method: str, path: str, asked: Mapping[str, str] | N
     """
     query = f"?{urlencode(asked)}" if asked else ""
     return call(method, f"{settings.url('policies')}{path}{query}", body, token=settings.control_token)
+
+
+def analyzer(settings: Settings, method: str, path: str, body: object = None, timeout_s: float = 120.0) -> Any:
+    """Return the decoded answer of the analyzer.
+
+    Raises:
+        ServeError: nobody answers, or the answer is an error.
+    """
+    return call(method, f"{settings.url('analyzer')}{path}", body, timeout_s, token=settings.control_token)

@@ -113,4 +113,8 @@ class TraceFileError(FarthingError):
 
 
 class ServeError(FarthingError):
-    """A port is in use, or a part did not come up."""
+    """A port is in use, a part did not come up, or one answered with an error."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status  # of the answer; 0: there was none

@@ -39,7 +39,7 @@ def call(
         connection.close()
     decoded = _decoded(answer)
     if response.status >= 400:
-        raise ServeError(f"{method} {url}: {response.status}: {_message(decoded)}")
+        raise ServeError(f"{method} {url}: {response.status}: {_message(decoded)}", response.status)
     return decoded
 
 

@@ -1,8 +1,7 @@
 """Every attribute, header and unit name that Farthing reads or writes, once.
 
 Instrumentations name the same fact differently, and the convention is still in development, so each canonical fact has
-an ordered list of aliases; the warehouse view is generated from `ALIASES` and must be regenerated when
-`ALIASES_VERSION` moves.
+an ordered list of aliases, from which the warehouse's views are generated.
 """
 from __future__ import annotations
 
@@ -149,8 +148,6 @@ OTHER_OPERATIONS = (
 )  # fmt: skip
 # Marks of a span that is no call, where it names no operation; a call's span may carry the last two.
 OTHER_MARKS = ("traceloop.span.kind", "gen_ai.agent.name", "gen_ai.tool.name")
-
-ALIASES_VERSION = 2
 
 # canonical fact -> span attributes that carry it, the most trusted first
 ALIASES: dict[str, tuple[str, ...]] = {

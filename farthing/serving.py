@@ -92,10 +92,7 @@ async def run(sites: list[Site], on_ready: Callable[[], None] | None = None) -> 
     import uvicorn
 
     class Server(uvicorn.Server):
-        def install_signal_handlers(self) -> None:  # ours below stop all sites together
-            return
-
-        def capture_signals(self) -> Any:
+        def capture_signals(self) -> Any:  # ours below stop all sites together
             import contextlib
 
             return contextlib.nullcontext()

@@ -28,7 +28,7 @@ class Deployment:
     provider: str = "farthing"  # who bills: `farthing` for the bundled engine, `openai`, `anthropic`, …
     api: str = ""  # openai | anthropic | azure: which API the upstream speaks; default: by provider, else openai
     upstream_model: str = ""  # the name that the upstream knows; default: `model`
-    api_key_env: str = ""  # environment variable that holds the upstream's key
+    api_key_env: str = ""  # environment variable that holds the upstream's key; with _FILE added, of a file with it
     context_tokens: int = 8192  # the longest prompt plus answer, tokens; bounds a hold where max_tokens is missing
     engine: str = ""  # weights that the bundled engine serves under this name: smollm2-135m | all-minilm-l6-v2
     dtype: str = ""  # float32 | bfloat16, for the bundled engine
@@ -282,15 +282,25 @@ def read_settings(
 
 
 def secret(name: str, environ: Mapping[str, str] | None = None) -> str:
-    """Return the secret that a setting names by its environment variable.
+    """Return the secret that a setting names by its environment variable, or that lies in the file of `<name>_FILE`.
 
     Raises:
-        SettingsError: the variable is not set.
+        SettingsError: neither is set, or the file cannot be read.
     """
     env = os.environ if environ is None else environ
-    if not env.get(name):
-        raise SettingsError(f"the environment variable {name} is not set; a deployment takes its key from it")
-    return env[name]
+    if env.get(name):
+        return env[name]
+    path = env.get(f"{name}_FILE")
+    if not path:
+        message = f"the environment variable {name} is not set; a deployment takes its key from it"
+        raise SettingsError(f"{message}, or from the file that {name}_FILE names")
+    try:
+        found = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{name}_FILE={path!r} cannot be read: {error}") from None
+    if not found or not found.isprintable():
+        raise SettingsError(f"{name}_FILE={path!r}: the file is empty or holds more than one line; write the key alone")
+    return found
 
 
 def child_environ(extra: Mapping[str, str]) -> dict[str, str]:

@@ -66,9 +66,9 @@ async def _weighed(plane: ControlPlane, given: Objects, replace: bool) -> str:
     if not is_bounded(plane.settings):
         return ""
     after, _ = await asyncio.to_thread(plane.store.plan, given, replace)
-    before, url = plane.document_in_force, plane.settings.url("analyzer")
+    before = plane.document_in_force
     try:
-        plan = await asyncio.to_thread(warehouse.plan, url, before, after, WEIGHED_HOURS)
+        plan = await asyncio.to_thread(warehouse.plan, plane.settings, before, after, WEIGHED_HOURS)
     except HttpError:
         return "its effect cannot be predicted, the analyzer does not answer"
     return too_much(plane.settings, plan)

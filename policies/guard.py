@@ -46,8 +46,8 @@ class Guard:
             return
         since = await asyncio.to_thread(plane.store.set_since_ns)
         since_ns = {one.name: since["Policy", one.name] for one in tried}
-        url, slos = plane.settings.url("analyzer"), plane.document_in_force.slos
-        self.verdicts = await asyncio.to_thread(warehouse.guardrails, url, tried, slos, since_ns)
+        slos = plane.document_in_force.slos
+        self.verdicts = await asyncio.to_thread(warehouse.guardrails, plane.settings, tried, slos, since_ns)
         for name in dict.fromkeys(one["policy"] for one in self.verdicts if one["is_crossed"]):
             await self._roll_back(name, since_ns[name])
 

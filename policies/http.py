@@ -56,6 +56,7 @@ class Request:
     receive: Receive
     client: str = ""  # the caller's address
     caller: str = ""  # the name of the token that it came with, once that was checked; empty: none was needed
+    role: str = ""  # the caller's, once that was checked
 
     async def body(self) -> bytes:
         """Read the body.

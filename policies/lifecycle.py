@@ -84,7 +84,7 @@ async def status(plane: ControlPlane, _request: Request) -> Reply:
             "proxies": plane.followers.status(document.version),
             "guardrails": plane.guard.verdicts,
             "pending": await asyncio.to_thread(_waiting, plane),
-            "rollbacks": await asyncio.to_thread(_rollbacks, plane),
+            "rollbacks": await asyncio.to_thread(_rollbacks, plane, document.version),
         }
     )
 
@@ -95,7 +95,7 @@ async def plan(plane: ControlPlane, request: Request) -> Reply:
     given = await asyncio.to_thread(load, await request.utf8(), "body")
     document, changes = await asyncio.to_thread(plane.store.plan, given, request.flag("replace"))
     before = plane.document_in_force
-    found = await asyncio.to_thread(warehouse.plan, plane.settings.url("analyzer"), before, document, hours)
+    found = await asyncio.to_thread(warehouse.plan, plane.settings, before, document, hours)
     told = {"changes": [asdict(change) for change in changes], "warnings": warnings(document)}
     return Reply({"version": before.version, **told, **found})
 
@@ -105,8 +105,7 @@ async def explain(plane: ControlPlane, request: Request) -> Reply:
     name = request.text("request_id")
     if not name:
         raise HttpError(400, "bad_query", "request_id is missing; it is the answer's header x-farthing-request-id")
-    url, tenant = plane.settings.url("analyzer"), plane.settings.tenant
-    return Reply(await asyncio.to_thread(warehouse.explained, url, tenant, name, plane.store.at))
+    return Reply(await asyncio.to_thread(warehouse.explained, plane.settings, name, plane.store.at))
 
 
 def _waiting(plane: ControlPlane) -> list[dict[str, Any]]:
@@ -114,8 +113,10 @@ def _waiting(plane: ControlPlane) -> list[dict[str, Any]]:
     return [{name: one[name] for name in kept} for one in plane.pending.listed() if one["state"] == "waiting"]
 
 
-def _rollbacks(plane: ControlPlane) -> list[dict[str, Any]]:
-    entries = [entry for entry in plane.store.audit() if entry["act"] == "rollback"]
+def _rollbacks(plane: ControlPlane, version: int) -> list[dict[str, Any]]:
+    """Return what was rolled back up to a version; one that is written and not out yet is not told before it is."""
+    rolled = [entry for entry in plane.store.audit() if entry["act"] == "rollback"]
+    entries = [entry for entry in rolled if entry["version"] <= version]
     return [
         {"policy": change["name"], "at": iso(entry["at_ns"]), "reason": entry["reason"], "version": entry["version"]}
         for entry in entries

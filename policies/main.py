@@ -289,6 +289,7 @@ ROUTES = tuple(
         ("POST", "/v1/gains", "operator", gain_api.put),
         ("GET", "/v1/gains/{checksum}", "proxy", gain_api.weights),
         ("GET", "/v1/openapi.json", "viewer", lifecycle.openapi),
+        ("GET", "/v1/whoami", "reader", token_api.whoami),
         ("GET", "/v1/tokens", "admin", token_api.list_tokens),
         ("POST", "/v1/tokens", "admin", token_api.create),
         ("GET", "/v1/tokens/events", "admin", token_api.events),

@@ -5,8 +5,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from farthing.access import GRANTS
 from farthing.policy.envelope import json_schema
-from policies.access import GRANTS, Route
+from policies.access import Route
 
 _SIGNED = ("author", "reason")
 # path -> names of its query values; a test holds the paths to be routes

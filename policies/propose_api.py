@@ -27,8 +27,8 @@ async def proposal(plane: ControlPlane, request: Request) -> Reply:
     """Send one proposal with its predicted effect at full strength."""
     one = await _one(plane, request)
     after, _ = await asyncio.to_thread(plane.store.plan, load(one.document))
-    before, url = plane.document_in_force, plane.settings.url("analyzer")
-    predicted = await asyncio.to_thread(warehouse.plan, url, before, after, PLAN_HOURS)
+    before = plane.document_in_force
+    predicted = await asyncio.to_thread(warehouse.plan, plane.settings, before, after, PLAN_HOURS)
     return Reply({**asdict(one), "plan": predicted})
 
 
@@ -43,7 +43,7 @@ async def accept(plane: ControlPlane, request: Request) -> Reply:
 
 
 async def _all(plane: ControlPlane) -> list[Proposal]:
-    found = await asyncio.to_thread(warehouse.findings, plane.settings.url("analyzer"))
+    found = await asyncio.to_thread(warehouse.findings, plane.settings)
     return proposals(found, plane.document_in_force)
 
 

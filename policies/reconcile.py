@@ -49,8 +49,7 @@ class Reconciler:
             some = guessed[start : start + AT_ONCE]
             since_ns = min(reserved_ns for _, _, reserved_ns in some)
             names = [request_id for request_id, _, _ in some]
-            url = plane.settings.url("analyzer")
-            settled = await asyncio.to_thread(warehouse.settled_calls, url, names, since_ns)
+            settled = await asyncio.to_thread(warehouse.settled_calls, plane.settings, names, since_ns)
             operations = [Settle(name, attempt, settled[name]) for name, attempt, _ in some if name in settled]
             if operations:
                 await plane.perform(operations)

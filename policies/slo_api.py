@@ -13,5 +13,5 @@ if TYPE_CHECKING:
 
 async def slos(plane: ControlPlane, _request: Request) -> Reply:
     """Tell how each service level stands: what it missed, what is left of its error budget, and how fast that burns."""
-    document, url = plane.document_in_force, plane.settings.url("analyzer")
-    return Reply({"slos": await asyncio.to_thread(warehouse.slos, url, document) if document.slos else []})
+    document = plane.document_in_force
+    return Reply({"slos": await asyncio.to_thread(warehouse.slos, plane.settings, document) if document.slos else []})

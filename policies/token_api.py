@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
+async def whoami(_plane: ControlPlane, request: Request) -> Reply:
+    """Tell a caller who it is; parts that keep no tokens ask this about whoever asks them."""
+    return Reply({"name": request.caller, "role": request.role})
+
+
 async def list_tokens(plane: ControlPlane, _request: Request) -> Reply:
     """List all tokens, the revoked ones too."""
     return Reply({"tokens": await asyncio.to_thread(plane.tokens.listed)})

@@ -14,13 +14,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
+from farthing.access import TOKEN_PREFIX
 from farthing.errors import TokenRefusedError
 from farthing.policy.record import NAME_PATTERN
 from policies.database import append, rows, writing
 from policies.periods import NS_PER_S, iso
 from policies.tables import token_events, tokens
 
-PREFIX = "ftc_"
 ROLES = ("viewer", "operator", "admin", "proxy")
 MAX_DAYS = 3650.0
 
@@ -62,7 +62,7 @@ class TokenStore:
             raise TokenRefusedError(f"role={role!r}: allowed are {', '.join(ROLES)}")
         if days is not None and not 0 < days <= MAX_DAYS:
             raise TokenRefusedError(f"days={days:g}: allowed is more than 0, up to {MAX_DAYS:g}")
-        token, now = PREFIX + secrets.token_urlsafe(32), self._clock_ns()
+        token, now = TOKEN_PREFIX + secrets.token_urlsafe(32), self._clock_ns()
         expires = None if days is None else now + int(days * 86_400) * NS_PER_S
         row = {"name": name, "digest": _digest(token), "role": role, "created_ns": now, "expires_ns": expires}
         with writing(self._engine) as connection:

@@ -4,18 +4,14 @@ A cached answer costs nothing, so it is looked up before anything is reserved: a
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from farthing.errors import LedgerError, OverBudgetError
 from farthing.fingerprint import prefix_hashes, request_hash
 from farthing.policy.decide import decide
-from farthing.prices import Price, PriceBook
 from farthing.settings import Deployment, Settings
-from farthing.tariff import service_tier
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
 from proxy.budget_rules import refuse_dear, refuse_suspended, refuse_unapproved
@@ -29,16 +25,14 @@ from proxy.http import asked_priority, deadline_s
 from proxy.identity import facts_of, random_bytes, trace_context
 from proxy.keys import Caller
 from proxy.limits import Limiter
+from proxy.offers import FLEX_TIER, Offers, day_of
 from proxy.prompt_cache import breakpoints
 from proxy.request import Asked
 from proxy.router import Router
 from proxy.spend import MAX_NUSD, Spend
-from proxy.stream import MAX_TIER_CHARACTERS
 from proxy.tokens import TokenControl
 
-_OFFERS = 4096  # that are remembered; a client may name any service tier
-_DAY_NS = 86_400 * 10**9
-_EPOCH = date(1970, 1, 1).toordinal()
+_WITH_FLEX = ("chat/completions", "responses")  # whose requests can ask for the flex tier
 
 
 class Admitted(msgspec.Struct):
@@ -48,14 +42,6 @@ class Admitted(msgspec.Struct):
     asked: Asked
     candidates: list[Target]
     ticket: Ticket | None = None  # of the caches, where a policy asks for them
-
-
-class Offer(msgspec.Struct, frozen=True):
-    """What a deployment charges for a kind of request."""
-
-    tier: str  # that it is priced in until the answer says otherwise
-    price: Price | None  # in that tier
-    billable: list[Price]  # of the tiers that it may be served in
 
 
 class Admission:
@@ -71,12 +57,10 @@ class Admission:
         self._feed = feed
         self._caches = caches
         self._spend = spend
-        self._router = Router(deployments, self._asked_price, watch, gains)
+        self.offers = Offers(settings.prices)
+        self._router = Router(deployments, self.offers.asked_price, watch, gains)
         self.tokens = TokenControl()
         self.limiter = Limiter(settings.data_dir / "proxy" / "limits", settings.max_output_tokens)
-        self._book = PriceBook(settings.prices)
-        self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
-        self._offers: dict[tuple[object, ...], Offer] = {}
 
     def identify(
         self, form: Format, caller: Caller, headers: Mapping[bytes, bytes], body: bytes
@@ -106,7 +90,7 @@ class Admission:
         """
         if not (self._feed.is_known or self._settings.serve_without_policies):
             raise _ungoverned(self._feed.last_error)
-        decision = call.decision = decide(self._feed.compiled, call.facts, _day(call), call.request_id)
+        decision = call.decision = decide(self._feed.compiled, call.facts, day_of(call), call.request_id)
         self.limiter.enter(call, asked)
         if decision.tokens is not None or decision.tokens_shadow is not None:
             asked = await self.tokens.govern(form, call, asked)
@@ -143,7 +127,7 @@ class Admission:
         """Ask for the flex tier, where each provider that may serve has a price for it and the choice was left open."""
         metered = [one.deployment for one in candidates if one.deployment.metered]
         is_open = form.path in _WITH_FLEX and asked.fields.get("service_tier") in (None, "auto")
-        if not (metered and is_open and all(FLEX_TIER in self._prices_of(call, one) for one in metered)):
+        if not (metered and is_open and all(FLEX_TIER in self.offers.prices_of(call, one) for one in metered)):
             return asked
         return form.read(msgspec.json.encode({**asked.raw, "service_tier": FLEX_TIER}))
 
@@ -188,7 +172,7 @@ class Admission:
         Where some have a price, those without one are left out.
         """
         asked = admitted.asked
-        found = [(one, self._billable(call, asked, one.deployment)) for one in admitted.candidates]
+        found = [(one, self.offers.of(call, asked, one.deployment).billable) for one in admitted.candidates]
         admitted.candidates = [target for target, prices in found if prices]
         if not admitted.candidates:
             raise _unpriced(call)
@@ -218,53 +202,9 @@ class Admission:
     def assign(self, call: Call, asked: Asked, target: Target) -> Deployment:
         """Give a call to a deployment; until it answers, the service tier is what was asked for."""
         deployment = call.deployment = target.deployment
-        offer = self._offer(call, asked, deployment)
+        offer = self.offers.of(call, asked, deployment)
         call.service_tier, call.price = offer.tier, offer.price
         return deployment
-
-    def price(self, call: Call, deployment: Deployment) -> Price | None:
-        """Return what a deployment charges on the day of the call, whatever its answers call themselves."""
-        return self._prices_of(call, deployment).get(service_tier(call.service_tier))
-
-    def _asked_price(self, call: Call, asked: Asked, deployment: Deployment) -> Price | None:
-        """Return the price of what is asked for, before any deployment has the call."""
-        found = self._billable(call, asked, deployment)
-        return found[0] if found else None
-
-    def _billable(self, call: Call, asked: Asked, deployment: Deployment) -> list[Price]:
-        return self._offer(call, asked, deployment).billable
-
-    def _offer(self, call: Call, asked: Asked, deployment: Deployment) -> Offer:
-        """Return what a deployment charges on the day of the call; nothing of it depends on the prompt."""
-        given = asked.fields.get("service_tier")
-        given_tier = given if isinstance(given, str) else None if given is None else ""
-        key = (deployment.provider, deployment.model, deployment.metered, given_tier, call.is_offline, _day(call))
-        known = self._offers.get(key)
-        if known is not None:
-            return known
-        prices = self._prices_of(call, deployment)
-        tier = _tier(asked, deployment, prices, call.is_offline)
-        offer = Offer(tier, prices.get(service_tier(tier)), _billable(asked, prices, tier))
-        if len(self._offers) >= _OFFERS:
-            self._offers.clear()
-        if len(given_tier or "") <= MAX_TIER_CHARACTERS:
-            self._offers[key] = offer
-        return offer
-
-    def use_prices(self, added: Iterable[Price]) -> None:
-        """Take the prices that people added, all of them, beside the settings' and the public ones."""
-        self._book.add(added)
-        self._prices.clear()
-        self._offers.clear()
-
-    def _prices_of(self, call: Call, deployment: Deployment) -> Mapping[str, Price]:
-        """Return the prices of a deployment's model on the day of the call, by service tier."""
-        day = _day(call)
-        key = (deployment.provider, deployment.model, day)
-        if key not in self._prices:
-            history = self._book.every(deployment.provider, deployment.model)
-            self._prices[key] = {one.service_tier: one for one in history if one.valid_from <= day <= one.valid_to}
-        return self._prices[key]
 
 
 def _ungoverned(why: str) -> ApiError:
@@ -282,50 +222,3 @@ def _unpriced(call: Call) -> ApiError:
         400, "price_unknown", f"the model {named} has no price and a budget applies to this call; add "
         "[[prices]] for it in farthing.toml, or ask for a priced model",
     )  # fmt: skip
-
-
-# What a project's settings at the provider may make of a call that leaves the choice open
-_CHOSEN_BY_PROVIDER = ("flex", "priority", "scale")
-
-BATCH_TIER = "batch"
-FLEX_TIER = "flex"
-_WITH_FLEX = ("chat/completions", "responses")  # whose requests can ask for it
-
-
-def _billable(asked: Asked, prices: Mapping[str, Price], tier: str) -> list[Price]:
-    """Return the prices of the service tiers that a call may be served in; none where its own has none."""
-    if tier not in prices:
-        return []
-    is_chosen = tier == BATCH_TIER or asked.fields.get("service_tier") not in (None, "auto")
-    others = ("",) if is_chosen else _CHOSEN_BY_PROVIDER
-    return [prices[name] for name in dict.fromkeys((tier, *others)) if name in prices]
-
-
-def _tier(asked: Asked, deployment: Deployment, prices: Mapping[str, Price], is_offline: bool) -> str:
-    """Return the service tier that a call is priced in until its answer says otherwise.
-
-    A third party bills a line of a batch as what it was asked as; what our own servers charge for it is ours to say.
-    They take the field `service_tier` and know none.
-    """
-    is_own = not deployment.metered
-    if is_own and is_offline and BATCH_TIER in prices:
-        return BATCH_TIER
-    tier = _asked_tier(asked)
-    if is_own and tier:
-        return tier if tier != BATCH_TIER and any(name not in ("", BATCH_TIER) for name in prices) else ""
-    return tier if any(prices) else ""
-
-
-def _asked_tier(asked: Asked) -> str:
-    given = asked.fields.get("service_tier")
-    return service_tier(given) if isinstance(given, str) else ""
-
-
-def _day(call: Call) -> date:
-    return _date_of(call.started_ns // _DAY_NS)
-
-
-@lru_cache(maxsize=4)
-def _date_of(days: int) -> date:
-    """Return the UTC date, so many days after the epoch."""
-    return date.fromordinal(_EPOCH + days)

@@ -332,7 +332,7 @@ class Exchange:
         if call.usage is None and call.outcome != "refused" and not call.is_cache_hit:
             call.usage_source = "missing"
         if call.deployment is not None:
-            call.price = self._admission.price(call, call.deployment)  # of the service tier that was served
+            call.price = self._admission.offers.price(call, call.deployment)  # of the service tier that was served
         if call.hold is not None:
             cost = call.cost_nusd()
             # Nobody knows what was used: the hold is an upper bound and is charged, as its expiry would do.

@@ -118,7 +118,7 @@ class Proxy:
         self._spend.start()
         self._gather.start()
         kept = settings.data_dir / "proxy" / "prices.json"
-        self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.use_prices)
+        self._prices = PriceFeed(self._client, settings.url("collector"), own_key, kept, admission.offers.use)
         await self._prices.start()
         await self._feed.start()
         self._offline.start()

@@ -12,6 +12,8 @@ from functools import lru_cache
 
 from farthing import otlp, semconv
 from farthing.errors import UpstreamError
+from farthing.policy.decide import Decision
+from farthing.settings import Deployment
 from proxy.call import Call
 from proxy.tokens.cut import cut_attributes
 from proxy.upstream import Client, Timeouts
@@ -27,6 +29,7 @@ _TIMEOUTS = Timeouts(connect=2.0, headers=10.0, between=10.0)
 
 
 Attribute = tuple[str, otlp.Value]
+Values = tuple[otlp.Value | None, ...]
 
 
 def encode_span(call: Call) -> bytes:
@@ -34,7 +37,7 @@ def encode_span(call: Call) -> bytes:
     error = call.error_type if call.outcome in ("error", "refused") else ""
     is_routed = call.chosen is not None or call.priority is not None or call.attempt_of or call.discarded
     own = otlp.attributes(_identity(call) + _usage(call) + (_routed(call) if is_routed else []))
-    shared = _encoded(tuple(_shared(call)))
+    shared = _encoded(_shared(call))
     return otlp.span(
         call.trace_id, call.span_id, call.parent_span_id, f"{call.operation} {_model(call)}",
         (call.started_ns, call.ended_ns), own + shared, otlp.KIND_SERVER, error,
@@ -42,9 +45,9 @@ def encode_span(call: Call) -> bytes:
 
 
 @lru_cache(maxsize=2048)
-def _encoded(values: tuple[Attribute, ...]) -> bytes:
+def _encoded(values: Values) -> bytes:
     """Encode attributes that many spans share; looking them up costs a tenth of encoding them."""
-    return otlp.attributes(values)
+    return otlp.attributes([(name, value) for name, value in zip(_SHARED, values, strict=True) if value is not None])
 
 
 def _model(call: Call) -> str:
@@ -69,51 +72,53 @@ def _identity(call: Call) -> list[Attribute]:
     return values + [(semconv.TAG_PREFIX + name, value) for name, value in facts.tags.items()]
 
 
-def _shared(call: Call) -> list[Attribute]:
-    """Return what a call has in common with many."""
-    values: list[Attribute] = [
-        (semconv.OPERATION_NAME, call.operation),
-        (semconv.PROVIDER_NAME, call.deployment.provider if call.deployment else ""),
-        (semconv.REQUEST_MODEL, _model(call)),
-        (semconv.OUTCOME, call.outcome),
-        (semconv.HTTP_STATUS_CODE, call.status),
-    ]
-    given: tuple[Attribute, ...] = (
-        (semconv.TEAM, call.facts.team),
-        (semconv.FEATURE, call.facts.feature),
-        (semconv.KEY, call.facts.key),
-        (semconv.USAGE_SOURCE, call.usage_source),
-        (semconv.SERVICE_TIER, call.service_tier),
-        (semconv.RESPONSE_FINISH_REASONS, call.finish_reason),
-        (semconv.ERROR_TYPE, call.error_type),
-        (semconv.REQUEST_STREAM, call.is_stream),
-        (semconv.REQUEST_MAX_TOKENS, call.max_tokens),
-        (semconv.ATTEMPTS, call.attempts if call.attempts > 1 else 0),
-        (semconv.CACHE_HIT, call.cache_hit),
-        (semconv.MICRO_BATCH_CALLS, call.batch_calls if call.batch_calls > 1 else 0),
+# What a call has in common with many, in the order of `_shared`
+_SHARED = (
+    semconv.OPERATION_NAME, semconv.PROVIDER_NAME, semconv.REQUEST_MODEL, semconv.OUTCOME, semconv.HTTP_STATUS_CODE,
+    semconv.TEAM, semconv.FEATURE, semconv.KEY, semconv.USAGE_SOURCE, semconv.SERVICE_TIER,
+    semconv.RESPONSE_FINISH_REASONS, semconv.ERROR_TYPE, semconv.REQUEST_STREAM, semconv.REQUEST_MAX_TOKENS,
+    semconv.ATTEMPTS, semconv.CACHE_HIT, semconv.MICRO_BATCH_CALLS, "gen_ai.request.temperature", semconv.DEPLOYMENT,
+    semconv.DEPLOYMENT_NAME, semconv.ROUTED_FROM, semconv.POLICY_VERSION, semconv.POLICIES, semconv.POLICIES_SHADOWED,
+    semconv.POLICY_ARMS,
+)  # fmt: skip
+_NOWHERE = (None, None, None)
+_UNDECIDED = (None, None, None, None)
+
+
+def _shared(call: Call) -> Values:
+    """Return the values of `_SHARED`; None = the call has none."""
+    facts, deployment, decision = call.facts, call.deployment, call.decision
+    return (
+        call.operation,
+        deployment.provider if deployment else "",
+        _model(call),
+        call.outcome,
+        call.status,
+        facts.team or None,
+        facts.feature or None,
+        facts.key or None,
+        call.usage_source or None,
+        call.service_tier or None,
+        call.finish_reason or None,
+        call.error_type or None,
+        call.is_stream or None,
+        call.max_tokens or None,
+        call.attempts if call.attempts > 1 else None,
+        call.cache_hit or None,
+        call.batch_calls if call.batch_calls > 1 else None,
+        call.temperature,
+        *(_place(call, deployment) if deployment else _NOWHERE),
+        *(_decided(decision) if decision else _UNDECIDED),
     )
-    values += [(name, value) for name, value in given if value]
-    return values + _decided(call)
 
 
-def _decided(call: Call) -> list[Attribute]:
-    values: list[Attribute] = []
-    if call.deployment is not None:
-        values.append((semconv.DEPLOYMENT, call.deployment.url))
-        values.append((semconv.DEPLOYMENT_NAME, call.deployment.name))
-        if call.deployment.model != call.asked_model:
-            values.append((semconv.ROUTED_FROM, call.asked_model))
-    if call.decision is not None:
-        values.append((semconv.POLICY_VERSION, call.decision.version))
-        if call.decision.acted:
-            values.append((semconv.POLICIES, call.decision.acted))
-        if call.decision.shadowed:
-            values.append((semconv.POLICIES_SHADOWED, call.decision.shadowed))
-        if call.decision.arms:
-            values.append((semconv.POLICY_ARMS, tuple(map(str, call.decision.arms))))
-    if call.temperature is not None:
-        values.append(("gen_ai.request.temperature", call.temperature))
-    return values
+def _place(call: Call, deployment: Deployment) -> Values:
+    return deployment.url, deployment.name, call.asked_model if deployment.model != call.asked_model else None
+
+
+def _decided(decision: Decision) -> Values:
+    arms = tuple(map(str, decision.arms)) if decision.arms else None
+    return decision.version, decision.acted or None, decision.shadowed or None, arms
 
 
 def _routed(call: Call) -> list[Attribute]:

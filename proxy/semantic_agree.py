@@ -47,8 +47,3 @@ def agree(one: Mark, other: Mark) -> bool:
         near = float(numpy.dot(one.vector, other.vector)) >= max(one.at_least, other.at_least)
         return near and not one.guard.difference(other.guard)
     return one == other
-
-
-def mark_bytes(mark: Mark) -> int:
-    """Return the memory of a mark, about."""
-    return len(mark) if isinstance(mark, bytes) else mark.vector.nbytes + 300

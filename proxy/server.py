@@ -77,9 +77,9 @@ class Request:
 
     def answer(self, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
         """Send a whole answer."""
-        length = b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body))
         self.is_ended = True
-        self._connection.send(b"".join((self._head(status, headers), length, b"\r\n", body)))
+        whole = b"%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
+        self._connection.send(whole % (self._head(status, headers), content_type, len(body), body))
 
     def begin(self, status: int, headers: Headers) -> None:
         """Send the head of an answer whose length nobody knows."""

@@ -12,8 +12,8 @@ import contextlib
 import gzip
 import http.client
 import json
+import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +25,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+
+from tests.ports import free_port
 
 _TRANSPORT = {  # of the protocol, not settings of the engine
     "query", "database", "user", "password", "session_id", "session_timeout", "session_check", "query_id", "quota_key",
@@ -225,9 +227,7 @@ class ClickHouse:
     def __init__(self, folder: Path, cluster: str = "") -> None:
         self.folder = folder
         self.cluster = cluster
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = int(sock.getsockname()[1])
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -239,11 +239,12 @@ class ClickHouse:
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--path", str(self.folder), "--port", str(self.port), "--cluster", self.cluster],
             cwd=self.folder.parent,  # where it caches the schemas that come with an insert
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
         )
-        for _ in range(1200):
+        for _ in range(2400):
             assert self._process.poll() is None, "the server did not start"
             with contextlib.suppress(OSError):
-                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
                 connection.request("GET", "/ping")
                 connection.getresponse().read()
                 connection.close()

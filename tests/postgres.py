@@ -4,12 +4,13 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 
 from sqlalchemy import create_engine, text
+
+from tests.ports import free_port
 
 ACCOUNT = "postgres"  # PostgreSQL refuses to run as root
 DEBIAN = "/usr/lib/postgresql"
@@ -42,9 +43,7 @@ class Postgres:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="farthing-postgres-"))
         self._user = ACCOUNT if os.geteuid() == 0 else None
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self._port = sock.getsockname()[1]
+        self._port = free_port()
         self.url = f"postgresql+psycopg://{ACCOUNT}@127.0.0.1:{self._port}/postgres"
 
     def start(self) -> None:

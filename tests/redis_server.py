@@ -4,8 +4,10 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import time
 from pathlib import Path
+
+from tests.ports import free_port
+from tests.until import until
 
 
 class RedisServer:
@@ -14,9 +16,7 @@ class RedisServer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = int(sock.getsockname()[1])
+        self.port = free_port()
 
     @property
     def url(self) -> str:
@@ -25,15 +25,15 @@ class RedisServer:
     def start(self) -> None:
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
         self._process = subprocess.Popen([_binary(), *options], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                assert time.monotonic() < deadline and self._process.poll() is None, "the server did not start"
-                time.sleep(0.01)
-            else:
-                return
+        until(self._answers, "the server answers")
+
+    def _answers(self) -> bool:
+        assert self._process is not None and self._process.poll() is None, "the server did not start"
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 60).close()
+        except OSError:
+            return False
+        return True
 
     def stop(self) -> None:
         if self._process is not None:

@@ -89,7 +89,7 @@ print(engine.query("SELECT name, value FROM system.merge_tree_settings WHERE nam
 def engine_with(folder: Path) -> str:
     """What ClickHouse says of itself with the configuration in `folder`."""
     command = [sys.executable, "-c", ASK, str(folder / "store"), str(folder / "config.xml")]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
 def test_the_server_s_own_logs_are_off_but_for_a_week_of_two(tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ _UPKEEP: Mapping[str, object] = {  # of the collector's own work: it may take lo
     "max_bytes_before_external_group_by": 512 * 1024**2,
     "log_comment": "farthing/upkeep",
 }
-_LARGE = 500 * 1024**2  # bytes of a process past which an embedded store gives back what it freed [2 µs of CPU a span]
+_LARGE = 500 * 1024**2  # bytes of a process past which an embedded store gives back what it freed
+_MOST = 800 * 1024**2  # likewise before an insert, with what that is going to take [4 µs of CPU a span, if each did so]
+_OF_AN_INSERT = 7  # bytes that an insert holds at its height for each byte of its segment
 _SYNCHRONOUS: Mapping[str, object] = {"async_insert": 0}  # what is inserted is there when the call returns
 
 
@@ -178,10 +180,15 @@ class Warehouse:
         with self._errors(f"check of {segment.name}"):
             insert.check(self, segment, lane)
 
+    def names(self, segment: Path, lane: Lane = TRACES) -> set[tuple[str, str, bool]]:
+        """Return the distinct (provider, model, whether it is a model call's) in a file of OTLP bodies."""
+        with self._errors(f"models of {segment.name}"):
+            return insert.names(self, segment, lane)
+
     def unseen_models(self, segment: Path, lane: Lane = TRACES) -> list[tuple[str, str]]:
         """Return the distinct (provider, model) of the model calls in a file of OTLP bodies."""
-        with self._errors(f"models of {segment.name}"):
-            return insert.unseen_models(self, segment, lane)
+        named = self.names(segment, lane)
+        return sorted({(provider, model) for provider, model, is_call in named if is_call and model})
 
     def put_prices(self, prices: Iterable[Price]) -> None:
         """Add prices to the book and make the views see them."""
@@ -190,10 +197,6 @@ class Warehouse:
             self.insert("price_book", price_book.COLUMNS, rows)
         self.change("SYSTEM RELOAD DICTIONARY prices")
 
-    def price_rows(self) -> list[dict[str, Any]]:
-        """Return the price book as it stands."""
-        return self.query("SELECT * FROM price_book FINAL ORDER BY provider, model, service_tier, valid_from")
-
     def sync(self) -> None:
         """Wait until all that was inserted is on the disk (embedded store); a server looks after its own."""
         if self.path is not None:
@@ -201,7 +204,14 @@ class Warehouse:
 
     def give_back_memory(self) -> None:
         """Return to the system what an embedded store has freed, once the process is large; else it keeps it."""
-        if self.path is not None and embedded.resident_bytes() > _LARGE:
+        self._purge_past(_LARGE)
+
+    def make_room_for(self, segment_bytes: int) -> None:
+        """Do so only where an insert of that size would make the process larger than it may become."""
+        self._purge_past(_MOST - _OF_AN_INSERT * segment_bytes)
+
+    def _purge_past(self, most: int) -> None:
+        if self.path is not None and embedded.resident_bytes() > most:
             self.command("SYSTEM JEMALLOC PURGE")
 
     def close(self) -> None:

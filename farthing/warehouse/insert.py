@@ -87,13 +87,13 @@ def check(store: Store, segment: Path, lane: Lane) -> None:
             store.client.command(f"SELECT * FROM ({statement}) {settings} FORMAT Null")
 
 
-def unseen_models(store: Store, segment: Path, lane: Lane) -> list[tuple[str, str]]:
-    """Return the distinct (provider, model) of the model calls in a segment."""
-    if lane.unseen_models is None:
-        return []
+def names(store: Store, segment: Path, lane: Lane) -> set[tuple[str, str, bool]]:
+    """Return the distinct (provider, model, whether it is a model call's) that the bodies of a segment name."""
+    if lane.names is None:
+        return set()
     with source(store, segment, lane) as (rows, settings):
-        found = store.rows(f"{lane.unseen_models(rows)} {settings}")
-    return sorted({(row[0], row[1]) for row in found})
+        found = store.rows(f"{lane.names(rows)} {settings}")
+    return {(provider, model, bool(is_call)) for provider, model, is_call in found}
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from farthing.warehouse import view
-from farthing.warehouse.view_logs import LOGS_STRUCTURE, explode_logs, normalise_agent_calls, unseen_agent_models
+from farthing.warehouse.view_logs import LOGS_STRUCTURE, explode_logs, names_of_agents, normalise_agent_calls
 from farthing.warehouse.view_metrics import METRICS_STRUCTURE, explode_metrics
-from farthing.warehouse.view_requests import normalise_requests, unseen_models
+from farthing.warehouse.view_requests import names, normalise_requests
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Lane:
     message: str  # of otlp.proto
     structure: str
     targets: tuple[Target, ...]
-    unseen_models: Callable[[str], str] | None = None  # SELECT of the (provider, model) that an insert prices
+    names: Callable[[str], str] | None = None  # SELECT of the (provider, model, whether a call's) in a source
 
     def token(self, stem: str) -> str:
         """Return the deduplication token of a segment; lanes may share a table."""
@@ -55,7 +55,7 @@ TRACES = Lane(
             "tenant, trace_id, span_id, received_at", "received_at",
         ),
     ),
-    unseen_models,
+    names,
 )  # fmt: skip
 METRICS = Lane(
     "metrics", "spool-metrics", "otlp_metrics_in", "MetricsData", METRICS_STRUCTURE,
@@ -76,6 +76,6 @@ LOGS = Lane(
             "received_at",
         ),
     ),
-    unseen_agent_models,
+    names_of_agents,
 )  # fmt: skip
 LANES = (TRACES, METRICS, LOGS)

@@ -142,9 +142,6 @@ class PriceStore:
         )
         self._warehouse.sync()
 
-    def repricings(self) -> list[dict[str, Any]]:
-        return self._warehouse.query("SELECT * FROM repricings ORDER BY repriced_at")
-
     def _priced(self) -> dict[str, str]:
         database = self._warehouse.database
         return {

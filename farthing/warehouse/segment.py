@@ -49,6 +49,35 @@ def body_digest_of(stamped: bytes | memoryview) -> bytes:
     return bytes(stamped[-TAIL + len(_DIGEST) : -len(_CRC) - 4])
 
 
+def digests(path: Path) -> list[bytes]:
+    """Return the digests of the records of a segment that was found whole; no more of it is read than their ends."""
+    with path.open("rb") as handle:
+        return [body_digest_of(_last_bytes(handle, end, TAIL)) for end in _ends(handle)]
+
+
+def pieces(path: Path, size: int) -> Iterator[bytes]:
+    """Yield the bytes of a segment that was found whole, some whole records of about `size` bytes at a time."""
+    with path.open("rb") as handle:
+        start = end = 0
+        for end in _ends(handle):
+            if end - start >= size:
+                yield _last_bytes(handle, end, end - start)
+                start = end
+        yield _last_bytes(handle, end, end - start)
+
+
+def _ends(handle: BinaryIO) -> Iterator[int]:
+    """Yield where each record of an open segment ends."""
+    at, size = 0, handle.seek(0, 2)
+    while at < size:
+        handle.seek(at)
+        length, start = _read_varint(memoryview(handle.read(10)), 0)
+        at += start + length
+        if length < TAIL or at > size:
+            return
+        yield at
+
+
 def received_ms(path: Path) -> tuple[int, int] | None:
     """Return when the first and the last body of a segment came, read from its two ends; None for an empty file.
 
@@ -60,13 +89,13 @@ def received_ms(path: Path) -> tuple[int, int] | None:
         if not length:
             return None
         ends = (start + length, handle.seek(0, 2))
-        first, last = (_received_of(_last_bytes(handle, end)) for end in ends)
+        first, last = (_received_of(_last_bytes(handle, end, TAIL + _STAMP)) for end in ends)
     return min(first, last), max(first, last)
 
 
-def _last_bytes(handle: BinaryIO, end: int) -> bytes:
-    """Return the end of the record that ends there, from its receive time on at the latest."""
-    size = min(end, TAIL + _STAMP)
+def _last_bytes(handle: BinaryIO, end: int, size: int) -> bytes:
+    """Return as many bytes before the end of a record, or all there are."""
+    size = min(end, size)
     handle.seek(end - size)
     return handle.read(size)
 

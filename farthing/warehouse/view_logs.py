@@ -117,12 +117,12 @@ def normalise_agent_calls(source: str = "otel_logs") -> str:
     return normalise_requests(f"({agent_calls(source)})")
 
 
-def unseen_agent_models(source: str) -> str:
-    """Return the SELECT of the distinct (provider, model) that such events name in the OTLP bodies of `source`."""
+def names_of_agents(source: str) -> str:
+    """Return the SELECT of the distinct (provider, model, 1) that such events name in the OTLP bodies of `source`."""
     provider = _by_event(lambda call: f"'{call.provider}'")
-    return f"""SELECT DISTINCT {provider} AS provider, LogAttributes['model'] AS model
+    return f"""SELECT DISTINCT {provider} AS provider, LogAttributes['model'] AS model, 1 AS is_call
 FROM ({explode_logs(source)})
-WHERE {_condition("LogAttributes")} AND model != ''"""
+WHERE {_condition("LogAttributes")}"""
 
 
 def _condition(attributes: str = "LogAttributes") -> str:

@@ -232,14 +232,13 @@ FROM (
 )"""
 
 
-def unseen_models(source: str) -> str:
-    """Return the SELECT of the distinct (provider, model) that the model calls name in the OTLP bodies of `source`.
+def names(source: str) -> str:
+    """Return the SELECT of the distinct (provider, model, whether it is a model call's) of the OTLP bodies of `source`.
 
     The provider is the one that is named, wherever the call went: the next one of that name may go to the provider.
     """
     models = ", ".join(dialects.model(_text(fact)) for fact in ("response_model", "request_model"))
     has_usage = f"concat({_text('input_tokens')}, {_text('output_tokens')}) != ''"
     is_call = _is_call(_operation(), has_usage, _text("request_model"), _text("response_model"))
-    return f"""SELECT DISTINCT {_named_provider()} AS provider, arrayJoin([{models}]) AS model
-FROM (SELECT SpanAttributes AS a, ScopeName AS scope FROM ({explode_spans(source)}))
-WHERE {is_call} AND model != ''"""
+    return f"""SELECT DISTINCT {_named_provider()} AS provider, arrayJoin([{models}]) AS model, {is_call} AS is_call
+FROM (SELECT SpanAttributes AS a, ScopeName AS scope FROM ({explode_spans(source)}))"""

@@ -115,7 +115,8 @@ class Clock:
 @pytest.fixture
 def scene(warehouse: Warehouse, engine: sa.Engine, tenant: str) -> Callable[..., Scene]:
     def make(now: datetime = AT, **budget: Any) -> Scene:
-        start, end = now.replace(day=1, hour=0, minute=0), now.replace(month=now.month + 1, day=1, hour=0, minute=0)
+        start = now.replace(day=1, hour=0, minute=0)
+        end = (start + timedelta(days=31)).replace(day=1)
         line = {
             "name": "search", "limit_nusd": 100 * USD, "spent_nusd": 0, "held_nusd": 0, "leased_nusd": 0,
             "period_start": start.isoformat(), "period_end": end.isoformat(), **budget,

@@ -53,7 +53,7 @@ class Client:
 
     def __init__(self, rig: Rig, team: str) -> None:
         self._rig, self._team = rig, team
-        self._connection = http.client.HTTPConnection(rig.proxy.removeprefix("http://"), timeout=20)
+        self._connection = http.client.HTTPConnection(rig.proxy.removeprefix("http://"), timeout=120)
         self._dice = random.Random(7)
 
     def ask(self, words: list[str]) -> tuple[str, str]:

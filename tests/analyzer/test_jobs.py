@@ -1,5 +1,4 @@
 """analyzer/jobs.py: findings once a window, a schedule that a restart does not forget."""
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -14,6 +13,7 @@ from analyzer.window import Window
 from farthing.errors import WarehouseError
 from farthing.settings import Settings
 from farthing.warehouse.client import Warehouse
+from tests.until import until
 
 
 @pytest.fixture
@@ -128,10 +128,7 @@ def test_runs_that_were_missed_while_nothing_ran_become_one(
     monkeypatch.undo()
     schedule = Schedule(settings, warehouse)
     schedule.start()
-    until = datetime.now(timezone.utc) + timedelta(seconds=10)
-    while not any(run.ended for run in schedule.context.runs.newest(settings.tenant)):
-        assert datetime.now(timezone.utc) < until, "the missed run did not happen"
-        time.sleep(0.02)
+    until(lambda: any(run.ended for run in schedule.context.runs.newest(settings.tenant)), "the missed run is made up")
     runs = schedule.context.runs.newest(settings.tenant)
     due = schedule.next_run_at
     schedule.stop()

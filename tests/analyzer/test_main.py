@@ -21,7 +21,7 @@ class Client:
         self.port = port
 
     def raw(self, method: str, path: str, body: bytes = b"") -> tuple[int, str, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         connection.request(method, path, body)
         response = connection.getresponse()
         answer = (response.status, response.getheader("content-type", ""), response.read())

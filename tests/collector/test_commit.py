@@ -13,7 +13,7 @@ from farthing.errors import SpoolFullError
 
 
 def test_a_spool_that_is_full_for_some_refuses_them_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(committing, "SEGMENT_BYTES", 1500)
+    monkeypatch.setattr(committing, "BATCH_BYTES", 1500)
     spool = Spool(tmp_path, max_bytes=5000)
 
     async def send() -> list[object]:

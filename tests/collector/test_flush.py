@@ -271,13 +271,39 @@ def test_a_model_whose_price_could_not_be_written_is_looked_up_again(warehouse: 
     assert found == [("priced",)]
 
 
-def test_a_large_process_gives_back_what_an_insert_freed(
+def test_a_model_of_one_segment_is_priced_with_the_provider_of_another_call_there(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    """The span of an agent counts too: it names what its calls use, and may come before them."""
+    spool, tenant = Spool(tmp_path, 10**9), uuid.uuid4().hex
+    flushing = flusher(spool, warehouse)
+    providers = ("azure.ai.openai", "openai")
+    agent, chat = (semconv.OPERATION_NAME, "create_agent"), (semconv.OPERATION_NAME, "chat")
+    model, used = (semconv.REQUEST_MODEL, "gpt-4.1"), (semconv.USAGE_INPUT_TOKENS, 1)
+    put(spool, tenant, [spans_of([(agent, (semconv.PROVIDER_NAME, providers[0])), (agent, model)])])
+    flushing.flush()
+    put(spool, tenant, [spans_of([(chat, (semconv.PROVIDER_NAME, one), model, used) for one in providers])])
+    flushing.flush()
+    found = f"SELECT provider, price_state FROM requests WHERE tenant = '{tenant}' ORDER BY provider"
+    assert [*map(tuple, warehouse.rows(found))] == [(one, "priced") for one in providers]
+
+
+def spans_of(attributes: list[tuple[tuple[str, otlp.Value], ...]]) -> bytes:
+    """Return a body of one span for each of these."""
+    spans = [
+        otlp.span(uuid.uuid4().bytes, uuid.uuid4().bytes[:8], b"", "chat", (AT, AT + 10**9), otlp.attributes(given))
+        for given in attributes
+    ]
+    return otlp.traces([("service.name", "shop")], "test", "1", spans)
+
+
+def test_a_large_process_gives_back_what_it_freed_before_an_insert(
     embedded_warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path, 10**9)
     put(spool, uuid.uuid4().hex, [body(4000) for _ in range(3)])
     flushing = flusher(spool, embedded_warehouse)
-    monkeypatch.setattr("farthing.warehouse.client._LARGE", 0)
+    monkeypatch.setattr("farthing.warehouse.client._MOST", 0)
     purges: list[str] = []
     command = embedded_warehouse.command
     monkeypatch.setattr(embedded_warehouse, "command", lambda statement: (purges.append(statement), command(statement)))

@@ -38,7 +38,7 @@ class Door:
     def call(self, body: bytes, path: str = TRACE_EXPORT, key: tuple[str, str] = KEY, gzipped: bool = False) -> bytes:
         method = self.channel.unary_unary(path)
         compression = grpc.Compression.Gzip if gzipped else None
-        return method(body, timeout=20, metadata=(key,), compression=compression)
+        return method(body, timeout=120, metadata=(key,), compression=compression)
 
     def refusal(self, body: bytes, **options: object) -> tuple[grpc.StatusCode, str, bytes]:
         """Return the status, its message and the google.rpc.Status in the trailer."""

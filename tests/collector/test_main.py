@@ -40,7 +40,7 @@ class Sender:
 
     def __init__(self, port: int, tenant: str, collector: Collector) -> None:
         self.port, self.collector = port, collector
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         self.tenant = tenant
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes, dict[str, str]]:

@@ -37,7 +37,7 @@ class Rig:
     folder: Path
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         given = {semconv.HEADER_TENANT_KEY: "key", "content-type": "application/json"} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }
@@ -54,7 +54,7 @@ class Rig:
         config.write_text(f'collector_port = {self.port}\n[[ingest_keys]]\nkey = "key"\ntenant = "{self.tenant}"\n')
         done = subprocess.run(
             [sys.executable, "-m", "farthing", "--config", str(config), *arguments], capture_output=True, text=True,
-            timeout=120, check=False, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, cwd=self.folder,
+            timeout=300, check=False, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, cwd=self.folder,
         )  # fmt: skip
         return done.returncode, (done.stdout + done.stderr).strip().splitlines()
 

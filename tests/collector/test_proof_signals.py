@@ -16,7 +16,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,6 +38,7 @@ from farthing.settings import IngestKey, PriceOverride, Settings
 from farthing.warehouse import Warehouse, segment
 from farthing.warehouse.lane import LOGS, METRICS, TRACES, Lane
 from tests.power import Disk
+from tests.until import LIMIT_S, until
 
 ITEMS = 20  # in one body
 TENANT = "proof"
@@ -153,27 +153,32 @@ class Tally:
         self.folder = folder
         self.acknowledged: set[str] = set()
 
-    def ingest(self, seconds: float, die_after_inserts: int = 0) -> subprocess.Popen[bytes]:
-        """Run the collector for `seconds` after its first acknowledgement; it is still running then, or has died."""
-        self._first = threading.Event()
+    def ingest(self, bodies: int = 0, die_after_inserts: int = 0) -> subprocess.Popen[bytes]:
+        """Run the collector until it has acknowledged so many bodies more, and still runs, or has died by itself."""
+        enough = len(self.acknowledged) + bodies
         process = subprocess.Popen(
             [sys.executable, __file__, "ingest", str(self.folder), str(die_after_inserts)], stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, args=(process,))
         self._reader.start()
-        if not self._first.wait(60):
+        try:
+            if die_after_inserts:
+                process.wait(LIMIT_S)
+            else:
+                until(lambda: self._has(enough) or process.poll() is not None, "bodies are acknowledged")
+        except BaseException:
             self.kill(process)
-            pytest.fail("the collector has acknowledged nothing in 60 s")
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
+            raise
         return process
+
+    def _has(self, bodies: int) -> bool:
+        return len(self.acknowledged) >= bodies and {one[0] for one in tuple(self.acknowledged)} == {"m", "l"}
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         for line in process.stdout or ():
             if len(line) == 34:
                 self.acknowledged.add(line.decode().strip())
-                self._first.set()
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         process.kill()
@@ -203,19 +208,19 @@ class Tally:
 
 
 KILLS = [
-    pytest.param((0.9,), id="1 kill"),
-    pytest.param(tuple(0.1 + 0.17 * n for n in range(14)), id="14 kills", marks=pytest.mark.proof),
+    pytest.param((60,), id="1 kill"),
+    pytest.param(tuple(10 + 20 * n for n in range(14)), id="14 kills", marks=pytest.mark.proof),
 ]
 
 
-@pytest.mark.parametrize("pauses", KILLS)
-def test_a_kill_loses_and_doubles_no_metric_and_no_log(tmp_path: Path, pauses: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("bodies", KILLS)  # acknowledged before each
+def test_a_kill_loses_and_doubles_no_metric_and_no_log(tmp_path: Path, bodies: tuple[int, ...]) -> None:
     tally = Tally(tmp_path)
-    for pause in pauses:
-        tally.kill(tally.ingest(pause))
-        tally.kill(tally.ingest(30, die_after_inserts=1))  # between the insert and the forgetting
+    for count in bodies:
+        tally.kill(tally.ingest(count))
+        tally.kill(tally.ingest(die_after_inserts=1))  # between the insert and the forgetting
     wrong = tally.check()
-    print(f"{2 * len(pauses)} kills: acknowledged {len(tally.acknowledged) * ITEMS} items, wrong: {wrong or 'none'}")
+    print(f"{2 * len(bodies)} kills: acknowledged {len(tally.acknowledged) * ITEMS} items, wrong: {wrong or 'none'}")
     assert wrong == {} and {one[0] for one in tally.acknowledged} == {"m", "l"} and len(tally.acknowledged) > 20
 
 
@@ -224,9 +229,9 @@ CUTS = [pytest.param(1, id="1 cut"), pytest.param(8, id="8 cuts", marks=pytest.m
 
 @pytest.mark.parametrize("cuts", CUTS)
 def test_a_power_cut_loses_and_doubles_no_metric_and_no_log(disk: Disk, cuts: int) -> None:
-    tally, chance = Tally(disk.mount / "data"), random.Random()
+    tally, chance = Tally(disk.mount / "data"), random.Random(5)
     for _ in range(cuts):
-        process = tally.ingest(chance.uniform(0.5, 2.5))
+        process = tally.ingest(chance.randint(30, 150))
         disk.cut()
         tally.kill(process)
         disk.off()

@@ -26,14 +26,9 @@ def held(folder: Path) -> list[bytes]:
     """Return the digests of all bodies that a spool would replay."""
     spool = Spool(folder, 10**9)
     try:
-        return [digest for closed in spool.closed() for digest in segment_digests(closed.path)]
+        return [digest for closed in spool.closed() for digest in segment.digests(closed.path)]
     finally:
         spool.close()
-
-
-def segment_digests(path: Path) -> list[bytes]:
-    buffer = path.read_bytes()
-    return [segment.body_digest_of(buffer[start:end]) for _, start, end in segment.scan(buffer)]
 
 
 def test_what_was_appended_is_replayed_by_the_next_start(tmp_path: Path) -> None:
@@ -100,7 +95,7 @@ def test_appends_beside_rotations_stay_whole(tmp_path: Path) -> None:
     done.set()
     rotating.join()
     spool.rotate()
-    digests = [digest for closed in spool.closed() for digest in segment_digests(closed.path)]
+    digests = [digest for closed in spool.closed() for digest in segment.digests(closed.path)]
     assert digests == [segment.digest("acme", body) for body in bodies]
     assert spool.held_bytes == sum(closed.size for closed in spool.closed()) == sum(len(framed(b)) for b in bodies)
 

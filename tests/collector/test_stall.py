@@ -3,9 +3,8 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import grpc
@@ -16,9 +15,12 @@ from collector.main import Collector
 from farthing import otlp
 from farthing.settings import Settings
 from farthing.warehouse import Warehouse
+from tests.ports import free_port
+from tests.until import until
 
 Serve = Callable[[Collector], AbstractContextManager[int]]
 HEAD = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Length: %d\r\n\r\n"
+HASTY_S = 1.5  # what a body may take
 SPAN = otlp.span(b"t" * 16, b"s" * 8, b"", "chat", (1, 2), b"")
 BODY = otlp.traces([("service.name", "shop")], "test", "1", [SPAN])
 
@@ -28,19 +30,30 @@ class Served:
         self.collector, self.port, self.grpc_port = collector, port, grpc_port
 
     def sent(self, part: bytes) -> socket.socket:
-        sock = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=120)
         sock.sendall(part)
         return sock
 
 
 @pytest.fixture
 def served(warehouse: Warehouse, serve: Serve, tmp_path: Path) -> Iterator[Served]:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        grpc_port = sock.getsockname()[1]
-    collector = Collector(Settings(data_dir=tmp_path, body_timeout_s=0.5, collector_grpc_port=grpc_port), warehouse)
+    """A collector that waits for a body as long as it does in production."""
+    with serving(warehouse, serve, tmp_path, Settings().body_timeout_s) as made:
+        yield made
+
+
+@pytest.fixture
+def hasty(warehouse: Warehouse, serve: Serve, tmp_path: Path) -> Iterator[Served]:
+    with serving(warehouse, serve, tmp_path, HASTY_S) as made:
+        yield made
+
+
+@contextmanager
+def serving(warehouse: Warehouse, serve: Serve, folder: Path, timeout_s: float) -> Iterator[Served]:
+    settings = Settings(data_dir=folder, body_timeout_s=timeout_s, collector_grpc_port=free_port())
+    collector = Collector(settings, warehouse)
     with serve(collector) as port:
-        yield Served(collector, port, grpc_port)
+        yield Served(collector, port, settings.collector_grpc_port)
 
 
 def answer_of(sock: socket.socket) -> bytes:
@@ -51,26 +64,19 @@ def answer_of(sock: socket.socket) -> bytes:
     return said
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def test_half_a_body_is_refused_after_the_deadline_and_its_bytes_are_given_back(served: Served) -> None:
-    with served.sent(HEAD % 100_000 + BODY + b"\0" * 50_000) as sock:
-        until(lambda: served.collector._intake.in_flight > 50_000)
+def test_half_a_body_is_refused_after_the_deadline_and_its_bytes_are_given_back(hasty: Served) -> None:
+    with hasty.sent(HEAD % 100_000 + BODY + b"\0" * 50_000) as sock:
+        until(lambda: hasty.collector._intake.in_flight > 50_000)
         said = answer_of(sock)  # which ends, so the connection is closed
     assert said.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in said and b"connection: close" in said
-    assert b"did not come whole within 0.5 s" in said
-    assert served.collector._intake.in_flight == 0
-    status = served.collector.status()
+    assert f"did not come whole within {HASTY_S} s".encode() in said
+    assert hasty.collector._intake.in_flight == 0
+    status = hasty.collector.status()
     assert (status["refused_bodies"], status["stalled_bodies"], status["accepted_bodies"]) == ({"503": 1}, 1, 0)
 
 
-def test_a_sender_that_trickles_does_not_win_time(served: Served) -> None:
-    with served.sent(HEAD % 100_000) as sock:
+def test_a_sender_that_trickles_does_not_win_time(hasty: Served) -> None:
+    with hasty.sent(HEAD % 100_000) as sock:
         stop = threading.Event()
 
         def trickle() -> None:
@@ -82,10 +88,10 @@ def test_a_sender_that_trickles_does_not_win_time(served: Served) -> None:
 
         trickling = threading.Thread(target=trickle)
         trickling.start()
-        until(lambda: served.collector.status()["stalled_bodies"] == 1)
+        until(lambda: hasty.collector.status()["stalled_bodies"] == 1)
         stop.set()
         trickling.join()
-    assert served.collector._intake.in_flight == 0
+    assert hasty.collector._intake.in_flight == 0
 
 
 def test_a_sender_that_goes_away_in_the_middle_gives_its_bytes_back(served: Served) -> None:
@@ -102,22 +108,22 @@ def test_bytes_in_flight_are_bounded_while_bodies_come(served: Served, monkeypat
         assert served.collector._intake.in_flight < 80_000
 
 
-def test_half_a_grpc_message_is_refused_after_the_deadline(served: Served) -> None:
+def test_half_a_grpc_message_is_refused_after_the_deadline(hasty: Served) -> None:
     gone = threading.Event()
 
     def nothing() -> Iterator[bytes]:
-        gone.wait(20)
+        gone.wait(120)
         yield from ()
 
     path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-    with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{hasty.grpc_port}") as channel:
         with pytest.raises(grpc.RpcError) as caught:
-            channel.stream_unary(path)(nothing(), timeout=20)
+            channel.stream_unary(path)(nothing(), timeout=120)
         gone.set()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
-        assert "0.5 s" in caught.value.details()  # type: ignore[attr-defined]
-        assert channel.unary_unary(path)(BODY, timeout=20) == b""
-    status = served.collector.status()
+        assert f"{HASTY_S} s" in caught.value.details()  # type: ignore[attr-defined]
+        assert channel.unary_unary(path)(BODY, timeout=120) == b""
+    status = hasty.collector.status()
     assert (status["refused_bodies"], status["stalled_bodies"], status["accepted_spans"]) == ({"503": 1}, 1, 1)
 
 
@@ -125,5 +131,5 @@ def test_a_grpc_call_without_a_message_is_refused(served: Served) -> None:
     path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
     with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel:
         with pytest.raises(grpc.RpcError) as caught:
-            channel.stream_unary(path)(iter(()), timeout=20)
+            channel.stream_unary(path)(iter(()), timeout=120)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]

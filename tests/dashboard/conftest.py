@@ -11,6 +11,7 @@ from decimal import Decimal
 
 import pytest
 
+from dashboard import shell
 from dashboard.main import app
 from farthing.settings import Settings
 from farthing.testing import SeedRequest, realistic_requests, seed_requests
@@ -54,7 +55,8 @@ def seed_findings(warehouse: Warehouse, tenant: str, now: datetime) -> None:
 def serve(dash_warehouse: Warehouse) -> Iterator[Serve]:
     """A function that serves a tenant's dashboard on a free port, once, and returns its address."""
     running: dict[str, str] = {}
-    with ExitStack() as stack:
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shell, "REFRESH_S", 3600)  # no page is read anew while a test compares its figures
 
         def address(tenant: str) -> str:
             if tenant not in running:

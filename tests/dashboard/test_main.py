@@ -27,7 +27,7 @@ class Answer:
 
 def get(address: str, **headers: str) -> Answer:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    with urllib.request.urlopen(urllib.request.Request(address, headers=named), timeout=10) as answer:
+    with urllib.request.urlopen(urllib.request.Request(address, headers=named), timeout=120) as answer:
         return Answer(answer.headers, answer.read())
 
 

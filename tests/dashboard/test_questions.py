@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import Any, cast
 
 import pytest
@@ -13,19 +12,22 @@ from farthing.warehouse import Warehouse
 
 
 class SlowStore:
-    """Answers after a while, and counts how many questions it has at once."""
+    """Answers once it is let, and counts how many questions it has at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, together: int = 1) -> None:
         self.asked: list[str] = []
         self.most = self._now = 0
+        self.may_answer = threading.Event()
         self._lock = threading.Lock()
+        self._together = threading.Barrier(together)  # it answers so many at a time
 
     def ask(self, question: str, **values: Any) -> list[dict[str, Any]]:
         with self._lock:
             self._now += 1
             self.most = max(self.most, self._now)
         self.asked.append(question)
-        time.sleep(0.05)
+        self._together.wait(120)
+        assert self.may_answer.wait(120)
         with self._lock:
             self._now -= 1
         if question == "broken":
@@ -42,7 +44,10 @@ def test_the_same_question_under_way_is_asked_once() -> None:
 
     async def both() -> list[Any]:
         questions = _questions(store)
-        return await asyncio.gather(*[questions.ask("totals", teams=["a"]) for _ in range(5)])
+        asking = asyncio.gather(*[questions.ask("totals", teams=["a"]) for _ in range(5)])
+        await asyncio.sleep(0)
+        store.may_answer.set()
+        return await asking
 
     answers = asyncio.run(both())
     assert store.asked == ["totals"]
@@ -53,6 +58,7 @@ def test_a_finished_question_is_asked_again() -> None:
     store = SlowStore()
 
     async def twice() -> None:
+        store.may_answer.set()
         questions = _questions(store)
         await questions.ask("totals")
         await questions.ask("totals")
@@ -62,9 +68,10 @@ def test_a_finished_question_is_asked_again() -> None:
 
 
 def test_at_most_two_questions_run_at_once() -> None:
-    store = SlowStore()
+    store = SlowStore(together=2)
 
     async def many() -> None:
+        store.may_answer.set()
         questions = _questions(store)
         await asyncio.gather(*[questions.ask("totals", limit=number) for number in range(8)])
 
@@ -73,15 +80,16 @@ def test_at_most_two_questions_run_at_once() -> None:
 
 
 def test_questions_do_not_hold_up_the_event_loop() -> None:
-    async def measured() -> float:
-        asking = asyncio.create_task(_questions(SlowStore()).ask("totals"))
-        started = time.perf_counter()
-        await asyncio.sleep(0.001)
-        waited = time.perf_counter() - started
-        await asking
-        return waited
+    store = SlowStore()
 
-    assert asyncio.run(measured()) < 0.04
+    async def both() -> list[Any]:
+        asking = asyncio.create_task(_questions(store).ask("totals"))
+        while not store.asked:
+            await asyncio.sleep(0)
+        store.may_answer.set()  # which the loop could not do if it waited for the answer
+        return await asking
+
+    assert len(asyncio.run(both())) == 1
 
 
 def test_an_error_reaches_every_asker_and_is_not_kept() -> None:
@@ -89,7 +97,10 @@ def test_an_error_reaches_every_asker_and_is_not_kept() -> None:
 
     async def fail() -> list[Any]:
         questions = _questions(store)
-        return await asyncio.gather(*[questions.ask("broken") for _ in range(2)], return_exceptions=True)
+        asking = asyncio.gather(*[questions.ask("broken") for _ in range(2)], return_exceptions=True)
+        await asyncio.sleep(0)
+        store.may_answer.set()
+        return await asking
 
     answers = asyncio.run(fail())
     assert [str(answer) for answer in answers] == ["the disk is full"] * 2
@@ -103,10 +114,12 @@ def test_a_reader_who_leaves_does_not_take_the_answer_from_the_others() -> None:
         questions = _questions(store)
         leaving = asyncio.create_task(questions.ask("totals"))
         staying = asyncio.create_task(questions.ask("totals"))
-        await asyncio.sleep(0.01)
+        while not store.asked:
+            await asyncio.sleep(0)
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaving
+        store.may_answer.set()
         return await staying
 
     assert len(asyncio.run(one_leaves())) == 1

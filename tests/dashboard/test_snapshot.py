@@ -16,9 +16,11 @@ from farthing.warehouse import Warehouse
 SEEDED, EMPTY, TINY, YOUNG, SILENT = "dash-seeded", "dash-empty", "dash-tiny", "dash-young", "dash-silent"
 
 
-def read(warehouse: Warehouse, tenant: str, wanted: Filter | None = None) -> Snapshot:
-    now = datetime.now(timezone.utc)
-    return asyncio.run(read_snapshot(Questions(warehouse, tenant), wanted or Filter(), now))
+def read(
+    warehouse: Warehouse, tenant: str, wanted: Filter | None = None, now: datetime | None = None
+) -> Snapshot:
+    at = now or datetime.now(timezone.utc)
+    return asyncio.run(read_snapshot(Questions(warehouse, tenant), wanted or Filter(), at))
 
 
 def kpis(snapshot: Snapshot) -> dict[str, Kpi]:
@@ -91,7 +93,8 @@ def test_a_bucket_without_calls_is_a_gap_in_latency_and_zero_in_sums(dash_wareho
 
 
 def test_the_buckets_that_the_period_cuts_are_drawn_pale(dash_warehouse: Warehouse) -> None:
-    snapshot = read(dash_warehouse, SEEDED, Filter(range="7d"))
+    half_past = datetime.now(timezone.utc).replace(minute=30, second=0, microsecond=0)  # of an hour, of any bucket
+    snapshot = read(dash_warehouse, SEEDED, Filter(range="7d"), half_past)
     opacity = cost_figure(CostStack(snapshot))["data"][0]["marker"]["opacity"]
     assert opacity[-1] < 1
     assert set(opacity[1:-1]) == {1.0}

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,6 +17,7 @@ import pytest
 
 from farthing.http_json import call
 from tests.ports import free_ports
+from tests.until import until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS: tuple[str, ...] = ("collector", "dashboard", "policies", "proxy", "engine", "analyzer")
@@ -87,17 +87,10 @@ class Platform:
             "FARTHING_PROXY_URL": self.url("proxy"),
         }
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def until(condition: Any, what: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.05)
 
 
 def now() -> datetime:
@@ -119,11 +112,11 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")))  # type: ignore[union-attr]
     reader.start()
     until(
-        lambda: any(line.startswith("ready") for line in lines) or process.poll() is not None, "the platform is up", 200
+        lambda: any(line.startswith("ready") for line in lines) or process.poll() is not None, "the platform is up", 300
     )
     assert process.poll() is None, "".join(lines)
     yield Platform(process, ports, data_dir, environ, lines)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0, "".join(lines)
+    assert process.wait(300) == 0, "".join(lines)
     reader.join()
     process.stdout.close()

@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,6 +19,7 @@ import pytest
 from farthing import cli_backup
 from tests.clickhouse_http import ClickHouse
 from tests.conftest import REPOSITORY
+from tests.until import until
 
 SEED = """
 import sys
@@ -43,7 +43,9 @@ from farthing.warehouse import Warehouse, sql
 until = datetime(2100, 1, 1, tzinfo=timezone.utc)
 values = {"since": datetime(2026, 1, 1, tzinfo=timezone.utc), "until": until, "teams": [], "models": [], "limit": 1000,
           "step": 86400, "tz": "Europe/Berlin", "request_id": "r", "run_id": "r1",
-          "name": "gen_ai.client.token.usage", "services": []}
+          "name": "gen_ai.client.token.usage", "services": [], "grade": "right", "weak": "w", "strong": "s",
+          "measure": "latency", "most": 1.0, "ages_s": [3600], "request_ids": ["r"],
+          "tag_names": [], "tag_likes": [], **dict.fromkeys(("users", "features", "keys"), [])}
 warehouse = Warehouse(read_settings().warehouse_dsn, repair=False)
 warehouse.migrate()
 names = [name[:-4] for name in sql.names("queries")]
@@ -211,6 +213,14 @@ def test_a_server_s_rows_come_back_on_another_server_and_on_an_embedded_store(tm
         other.stop()
 
 
+def answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=60).close()
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def collector(home: Path, port: int) -> Iterator[None]:
     environ = {
@@ -219,16 +229,11 @@ def collector(home: Path, port: int) -> Iterator[None]:
     }  # fmt: skip
     process = subprocess.Popen([sys.executable, "-m", "farthing", "collector"], env=environ, cwd=REPOSITORY)
     try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.05)
+        until(lambda: answers(port), "the collector answers")
         yield
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(300)
 
 
 def test_a_backup_of_a_running_collector_under_ingest_holds_every_span_that_was_acknowledged_before(
@@ -245,15 +250,14 @@ def test_a_backup_of_a_running_collector_under_ingest_holds_every_span_that_was_
             request = urllib.request.Request(
                 f"{url}/v1/traces", trace_body(20), {"content-type": "application/x-protobuf"}
             )
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 assert answer.status == 200
             sent.append(20)
 
     with collector(home, port):
         sender = threading.Thread(target=post)
         sender.start()
-        while sum(sent) < 500:
-            time.sleep(0.05)
+        until(lambda: sum(sent) >= 500, "there are spans")
         before = sum(sent)
         environ = {**os.environ, "FARTHING_DATA_DIR": str(home), "FARTHING_COLLECTOR_PORT": str(port)}
         command = [sys.executable, "-m", "farthing", "backup", str(tmp_path / "backup")]

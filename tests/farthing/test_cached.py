@@ -163,7 +163,7 @@ def test_threads_that_ask_at_once_work_once(spans: InMemorySpanExporter) -> None
     @farthing.cached_tool()
     def slow(item: str) -> str:
         made.append(item)
-        release.wait(10)
+        release.wait(120)
         return item
 
     with ThreadPoolExecutor(4) as pool:

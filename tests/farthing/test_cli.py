@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def run(*arguments: str, **environ: str) -> tuple[int, list[str]]:
     """Run the command line; return its exit code and the lines it wrote to both streams."""
     done = subprocess.run(
-        [sys.executable, "-m", "farthing", *arguments], capture_output=True, text=True, timeout=120, check=False,
+        [sys.executable, "-m", "farthing", *arguments], capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, **environ}, cwd=REPOSITORY,
     )  # fmt: skip
     return done.returncode, (done.stdout + done.stderr).strip().splitlines()

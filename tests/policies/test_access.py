@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from farthing.access import GRANTS
 from farthing.errors import SettingsError
 from farthing.serving import Asgi
 from farthing.settings import Settings
-from policies.access import GRANTS, Access, Route
+from policies.access import Access, Route
 from policies.database import open_database
 from policies.http import HttpError, Request
 from policies.main import ROUTES, app

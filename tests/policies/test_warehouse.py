@@ -19,7 +19,7 @@ from farthing.settings import Settings
 from farthing.warehouse import Warehouse, segment
 from policies.main import app
 from tests.policies.conftest import Client
-from tests.proxy.rig import until
+from tests.until import until
 
 ROUTE = """\
 apiVersion: farthing/v1
@@ -158,9 +158,10 @@ def test_a_policy_that_crosses_a_guardrail_goes_back_to_shadow_and_says_why(plan
         seconds = (2.0 if treated else 1.0) + n % 7 / 10
         spans.append(proxy_span(now + n * 10**6, seconds, **{semconv.POLICY_ARMS: (arm,)}))
     planes.put(spans)
-    until(lambda: client.get("/v1/status").json["policies"][0]["mode"] == "shadow", "it goes back", seconds=60.0)
-    (back,) = client.get("/v1/status").json["rollbacks"]
-    assert (back["policy"], back["version"]) == ("tried", 2)
+    until(lambda: client.get("/v1/status").json["policies"][0]["mode"] == "shadow", "it goes back")
+    told = client.get("/v1/status").json
+    (back,) = told["rollbacks"]
+    assert (back["policy"], back["version"], told["policies"][0]["mode"]) == ("tried", 2, "shadow")
     assert back["reason"].startswith("latency: ") and "more than the allowed increase of 20%" in back["reason"]
     (entry, _) = client.get("/v1/audit").json["audit"]
     assert (entry["act"], entry["author"]) == ("rollback", "guardrail")

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from proxy.engine.main import app
 from proxy.engine.model import Llama, load_model
 from proxy.engine.weights import ensure_weights
 from tests.proxy.rig import HOST_SECRET, SECRET, Errors, Rig, answer_of, answers, rig_in
+from tests.until import until
 
 ENGINE_CACHE = Path("~/.cache/farthing").expanduser()
 
@@ -69,12 +69,14 @@ def serve_engine() -> Serve:
 def engine_url(weights: Path) -> Iterator[str]:
     settings = Settings(cache_dir=ENGINE_CACHE, engine_slots=4, engine_max_tokens=512, max_request_bytes=100_000)
     with serve(settings) as url:
-        for _ in range(600):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/healthz") as answer:
-                if answer.status == 200:
-                    break
-            time.sleep(0.1)
+        until(lambda: is_ready(url), "the engine is loaded")
         yield url
+
+
+def is_ready(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/healthz") as answer:
+        return answer.status == 200
+    return False
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import json
 import logging
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,12 +23,15 @@ from farthing.settings import Deployment, PriceOverride, Settings
 from policies.main import app as policies_app
 from proxy.main import serve
 from tests.conftest import served
+from tests.ports import free_port
+from tests.until import until
 
 RATES = (1_000_000_000, 2_000_000_000)  # nUSD per million input and output tokens; 1 and 2 USD
 DEAR_RATES = (4_000_000_000, 8_000_000_000)  # of the provider `east`
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 COST = 20_000  # nano-dollars of USAGE
 SERVED = ("/chat/completions", "/completions", "/responses", "/embeddings", "/messages", "/count_tokens")
+HASTY_S = 1.5  # what a call through the hasty proxy may take
 SECRET = "sk-upstream-secret-0123456789"
 HOST_SECRET = "sk-of-another-deployment"
 Behaviour = Callable[["Received", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -167,7 +169,7 @@ def waits(upstream: Upstream, then: Behaviour, first: bytes = b"") -> Behaviour:
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + first)
             await writer.drain()
         closing = asyncio.create_task(reader.read(1))
-        released = asyncio.create_task(asyncio.to_thread(upstream.release.wait, 30))
+        released = asyncio.create_task(asyncio.to_thread(upstream.release.wait, 300))
         await asyncio.wait((closing, released), return_when=asyncio.FIRST_COMPLETED)
         if closing.done():
             upstream.hung_up.set()
@@ -223,7 +225,7 @@ def running(upstream: Upstream) -> Iterator[None]:
         yield
     finally:
         upstream.release.set()
-        asyncio.run_coroutine_threadsafe(stopped(server), loop).result(10)
+        asyncio.run_coroutine_threadsafe(stopped(server), loop).result(120)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -378,19 +380,6 @@ class Rig:
             assert cost_nusd(zip(tokens, rates, strict=True)) == charge["charged_nusd"]  # type: ignore[arg-type]
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.01)
-
-
-def closed_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 class Errors(logging.Handler):
     """Keeps what uvicorn and asyncio say went wrong: an exception in the application, or one that nobody retrieved."""
 
@@ -408,10 +397,10 @@ def rig_in(folder: Path, breaker_failures: int = 0, **more: Any) -> Iterator[Rig
     with running(upstream), served(policies_app(Settings(data_dir=folder / "control"))) as policies:
         settings = Settings(
             data_dir=folder / "proxy", policies_url=f"http://127.0.0.1:{policies}", prices=PRICES,
-            collector_url=f"http://127.0.0.1:{upstream.port}", deployments=deployments(upstream.port, closed_port()),
-            request_timeout_s=20.0, breaker_failures=breaker_failures, **more,
+            collector_url=f"http://127.0.0.1:{upstream.port}", deployments=deployments(upstream.port, free_port()),
+            request_timeout_s=120.0, breaker_failures=breaker_failures, **more,
         )  # fmt: skip
-        hasty = Settings(**{**vars(settings), "data_dir": folder / "hasty", "request_timeout_s": 0.5})
+        hasty = Settings(**{**vars(settings), "data_dir": folder / "hasty", "request_timeout_s": HASTY_S})
         with proxied(settings) as proxy, proxied(hasty) as quick:
             rig = Rig(upstream, settings, policies, proxy, quick)
             yield rig
@@ -425,7 +414,7 @@ def post(rig: Rig, team: str, body: bytes, url: str = "", **headers: str) -> htt
     """Post a body byte for byte; the answer is read when it is returned."""
     given = {semconv.HEADER_TAGS: f"team={team}", "content-type": "application/json"} | headers
     address = (url or rig.proxy).removeprefix("http://")
-    connection = http.client.HTTPConnection(address, timeout=20)
+    connection = http.client.HTTPConnection(address, timeout=120)
     connection.request("POST", "/v1/chat/completions", body, given)
     response = connection.getresponse()
     response.whole = response.read()  # type: ignore[attr-defined]
@@ -436,7 +425,7 @@ def post(rig: Rig, team: str, body: bytes, url: str = "", **headers: str) -> htt
 def send_only(rig: Rig, team: str, body: bytes, url: str = "") -> socket.socket:
     """Send a request and return its open socket, for a client that goes away or does not read."""
     host, _, port = (url or rig.proxy).removeprefix("http://").partition(":")
-    sock = socket.create_connection((host, int(port)), timeout=20)
+    sock = socket.create_connection((host, int(port)), timeout=120)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
     sock.sendall(f"{head}x-farthing-tags: team={team}\r\n\r\n".encode() + body)
     return sock

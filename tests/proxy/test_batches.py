@@ -28,6 +28,7 @@ from proxy.api_error import ApiError
 from proxy.batch import FINAL, WINDOW_S, Answered, Batches, BatchRecord, Journal, new_id
 from proxy.files import Files
 from tests.conftest import REPOSITORY
+from tests.ports import free_port
 from tests.proxy.rig import (
     COST,
     Behaviour,
@@ -36,7 +37,6 @@ from tests.proxy.rig import (
     answer_of,
     answers,
     asked,
-    closed_port,
     proxied,
     reply,
     send_only,
@@ -45,6 +45,7 @@ from tests.proxy.rig import (
 )
 from tests.proxy.test_virtual_keys import client as keyed
 from tests.proxy.test_virtual_keys import make
+from tests.until import LIMIT_S
 
 
 def lines(count: int, model: str = "gpt-plain", **more: Any) -> bytes:
@@ -61,7 +62,7 @@ def begin(client: openai.OpenAI, content: bytes, endpoint: Any = "/v1/chat/compl
     return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
 
 
-def ended(client: openai.OpenAI, batch_id: str, seconds: float = 30) -> Any:
+def ended(client: openai.OpenAI, batch_id: str, seconds: float = LIMIT_S) -> Any:
     found: list[Any] = []
 
     def is_ended() -> bool:
@@ -263,7 +264,7 @@ def test_a_key_that_is_revoked_meanwhile_answers_no_further_line(rig: Rig) -> No
     rig.upstream.next(waits(rig.upstream, answers(answer_of())))
     with keyed(rig, secret) as client:
         batch = begin(client, lines(3))
-        assert rig.upstream.arrived.wait(20)
+        assert rig.upstream.arrived.wait(120)
         http_json.call("DELETE", f"{rig.policies}/v1/keys/{name}")
         until(lambda: _is_refused(client), "the proxy knows")
     rig.upstream.release.set()
@@ -286,7 +287,7 @@ def test_a_batch_yields_to_interactive_calls_and_goes_on_after_them(rig: Rig) ->
     rig.apply("apiVersion: farthing/v1\nkind: Batch\nmetadata: {name: one}\nlines_in_flight: 1\n")
     rig.upstream.next(waits(rig.upstream, answers(answer_of())))
     with send_only(rig, "people", json.dumps(asked("own")).encode()), rig.client("machines") as client:
-        assert rig.upstream.arrived.wait(20)
+        assert rig.upstream.arrived.wait(120)
         batch = begin(client, lines(2, "own"))
         until(lambda: client.batches.retrieve(batch.id).status == "in_progress", "it has begun")
         with pytest.raises(AssertionError, match="never happened"):
@@ -301,7 +302,7 @@ def test_a_cancelled_batch_keeps_what_was_answered_and_asks_no_more(rig: Rig) ->
     rig.upstream.next(waits(rig.upstream, answers(answer_of())))
     with rig.client("x") as client:
         batch = begin(client, lines(3))
-        assert rig.upstream.arrived.wait(20)
+        assert rig.upstream.arrived.wait(120)
         assert client.batches.cancel(batch.id).status == "cancelling"
         rig.upstream.release.set()
         done = ended(client, batch.id)
@@ -339,7 +340,7 @@ def process(rig: Rig, folder: Path, port: int) -> Iterator[subprocess.Popen[byte
     }  # fmt: skip
     started = subprocess.Popen([sys.executable, "-m", "farthing", "proxy"], cwd=REPOSITORY, env=environ)
     try:
-        until(lambda: _is_up(port), "the proxy answers", 60)
+        until(lambda: _is_up(port), "the proxy answers")
         yield started
     finally:
         started.kill()
@@ -356,15 +357,15 @@ def _is_up(port: int) -> bool:
 
 def test_a_batch_survives_kill_9_and_asks_no_answered_line_again(rig: Rig, tmp_path: Path) -> None:
     count, kill_after = 40, 12
-    team, port = rig.budget(), closed_port()
+    team, port = rig.budget(), free_port()
     seen: Counter[str] = Counter()
-    enough = threading.Event()
+    enough, killed = threading.Event(), rig.upstream.release
 
     async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen[request.json["user"]] += 1
-        if sum(seen.values()) >= kill_after:
+        if sum(seen.values()) >= kill_after and not killed.is_set():
             enough.set()
-        await asyncio.sleep(0.01)
+            await asyncio.to_thread(killed.wait)
         writer.write(reply(answer_of(request.json["user"])))
 
     rig.upstream.next(behave)
@@ -373,14 +374,15 @@ def test_a_batch_survives_kill_9_and_asks_no_answered_line_again(rig: Rig, tmp_p
     with openai.OpenAI(base_url=url, api_key="none", default_headers=headers, max_retries=5) as client:
         with process(rig, tmp_path, port) as first:
             batch = begin(client, lines(count))
-            assert enough.wait(30)
+            assert enough.wait(120)
             first.kill()
             first.wait()
+            killed.set()
         journal = tmp_path / "data" / "proxy" / "batches" / batch.id / "answers.jsonl"
         answered = {json.loads(line)["record"]["custom_id"] for line in journal.read_bytes().splitlines()}
         assert 0 < len(answered) < count
         with process(rig, tmp_path, port):
-            done = ended(client, batch.id, 60)
+            done = ended(client, batch.id)
             assert done.request_counts.completed == count
             found = Counter(row["custom_id"] for row in rows(client, done.output_file_id))
     assert found == Counter({f"line-{number}": 1 for number in range(count)})

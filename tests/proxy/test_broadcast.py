@@ -306,7 +306,7 @@ def test_a_stream_that_nobody_reads_any_more_is_stopped(rig: Rig) -> None:
     team = streaming(rig)
     for sock in shared(rig, team, OWN, 3):
         sock.close()
-    assert rig.upstream.hung_up.wait(20)
+    assert rig.upstream.hung_up.wait(120)
     assert ended(rig, team, 3) == [("", "aborted"), ("coalesced", "aborted"), ("coalesced", "aborted")]
 
 

@@ -126,7 +126,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 async def there(shared: SharedCache) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while shared.is_away:
         assert time.monotonic() < deadline, "the server is never there"
         await asyncio.sleep(0.01)

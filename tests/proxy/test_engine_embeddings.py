@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import json
 import threading
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from proxy.engine.embedder import STEP_TOKENS, Embedded, Embedder, EmbedRequest
 from proxy.engine.encoder import Encoder, TextTokenizer, load_encoder, locate_encoder
 from proxy.engine.fleet import Fleet
 from proxy.semantic import as_vector
+from tests.until import until
 
 MODEL = "all-minilm-l6-v2"
 LONG = " ".join(["the cat sat on the mat"] * 30)
@@ -208,7 +208,7 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_thread(encoder: Encoder
 
     embedder.submit(EmbedRequest([(101, 102)], last))
     try:
-        assert done.wait(20)
+        assert done.wait(120)
     finally:
         embedder.close()
     assert any("the engine failed" in one.error for one in found) and len(found) == 2
@@ -222,12 +222,8 @@ def test_an_encoder_in_bfloat16_is_refused_at_the_start() -> None:
 
 def test_an_engine_that_only_embeds_starts_and_says_so(serve_engine: Any) -> None:
     with serve_engine(Settings(deployments=(Deployment("mine", engine=MODEL),))) as url:
-        for _ in range(200):
-            status, body = get(f"{url}/healthz")
-            if status == 200:
-                break
-            time.sleep(0.05)
-        assert body == {"status": "ok", "models": ["mine"]}
+        until(lambda: get(f"{url}/healthz")[0] == 200, "it is loaded")
+        assert get(f"{url}/healthz")[1] == {"status": "ok", "models": ["mine"]}
         assert post(url, {"model": "mine", "input": "x"})[1]["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
 
 

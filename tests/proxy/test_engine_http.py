@@ -7,9 +7,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from subprocess import run
 from typing import Any
@@ -21,8 +21,9 @@ from openai import OpenAI
 from farthing.errors import EngineError
 from farthing.settings import Deployment, Settings
 from proxy.engine.chat import ChatTokenizer, Message
-from proxy.engine.fleet import names_by_instance
+from proxy.engine.fleet import Fleet, names_by_instance
 from proxy.engine.main import main
+from tests.until import until
 
 Serve = Callable[[Settings], AbstractContextManager[str]]
 MODEL = "smollm2-135m"
@@ -42,10 +43,7 @@ def engine(url: str, name: str = MODEL) -> dict[str, Any]:
 
 
 def until_idle(url: str) -> dict[str, Any]:
-    for _ in range(300):
-        if engine(url)["active"] == engine(url)["waiting"] == 0:
-            break
-        time.sleep(0.05)
+    until(lambda: engine(url)["active"] == engine(url)["waiting"] == 0, "the engine is idle")
     return engine(url)
 
 
@@ -93,6 +91,18 @@ def test_the_last_object_of_an_answer_tells_where_the_time_went(client: OpenAI) 
     assert all("timings" not in (chunk.model_extra or {}) for chunk in plain[:-1])
 
 
+@contextmanager
+def long_story(client: OpenAI) -> Iterator[Iterator[Any]]:
+    """Ask for far more than is read, and go away."""
+    stream = client.chat.completions.create(
+        model=MODEL, messages=STORY, max_tokens=400, stream=True, extra_body={"ignore_eos": True}
+    )
+    try:
+        yield iter(stream)
+    finally:
+        stream.close()
+
+
 def test_requests_at_the_same_time_get_the_answers_that_they_get_alone(client: OpenAI, engine_url: str) -> None:
     def ask(subject: str) -> str:
         question: Any = [{"role": "user", "content": f"What is {subject}?"}]
@@ -101,10 +111,11 @@ def test_requests_at_the_same_time_get_the_answers_that_they_get_alone(client: O
 
     subjects = ("a river", "chess", "bread", "an owl")
     alone = [ask(subject) for subject in subjects]
-    with ThreadPoolExecutor(4) as pool:
+    with long_story(client) as story, ThreadPoolExecutor(4) as pool:
+        next(story)  # goes on meanwhile, so that steps are shared however the others come
         assert list(pool.map(ask, subjects)) == alone
     assert len(set(alone)) == 4
-    assert max(len(step["rows"]) for step in until_idle(engine_url)["recent"][-30:]) > 1  # they did share steps
+    assert max(len(step["rows"]) for step in until_idle(engine_url)["recent"][-30:]) > 1
 
 
 def test_stop_strings_end_the_answer_and_do_not_show(client: OpenAI) -> None:
@@ -219,12 +230,9 @@ def test_models_are_listed_under_their_deployment_names(client: OpenAI) -> None:
 
 def test_a_client_that_goes_away_frees_its_slot(client: OpenAI, engine_url: str) -> None:
     before = until_idle(engine_url)["totals"]
-    stream = client.chat.completions.create(
-        model=MODEL, messages=STORY, max_tokens=400, stream=True, extra_body={"ignore_eos": True}
-    )
-    next(iter(stream))
-    assert engine(engine_url)["active"] == 1
-    stream.close()
+    with long_story(client) as story:
+        next(story)
+        assert engine(engine_url)["active"] == 1
     after = until_idle(engine_url)["totals"]
     assert after["cancelled"] == before["cancelled"] + 1 and after["cancelled_s"] > before["cancelled_s"]
     assert after["decode_tokens"] - before["decode_tokens"] < 399
@@ -257,12 +265,22 @@ def test_steps_tell_which_requests_shared_them_and_add_up(client: OpenAI, engine
     assert post(engine_url, b"", "/v1/steps")[0] == 405
 
 
-def test_while_it_loads_the_engine_answers_503_and_says_so(serve_engine: Serve, weights: Path) -> None:
+def test_while_it_loads_the_engine_answers_503_and_says_so(
+    serve_engine: Serve, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, may_load = Fleet._load, threading.Event()
+
+    def load_later(self: Fleet) -> None:
+        may_load.wait(120)
+        load(self)
+
+    monkeypatch.setattr(Fleet, "_load", load_later)
     deployment = Deployment("small", "http://127.0.0.1:1/v1", engine="smollm2-135m", dtype="bfloat16")
     with serve_engine(Settings(cache_dir=weights.parent, deployments=(deployment,))) as url:
         assert health(url) == (503, {"status": "loading", "models": []})
         status, refused = post(url, json.dumps({"model": "small", "messages": FRANCE}).encode())
         assert (status, refused["error"]["code"]) == (503, "engine_loading")
+        may_load.set()
     # a process that exits while torch still loads is aborted by it
     assert "engine-load" not in [thread.name for thread in threading.enumerate()]
 
@@ -272,10 +290,7 @@ def test_a_load_that_fails_is_told_by_healthz_and_to_clients(
 ) -> None:
     broken = Deployment("broken", "http://127.0.0.1:1/v1", engine="gpt-7", dtype="float32")
     with serve_engine(Settings(deployments=(broken,))) as url:
-        for _ in range(100):
-            if health(url)[1]["status"] == "failed":
-                break
-            time.sleep(0.02)
+        until(lambda: health(url)[1]["status"] == "failed", "it has failed")
         status, body = health(url)
         assert status == 503 and "engine 'gpt-7' is not bundled" in body["error"]
         status, refused = post(url, json.dumps({"model": "broken", "messages": FRANCE}).encode())

@@ -202,4 +202,4 @@ def submit_and_wait(asker: Asker, worker: Worker, name: str) -> None:
 
     prompt = asker.chat.prompt([Message("user", "What is the capital of France?")])
     worker.submit(Request(name, prompt, TextStream(asker.chat.table), keep, 20, GREEDY, asker.chat.stop_tokens))
-    assert done.wait(60)
+    assert done.wait(120)

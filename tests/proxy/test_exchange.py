@@ -4,9 +4,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,12 +20,14 @@ import pytest
 from farthing import semconv
 from farthing.settings import Settings
 from tests.conftest import REPOSITORY
+from tests.ports import free_port
 from tests.proxy.rig import (
     COST,
     DELTAS,
     DONE,
     ERROR_EVENT,
     EVENTS,
+    HASTY_S,
     HOST_SECRET,
     LAST,
     PRICES,
@@ -39,7 +41,6 @@ from tests.proxy.rig import (
     answers,
     asked,
     chunk,
-    closed_port,
     deployments,
     ends_stream,
     error_cut,
@@ -132,6 +133,9 @@ def test_a_cut_stream_ends_for_the_client_with_an_error_and_not_as_if_it_were_wh
     rig.span(team)
 
 
+BETIMES = f"no whole answer within {HASTY_S} s".encode()
+
+
 @pytest.mark.parametrize("name", ["no head", "half a stream", "half a JSON answer", "a client that does not read"])
 def test_a_call_that_takes_too_long_is_ended_and_charged_its_hold(rig: Rig, name: str) -> None:
     team = rig.budget()
@@ -153,7 +157,7 @@ def test_a_call_that_takes_too_long_is_ended_and_charged_its_hold(rig: Rig, name
     else:
         response = post(rig, team, body, rig.hasty)
         whole = response.whole  # type: ignore[attr-defined]
-        assert response.status == (200 if name == "half a stream" else 504) and b"no whole answer within 0.5 s" in whole
+        assert response.status == (200 if name == "half a stream" else 504) and BETIMES in whole
     span = rig.span(team)
     assert (span[semconv.ERROR_TYPE], span[semconv.USAGE_SOURCE]) == ("upstream_timeout", "missing")
 
@@ -163,12 +167,11 @@ def test_a_metered_upstream_is_read_to_its_end_after_the_client_has_gone(rig: Ri
     team = rig.budget()
     rig.upstream.next(waits(rig.upstream, ends_stream, DELTAS) if stream else waits(rig.upstream, answers(answer_of())))
     sock = send_only(rig, team, json.dumps(asked(stream=stream)).encode())
-    assert rig.upstream.arrived.wait(20)
+    assert rig.upstream.arrived.wait(120)
     if stream:
         until(lambda: b"llo" in sock.recv(4096), "the stream has begun")
-    sock.close()
+    leave(rig, sock)
     until(lambda: rig.balance(team)["held_nusd"] > 0, "the hold is still there")
-    time.sleep(0.1)  # the proxy hears of the client's leaving before the upstream goes on
     assert not rig.upstream.hung_up.is_set() and rig.status()["in_flight"] == 1
     rig.upstream.release.set()
     span = rig.span(team)
@@ -180,11 +183,11 @@ def test_an_upstream_of_our_own_is_left_when_the_client_goes(rig: Rig, stream: b
     team = rig.budget()
     rig.upstream.next(waits(rig.upstream, ends_stream, DELTAS if stream else b""))
     sock = send_only(rig, team, json.dumps(asked("own", stream=stream)).encode())
-    assert rig.upstream.arrived.wait(20)
+    assert rig.upstream.arrived.wait(120)
     if stream:
         until(lambda: b"llo" in sock.recv(4096), "the stream has begun")
     sock.close()
-    assert rig.upstream.hung_up.wait(20)
+    assert rig.upstream.hung_up.wait(120)
     span = rig.span(team)
     assert (span[semconv.OUTCOME], span[semconv.USAGE_SOURCE]) == ("aborted", "estimate" if stream else "missing")
     assert 0 < span[semconv.SETTLED_NUSD] <= span[semconv.HELD_NUSD]
@@ -195,11 +198,22 @@ def test_a_client_that_closes_right_after_the_last_event_has_not_aborted(rig: Ri
     rig.upstream.next(waits(rig.upstream, resets, EVENTS))
     sock = send_only(rig, team, json.dumps(asked("own", stream=True)).encode())
     until(lambda: b"[DONE]" in sock.recv(4096), "the last event is here")
-    sock.close()
-    time.sleep(0.1)
+    leave(rig, sock)
     rig.upstream.release.set()
     span = rig.span(team)
     assert span[semconv.SETTLED_NUSD] == COST and span[semconv.OUTCOME] != "aborted"
+
+
+def leave(rig: Rig, sock: socket.socket) -> None:
+    """Close a client's connection; return once the proxy has heard of it and closed its end."""
+    ports = [f":{port:04X}" for port in (int(rig.proxy.rpartition(":")[2]), sock.getsockname()[1])]
+    sock.close()
+
+    def is_closed() -> bool:
+        rows = [line.split()[1:3] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return not any(local.endswith(ports[0]) and remote.endswith(ports[1]) for local, remote in rows)
+
+    until(is_closed, "the proxy has heard of it")
 
 
 def test_a_client_that_leaves_while_the_ledger_decides_costs_nothing(rig: Rig) -> None:
@@ -397,7 +411,7 @@ def test_two_workers_on_one_port_share_a_budget_to_the_last_request(rig: Rig, tm
 @contextmanager
 def workers(rig: Rig, folder: Path) -> Iterator[str]:
     """Run two proxy workers, as processes of their own, on one port."""
-    port, fields = closed_port(), vars(rig.settings)
+    port, fields = free_port(), vars(rig.settings)
     url = fields["deployments"][1].url
     rows = [f"[[deployments]]\nmodel = 'gpt-plain'\nurl = '{url}'\nprovider = 'openai'\nmetered = true\n",
             "[[prices]]\nprovider = 'openai'\nmodel = 'gpt-plain'\ninput = '1'\noutput = '2'\n"]  # fmt: skip
@@ -411,12 +425,12 @@ def workers(rig: Rig, folder: Path) -> Iterator[str]:
     started = [subprocess.Popen(command, cwd=REPOSITORY, env=environ, stderr=subprocess.PIPE) for _ in range(2)]
     try:
         for process in started:
-            until(lambda pid=process.pid: listens(pid, port), "a worker listens", 60)
+            until(lambda pid=process.pid: listens(pid, port), "a worker listens")
         yield f"http://127.0.0.1:{port}"
     finally:
         for process in started:
             process.terminate()
-        said = [process.communicate(timeout=30)[1] for process in started]
+        said = [process.communicate(timeout=300)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
 
 
@@ -450,8 +464,8 @@ def test_a_ledger_that_goes_away_refuses_hard_budgets_and_lets_soft_ones_through
     upstream = Upstream(answers(answer_of()))
     with running(upstream):
         settings = Settings(
-            data_dir=tmp_path / "proxy", policies_port=closed_port(), prices=PRICES,
-            deployments=deployments(upstream.port, closed_port()), collector_url=f"http://127.0.0.1:{upstream.port}",
+            data_dir=tmp_path / "proxy", policies_port=free_port(), prices=PRICES,
+            deployments=deployments(upstream.port, free_port()), collector_url=f"http://127.0.0.1:{upstream.port}",
         )  # fmt: skip
         keep_documents(settings, hard="hard", soft="soft")
         with proxied(settings) as port:
@@ -467,8 +481,8 @@ def test_a_proxy_that_never_had_a_document_serves_nothing_until_it_has_one(tmp_p
     upstream = Upstream(answers(answer_of()))
     with running(upstream):
         settings = Settings(
-            data_dir=tmp_path / "proxy", policies_port=closed_port(), prices=PRICES,
-            deployments=deployments(upstream.port, closed_port()), collector_url=f"http://127.0.0.1:{upstream.port}",
+            data_dir=tmp_path / "proxy", policies_port=free_port(), prices=PRICES,
+            deployments=deployments(upstream.port, free_port()), collector_url=f"http://127.0.0.1:{upstream.port}",
         )  # fmt: skip
         open_handed = replace(settings, serve_without_policies=True)
         with proxied(settings) as port, proxied(open_handed) as open_port:

@@ -30,7 +30,8 @@ from tests.proxy.rig import (
     until,
 )
 
-DEADLINE_MS = "1500"
+DEADLINE_MS = "30000"
+HANGING_MS = "3000"  # where somebody hangs until then
 HEDGE = {"after_ms": 60, "max_share": 1}
 MALFORMED = b"data: {not json\n\ndata: \x00\xff\n\n: only a comment\n\n" + EVENTS[:40] + b"\n\n"
 
@@ -101,7 +102,7 @@ def measure(rig: Rig, fault: str, hedged: bool, count: int) -> Outcome:
     answered = 0
     for _ in range(count):
         started = time.monotonic()
-        told = post(rig, team, body, **{semconv.HEADER_DEADLINE: DEADLINE_MS})
+        told = post(rig, team, body, **{semconv.HEADER_DEADLINE: HANGING_MS if behave is hangs else DEADLINE_MS})
         waits.append((time.monotonic() - started) * 1000)
         answered += told.status == 200 and is_whole(told.whole, is_stream)  # type: ignore[attr-defined]
     until(lambda: rig.upstream.busy == 0, "no connection is left waiting")

@@ -203,7 +203,7 @@ def test_nothing_is_sent_to_the_weak_model_while_nobody_knows_but_by_the_coin(ch
     ],
 )
 def test_a_grade_that_makes_no_sense_is_refused_with_what_is_allowed(rig: Rig, body: dict[str, Any], why: str) -> None:
-    connection = http.client.HTTPConnection(rig.proxy.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(rig.proxy.removeprefix("http://"), timeout=120)
     connection.request("POST", "/v1/grades", json.dumps(body))
     answer = connection.getresponse()
     error = json.loads(answer.read())["error"]

@@ -21,7 +21,8 @@ from policies.main import app
 from proxy.spend import Spend
 from proxy.upstream import Client
 from tests.conftest import REPOSITORY, served
-from tests.proxy.rig import closed_port, until
+from tests.ports import free_port
+from tests.until import until
 
 FACTS = Facts("default", team="t")
 COMPANY = "apiVersion: farthing/v1\nkind: Budget\nmetadata: {{name: {name}}}\nlimit: {limit:.9f} USD\n"
@@ -65,7 +66,7 @@ async def workers(url: str, folder: Path, number: int = 1, lease_s: float = 0.4)
         yield made
     finally:
         for one in made:
-            await one.drain(5.0)
+            await one.drain(60.0)
         client.close()
 
 
@@ -175,7 +176,7 @@ def test_calls_let_through_while_the_ledger_is_away_are_booked_when_it_is_back_b
     document = plane.limit(10_000)
 
     async def away() -> None:
-        async with workers(f"http://127.0.0.1:{closed_port()}", tmp_path) as (spend,):
+        async with workers(f"http://127.0.0.1:{free_port()}", tmp_path) as (spend,):
             with pytest.raises(LedgerError):
                 await spend.reserve("r", FACTS, document.budgets, 100)
             ended = await spend.let_through("ended", FACTS, 100)
@@ -259,7 +260,7 @@ def settled(plane: Plane, name: str, nusd: int) -> None:
 def test_what_a_killed_worker_had_not_spent_of_its_lease_comes_back_once_when_another_starts(
     tmp_path: Path, has_expired: bool
 ) -> None:
-    settings = Settings(data_dir=tmp_path / "control", hold_ttl_s=0.5 if has_expired else 600.0)
+    settings = Settings(data_dir=tmp_path / "control", hold_ttl_s=3.0 if has_expired else 600.0)
     with served(app(settings)) as port:
         plane = Plane(port)
         told, leased = killed(plane, tmp_path)
@@ -353,7 +354,7 @@ def at_the_edge(plane: Plane, folder: Path, processes: int, calls: int) -> None:
     document = plane.limit(calls * 100 + 99).to_json().decode()
     command = [sys.executable, "-c", EDGE, plane.url, str(folder), document]
     started = [subprocess.Popen([*command, f"p{n}"], cwd=REPOSITORY, stdout=subprocess.PIPE) for n in range(processes)]
-    made = [int(process.communicate(timeout=120)[0]) for process in started]
+    made = [int(process.communicate(timeout=300)[0]) for process in started]
     assert [process.returncode for process in started] == [0] * processes
     assert (sum(made), plane.figures()) == (calls, (calls * 100, 0, 0))
 

@@ -14,7 +14,8 @@ import pytest
 
 from farthing import http_json
 from tests.conftest import REPOSITORY
-from tests.proxy.rig import Rig, answer_of, answers, asked, closed_port, until
+from tests.ports import free_port
+from tests.proxy.rig import Rig, answer_of, answers, asked, until
 
 CALLERS = 16
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -45,7 +46,7 @@ in_flight: 1000
 @contextlib.contextmanager
 def worker(rig: Rig, folder: Path) -> Iterator[tuple[int, int]]:
     """Run one worker as a process of its own that asks for keys; yield its pid and port."""
-    port, url = closed_port(), vars(rig.settings)["deployments"][1].url
+    port, url = free_port(), vars(rig.settings)["deployments"][1].url
     (folder / "farthing.toml").write_text(
         f"[[deployments]]\nmodel = 'gpt-plain'\nurl = '{url}'\nprovider = 'openai'\nmetered = true\n"
         "[[prices]]\nprovider = 'openai'\nmodel = 'gpt-plain'\ninput = '1'\noutput = '2'\n"
@@ -57,11 +58,11 @@ def worker(rig: Rig, folder: Path) -> Iterator[tuple[int, int]]:
     }  # fmt: skip
     process = subprocess.Popen([sys.executable, "-m", "farthing", "proxy"], cwd=REPOSITORY, env=environ)
     try:
-        until(lambda: _answers(port), "the worker answers", 60)
+        until(lambda: _answers(port), "the worker answers")
         yield process.pid, port
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(300)
 
 
 def _answers(port: int) -> bool:

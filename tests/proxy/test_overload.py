@@ -19,10 +19,10 @@ BODY = json.dumps(asked("many")).encode()
 @pytest.fixture
 def one_place(rig: Rig) -> Iterator[Rig]:
     """One place at each deployment of `many` and `claude` and a queue of two, undone by a policy that allows all."""
-    windows(rig, max=1, queue=2, max_wait_ms=10_000)
+    windows(rig, max=1, queue=2, max_wait_ms=60_000)
     yield rig
     rig.upstream.release.set()
-    windows(rig, min=1000, max=1000, queue=1000, max_wait_ms=10_000)
+    windows(rig, min=1000, max=1000, queue=1000, max_wait_ms=60_000)
 
 
 def windows(rig: Rig, **action: Any) -> None:
@@ -136,7 +136,7 @@ def test_anthropic_s_client_reads_an_overload_in_its_own_shape(one_place: Rig) -
 
     holder = threading.Thread(target=hold)
     holder.start()
-    assert rig.upstream.arrived.wait(10)
+    assert rig.upstream.arrived.wait(120)
     with pytest.raises(anthropic.InternalServerError) as raised:
         client.messages.create(**message)
     assert raised.value.status_code == 503

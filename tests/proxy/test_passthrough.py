@@ -81,7 +81,7 @@ ANSWERED: dict[str, bytes] = {
 
 def post(rig: Rig, team: str, path: str, body: bytes) -> bytes:
     headers = {semconv.HEADER_TAGS: f"team={team}", "content-type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(f"{rig.proxy}/v1/{path}", body, headers), timeout=20) as answer:
+    with urllib.request.urlopen(urllib.request.Request(f"{rig.proxy}/v1/{path}", body, headers), timeout=120) as answer:
         return answer.read()
 
 

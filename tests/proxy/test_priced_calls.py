@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import date, datetime, timezone
+from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,14 @@ from farthing.policy import Facts
 from farthing.prices import Price, PriceBook, Rates, Usage
 from farthing.settings import Deployment, PriceOverride, Settings
 from farthing.warehouse import Warehouse, segment
-from proxy.admit import _billable, _tier
 from proxy.call import Call
 from proxy.formats import FORMATS
+from proxy.offers import _billable, _tier
 from proxy.own_prices import PriceFeed
 from proxy.record import encode_span
 from proxy.upstream import Client
 
 CHAT, _, RESPONSES, _, MESSAGES = FORMATS
-TODAY = datetime.now(timezone.utc).date()
 REPORTED = {
     "prompt_tokens": 1000, "completion_tokens": 300,
     "prompt_tokens_details": {"cached_tokens": 200, "audio_tokens": 150, "cached_tokens_details": {"audio_tokens": 50},
@@ -147,5 +146,5 @@ async def known_price(url: str, kept: Path, model: str) -> int | None:
     await feed.start()
     await feed.stop()
     client.close()
-    price = book.at("vllm", model, date.fromisoformat(TODAY.isoformat()))
+    price = book.at("vllm", model, datetime.now(timezone.utc).date())
     return price.rates.input if price else None

@@ -51,7 +51,7 @@ def sent(statuses: list[int | None]) -> tuple[list[bytes], Recorder]:
             while statuses:
                 await asyncio.sleep(0.01)
             recorder.put(call(2))
-            await recorder.stop(10.0)
+            await recorder.stop(60.0)
             client.close()
         return recorder
 
@@ -82,7 +82,7 @@ def test_a_collector_that_wants_a_key_gets_the_one_of_the_proxy_s_tenant() -> No
             recorder = Recorder(Client(), url, "test", ingest_key="k1")
             recorder.start()
             recorder.put(call(1))
-            await recorder.stop(5.0)
+            await recorder.stop(60.0)
 
     asyncio.run(main())
     assert b"x-farthing-key: k1\r\n" in heads[0]

@@ -15,7 +15,8 @@ import pytest
 from farthing.policy.key import ROUTES
 from farthing.settings import ProxyKey, Settings
 from proxy.main import Proxy
-from tests.proxy.rig import closed_port, deployments
+from tests.ports import free_port
+from tests.proxy.rig import deployments
 
 PATHS = {"id": "x"}
 
@@ -38,7 +39,7 @@ def opened(settings: Settings) -> Iterator[tuple[Proxy, int]]:
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, int]]:
-    away = closed_port()
+    away = free_port()
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("strict"), policies_port=away, collector_port=away,
         serve_without_policies=True, require_proxy_key=True, proxy_keys=(ProxyKey("of-ann"),),
@@ -49,7 +50,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, in
 
 
 def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         response = connection.getresponse()

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from proxy.server import Patience, Request, Server
+from tests.until import until
 
 MAX_BODY = 100_000
-PATIENCE = Patience(head=0.4, body=0.6, idle=0.8, stalled=0.5, linger=0.3, sweep=0.05)
+HASTE = Patience(head=0.6, body=0.6, idle=0.6, stalled=0.5, linger=0.3, sweep=0.05)
+LONG = b"GET /" + b"long" * 300 + b" HTTP/1.1\r\nhost: x\r\n\r\n"
 GET = b"GET /echo HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
@@ -38,7 +40,7 @@ class Served:
         elif request.path == "/stream":
             request.begin(200, [(b"content-type", b"text/plain")])
             await request.write(b"one,")
-            await asyncio.to_thread(self.release.wait, 10)
+            await asyncio.to_thread(self.release.wait, 300)
             await request.write(b"two")
             request.end()
         elif request.path == "/much":
@@ -55,7 +57,7 @@ class Served:
 
 
 @contextmanager
-def running(patience: Patience = PATIENCE) -> Iterator[Served]:
+def running(patience: Patience) -> Iterator[Served]:
     served, started, stop = Served(), threading.Event(), asyncio.Event()
     sock = socket.create_server(("127.0.0.1", 0))
     served.port = sock.getsockname()[1]
@@ -66,12 +68,12 @@ def running(patience: Patience = PATIENCE) -> Iterator[Served]:
         await served.server.start(sock)
         started.set()
         await stop.wait()
-        await served.server.stop(5)
+        await served.server.stop(60)
 
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=(live(),))
     thread.start()
-    started.wait(5)
+    assert started.wait(120)
     try:
         yield served
     finally:
@@ -83,12 +85,20 @@ def running(patience: Patience = PATIENCE) -> Iterator[Served]:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    with running() as one:
+    """A server that waits for its clients as long as it does in production."""
+    with running(Patience()) as one:
+        yield one
+
+
+@pytest.fixture
+def hasty() -> Iterator[Served]:
+    """A server that waits for nobody."""
+    with running(HASTE) as one:
         yield one
 
 
 def connect(served: Served) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", served.port), timeout=5)
+    return socket.create_connection(("127.0.0.1", served.port), timeout=120)
 
 
 def read_all(sock: socket.socket) -> bytes:
@@ -109,7 +119,7 @@ def sent(served: Served, raw: bytes) -> bytes:
 
 
 def test_an_ordinary_client_keeps_its_connection(served: Served) -> None:
-    client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
     for n in range(3):
         client.request("POST", f"/echo?q={n}", f"body {n}", {"x-y": "z"})
         answer = client.getresponse()
@@ -120,7 +130,7 @@ def test_an_ordinary_client_keeps_its_connection(served: Served) -> None:
 
 
 def test_a_chunked_body_a_100_continue_and_a_stream_pass(served: Served) -> None:
-    client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
     client.request("POST", "/echo", iter([b"a", b"bc"]), encode_chunked=True, headers={"transfer-encoding": "chunked"})
     assert client.getresponse().read() == b"/echo abc"
     served.release.set()
@@ -163,16 +173,16 @@ def test_http_1_0_gets_an_answer_that_ends_with_the_connection(served: Served) -
     b"GET /a HTTP/1.1\r\n" + b"x: " + b"y" * 70_000 + b"\r\n\r\n",
 ])  # fmt: skip
 def test_what_two_servers_could_read_differently_is_refused_and_the_connection_closed(
-    served: Served, raw: bytes
+    hasty: Served, raw: bytes
 ) -> None:
-    answer = sent(served, raw)
+    answer = sent(hasty, raw)
     assert not answer or answer.split(b" ")[1] in (b"400", b"431", b"501", b"200")
-    assert answer.count(b"HTTP/1.1 200") == 0 or served.seen[0].body in (b"a", b"")
-    assert [request.path for request in served.seen].count("/b") == 0
+    assert answer.count(b"HTTP/1.1 200") == 0 or hasty.seen[0].body in (b"a", b"")
+    assert [request.path for request in hasty.seen].count("/b") == 0
 
 
 def test_a_body_that_is_too_large_is_answered_without_being_read_to_its_end(served: Served) -> None:
-    client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
     client.request("POST", "/echo", b"x" * (50 * MAX_BODY))
     assert client.getresponse().read() == b"too large"
     client.close()
@@ -187,48 +197,39 @@ def test_a_body_that_is_too_large_is_answered_without_being_read_to_its_end(serv
     (b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc", b"408"),
     (GET, b"200"),
 ])  # fmt: skip
-def test_a_client_that_stops_in_the_middle_is_cut_off(served: Served, start: bytes, status: bytes) -> None:
-    began = time.monotonic()
-    answer = sent(served, start)
-    assert time.monotonic() - began < 4
+def test_a_client_that_stops_in_the_middle_is_cut_off(hasty: Served, start: bytes, status: bytes) -> None:
+    answer = sent(hasty, start)
     assert answer.split(b" ")[1:2] == ([status] if status else [])
 
 
-def test_a_client_that_sends_byte_by_byte_is_cut_off_all_the_same(served: Served) -> None:
-    with connect(served) as sock:
-        began = time.monotonic()
-        with pytest.raises(OSError):
-            for byte in GET * 20:
-                sock.sendall(bytes((byte,)))
-                time.sleep(0.05)
-        assert time.monotonic() - began < 4
-    assert served.seen == []
+def test_a_client_that_sends_byte_by_byte_is_cut_off_all_the_same(hasty: Served) -> None:
+    with connect(hasty) as sock, pytest.raises(OSError):
+        for byte in LONG:
+            sock.sendall(bytes((byte,)))
+            time.sleep(0.05)
+    assert hasty.seen == []
 
 
-def test_a_client_that_does_not_read_is_cut_off_and_the_handler_hears_of_it(served: Served) -> None:
-    with connect(served) as sock:
+def test_a_client_that_does_not_read_is_cut_off_and_the_handler_hears_of_it(hasty: Served) -> None:
+    with connect(hasty) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.sendall(b"GET /much HTTP/1.1\r\nhost: x\r\n\r\n")
-        until = time.monotonic() + 5
-        while not served.gone and time.monotonic() < until:
-            time.sleep(0.05)
-    assert served.gone == ["/much"]
+        until(lambda: hasty.gone, "it is cut off")
+    assert hasty.gone == ["/much"]
 
 
-def test_a_client_that_goes_is_noticed_at_once(served: Served) -> None:
+def test_a_client_that_goes_is_noticed_while_it_is_answered(served: Served) -> None:
     with connect(served) as sock:
         sock.sendall(b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n")
         assert b"200 OK" in sock.recv(1000)
-    until = time.monotonic() + 2
-    while not served.gone and time.monotonic() < until:
-        time.sleep(0.01)
+    until(lambda: served.gone, "it is noticed")
     assert served.gone == ["/stream"] and served.seen[0].is_gone
 
 
 def test_an_answer_that_breaks_off_cannot_be_taken_for_a_whole_one(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
     client.request("GET", "/break")
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         client.getresponse().read()
@@ -237,14 +238,14 @@ def test_an_answer_that_breaks_off_cannot_be_taken_for_a_whole_one(
 
 
 def test_a_stop_waits_for_the_answer_under_way_and_takes_nothing_new() -> None:
-    with running(Patience(sweep=0.05)) as served, connect(served) as sock, connect(served) as idle:
+    with running(Patience()) as served, connect(served) as sock, connect(served) as idle:
         sock.sendall(b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n")
         assert b"200 OK" in sock.recv(1000)
         assert served.server is not None and served.loop is not None
-        stopping = asyncio.run_coroutine_threadsafe(served.server.stop(5), served.loop)
+        stopping = asyncio.run_coroutine_threadsafe(served.server.stop(120), served.loop)
         assert idle.recv(10) == b""
         with pytest.raises(OSError):
             connect(served).close()
         served.release.set()
         assert read_all(sock).endswith(b"two\r\n0\r\n\r\n")
-        stopping.result(5)
+        stopping.result(120)

@@ -44,12 +44,9 @@ def run(tmp_path: Path) -> Run:
                 client = Client()
                 spend = Spend(client, url, tmp_path, lease_s=0)
                 await act(spend)
-                for _ in range(500):
-                    if not spend.waiting:
-                        break
+                while spend.waiting:
                     await asyncio.sleep(0.01)
-                assert spend.waiting == 0
-                await spend.drain(5.0)
+                await spend.drain(60.0)
                 client.close()
 
         asyncio.run(main())

@@ -7,6 +7,7 @@ from farthing.settings import Deployment
 from proxy.counters import Counters
 from proxy.upstream import Client
 from proxy.warm import Warmth
+from tests.ports import free_port
 from tests.proxy.rig import answer_of, read_request, reply
 
 
@@ -28,7 +29,7 @@ class Server:
 
 async def until(condition: object) -> None:
     assert callable(condition)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -59,11 +60,7 @@ def test_connections_are_open_before_the_first_request_and_come_back_when_they_a
 
 def test_a_deployment_that_is_away_is_tried_again_and_keeps_nobody() -> None:
     async def act() -> None:
-        server, counters, client = Server(), Counters(), Client()
-        listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
-        port = listening.sockets[0].getsockname()[1]
-        listening.close()
-        await listening.wait_closed()
+        server, counters, client, port = Server(), Counters(), Client(), free_port()
         deployment = Deployment("m", f"http://127.0.0.1:{port}/v1", name="m/1", warm_connections=1)
         warmth = Warmth(client, [deployment], counters, interval_s=0.01)
         warmth.start()

@@ -1,4 +1,4 @@
-"""kind: Limit: how much a scope may ask of the proxies of a host, whatever it costs."""
+"""kind: Limit: how much a scope may ask of the proxies of a host, whatever it costs; N hosts let in N times as much."""
 from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
