@@ -49,7 +49,7 @@ def show(context: typer.Context, name: _Name, as_json: _Json = False) -> None:
         _say(f"{title:<16}{text}")
     for grant in line["grants"]:
         why = f": {grant['reason']}" if grant["reason"] else ""
-        what = format_usd(grant["amount_nusd"]) if grant["amount_nusd"] else "approval"
+        what = _money(line, grant["amount_nusd"]) if grant["amount_nusd"] else "approval"
         _say(f"{'granted':<16}{what} at {grant['at'][:19]}Z by {grant['author']}{why}")
 
 
@@ -84,6 +84,18 @@ def set_budget(
     _say(f"budget {name}: {applied['changes'][0]['change']}, version {applied['version']}")
 
 
+@app.command()
+def suspend(context: typer.Context, name: _Name, reason: _Reason = "") -> None:
+    """Refuse every call of a budget's scope from now on; the same as `set NAME --suspend`."""
+    set_budget(context, name, suspend=True, reason=reason)
+
+
+@app.command()
+def resume(context: typer.Context, name: _Name, reason: _Reason = "") -> None:
+    """Take calls again; the same as `set NAME --resume`."""
+    set_budget(context, name, resume=True, reason=reason)
+
+
 @app.command("top-up")
 def top_up(
     context: typer.Context,
@@ -116,7 +128,9 @@ def explain(context: typer.Context, name: _Name, as_json: _Json = False) -> None
     for sentence in _story(line):
         _say(sentence)
     if spenders:
-        _say("\nwho spends, of the teams and models of its scope:")
+        others = [name for name in line["scope"] if name not in ("team", "model")]
+        wider = f" (its {', '.join(others)} narrows that further, these sums do not)" if others else ""
+        _say(f"\nwho spends, of the teams and models of its scope{wider}:")
     for row in spenders:
         _say(f"  {row['team'] or '-':<20}{row['model']:<28}{row['requests']:>9} calls{_usd(row['cost_usd']):>16}")
 
@@ -170,6 +184,9 @@ def _facts(line: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [("budget", line["name"] + (f", owned by {line['owner']}" if line["owner"] else ""))]
     facts += [("scope", json.dumps(line["scope"]) if line["scope"] else "everything"), ("window", kind + until)]
     facts += [(title, _money(line, line[name])) for title, name in _AMOUNTS]
+    if (currency := line["currency"]) is not None:
+        day = f" of {currency['as_of']}" if currency["as_of"] else ""
+        facts.append(("rate", f"1 {currency['name']} = {currency['usd']} USD{day}; it does not move"))
     if line["per_request_nusd"] is not None:
         facts.append(("a call at most", _money(line, line["per_request_nusd"])))
     if line["burn_nusd_per_hour"] is not None:

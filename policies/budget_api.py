@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from farthing.money import nusd_from_usd
+from farthing.policy.kinds.budget import in_usd
 from policies import statement
 from policies.http import HttpError, Reply, Request
 from policies.operations import MAX_OPERATION_NUSD, ToppedUp, TopUp
@@ -30,10 +31,13 @@ async def budget(plane: ControlPlane, request: Request) -> Reply:
 async def top_up(plane: ControlPlane, request: Request) -> Reply:
     """Raise a budget's limit in the window that runs; the answer is durable."""
     name, text = _name(plane, request), request.text("amount")
+    currency = next(one.currency for one in plane.document_in_force.budgets if one.name == name)
+    given = in_usd(text, currency.model_dump()) if currency else text
     try:
-        amount = nusd_from_usd(text.removesuffix(" USD"))
-    except ValueError as error:
-        raise HttpError(400, "bad_query", f"amount: {error}") from None
+        amount = nusd_from_usd(str(given).removesuffix(" USD"))
+    except ValueError:
+        allowed = "an amount in USD" + (f" or {currency.name}" if currency else "")
+        raise HttpError(400, "bad_query", f"amount={text!r}: allowed is {allowed}, such as '12.50 USD'") from None
     if not 0 < amount <= MAX_OPERATION_NUSD:
         most = MAX_OPERATION_NUSD // 10**9
         raise HttpError(400, "bad_query", f"amount={text!r}: allowed is more than 0 and up to {most} USD")

@@ -61,7 +61,7 @@ def _line(
         "on_ledger_away": budget.on_ledger_away,
         "per_request_nusd": budget.per_request_nusd,
         "suspended": budget.suspended,
-        "currency": budget.currency.model_dump() if budget.currency else None,
+        "currency": budget.currency.model_dump(mode="json") if budget.currency else None,
         "thresholds": [one.name for one in budget.thresholds],
         "crossed": sorted(told.get((budget.name, told_in(period.name)), [])),
         **figures,

@@ -112,6 +112,7 @@ class Spend:
         """
         now = self._clock_ns()
         if self._lease_s:
+            self._unsettled.open()  # before anything is leased: whoever comes after this worker finds whose it was
             accounts = self._leases.take(budgets, amount_nusd, now)
             if accounts is not None:
                 slot = self._unsettled.hold(request_id, amount_nusd, now, accounts)

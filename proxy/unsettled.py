@@ -51,7 +51,7 @@ class Unsettled:
 
     def hold(self, request_id: str, amount_nusd: int, reserved_ns: int, accounts: Sequence[Account]) -> Slot:
         """Keep what a call may cost, before it may cost anything; 0 where there is no room to."""
-        memory = self._memory or self._open()
+        memory = self.open()
         text = request_id.encode()
         if not self._free or len(text) > _SIZE - _TEXT or len(accounts) > _MOST_PLACES:
             return 0
@@ -92,7 +92,11 @@ class Unsettled:
             self._file.close()
             self._memory = self._file = None
 
-    def _open(self) -> mmap.mmap:
+    def open(self) -> mmap.mmap:
+        """Have the file there, so that the worker's end can be told of from now on."""
+        return self._memory or self._made()
+
+    def _made(self) -> mmap.mmap:
         self._folder.mkdir(parents=True, exist_ok=True)
         new = self._folder / f"new-{self._worker}"
         self._file = new.open("w+b", buffering=0)

@@ -154,7 +154,7 @@ metadata: {name: search, owner: finance}
 scope: {team: search}
 limit: 1000 EUR   # what was agreed
 per_request: 0.50 EUR
-currency: {name: EUR, usd: "1.10"}
+currency: {name: EUR, usd: "1.10", as_of: 2026-03-01}
 window: {calendar: month, tz: Europe/London}
 thresholds: [{at: 80%}, {forecast: 100%}]
 """
@@ -197,6 +197,9 @@ def test_a_top_up_over_http_is_checked(client: Any) -> None:
     made = client.call("POST", "/v1/budgets/search/top-up?amount=50%20USD&author=ann")
     assert made.json["granted_nusd"] == 50 * 10**9
     assert client.get("/v1/budgets/search").json["limit_nusd"] == 1150 * 10**9
+    assert client.call("POST", "/v1/budgets/search/top-up?amount=10%20EUR").json["granted_nusd"] == 61 * 10**9
+    said = client.call("POST", "/v1/budgets/search/top-up?amount=10%20GBP").error["message"]
+    assert said == "amount='10 GBP': allowed is an amount in USD or EUR, such as '12.50 USD'"
     for path, status in (("search/top-up?amount=-1", 400), ("search/top-up?amount=much", 400), ("none/top-up", 404)):
         assert client.call("POST", f"/v1/budgets/{path}").status == status
     assert client.get("/v1/budget-events?after=0").json == {"events": []}
@@ -216,15 +219,17 @@ def test_the_command_line_lists_shows_changes_and_explains(client: Any, capsys: 
     assert "limit: 2000 EUR\n" in source and "suspended: true\n" in source and "thresholds: [{at: 80%}" in source
     run(client, "list")
     assert "suspended" in capsys.readouterr().out.splitlines()[-1]
-    run(client, "set", "search", "--resume")
+    run(client, "resume", "search")
     assert "suspended" not in client.get("/v1/objects").json["objects"][0]["source"]
     run(client, "top-up", "search", "110 USD", "--reason", "launch")
     capsys.readouterr()
     run(client, "show", "search")
     shown = capsys.readouterr().out
-    assert "2,100.00 EUR" in shown and "granted" in shown and "launch" in shown
+    assert "1 EUR = 1.10 USD of 2026-03-01" in shown
+    assert "2,100.00 EUR" in shown and "100.00 EUR at" in shown and "granted" in shown and "launch" in shown
     run(client, "show", "search", "--json")
     assert json.loads(capsys.readouterr().out)["limit_nusd"] == (2200 + 110) * 10**9
+    run(client, "suspend", "search")
     run(client, "explain", "search")
     assert "0.00 EUR of 2,100.00 EUR is spent (0%)" in capsys.readouterr().out
-    assert client.get("/v1/audit").json["audit"][1]["reason"] == "holidays"
+    assert client.get("/v1/audit").json["audit"][2]["reason"] == "holidays"

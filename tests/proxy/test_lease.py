@@ -19,6 +19,7 @@ from farthing.policy import Document, Facts
 from farthing.settings import Settings
 from policies.main import app
 from proxy.spend import Spend
+from proxy.unsettled import Unsettled
 from proxy.upstream import Client
 from tests.conftest import REPOSITORY, served
 from tests.ports import free_port
@@ -281,6 +282,16 @@ def test_what_a_killed_worker_had_not_spent_of_its_lease_comes_back_once_when_an
         assert plane.figures() == (told * 10 + 30 + 45, 0, 0)
         states = {row["request_id"]: row["state"] for row in rows(plane)}
         assert (states[f"told-{told}"], states["ended"]) == ("corrected", "corrected" if has_expired else "settled")
+
+
+def test_a_worker_has_its_file_before_it_has_a_lease_though_no_call_has_ended(plane: Plane, tmp_path: Path) -> None:
+    async def main(document: Document) -> None:
+        async with workers(plane.url, tmp_path, lease_s=600.0) as (spend,):
+            held = await spend.reserve("r", FACTS, document.budgets, 100)
+            assert held is not None and len(Unsettled(tmp_path, "another").left_behind()) == 1
+            spend.settle(held, 0)
+
+    asyncio.run(main(plane.limit(10_000)))
 
 
 def rows(plane: Plane) -> list[dict[str, Any]]:

@@ -5,7 +5,8 @@ Budgets nest by their scopes: a call is held by every budget whose scope it fall
 from __future__ import annotations
 
 import re
-from datetime import timezone, tzinfo
+from collections.abc import Mapping
+from datetime import date, timezone, tzinfo
 from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Any, ClassVar, Literal, cast
 from zoneinfo import ZoneInfo
@@ -100,6 +101,7 @@ class Currency(Record):
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
     usd: Annotated[str, StringConstraints(pattern=r"^\d{1,6}(\.\d{1,9})?$")]  # that one unit is worth, as text
+    as_of: date | None = None  # the day that the rate is of; only told
 
 
 class Budget(Named):
@@ -137,15 +139,15 @@ class Budget(Named):
         currency = spec.get("currency")
         if isinstance(currency, dict):
             given = cast("dict[str, object]", currency)
-            spec = {key: _in_usd(value, given) if key in _AMOUNTS else value for key, value in spec.items()}
+            spec = {key: in_usd(value, given) if key in _AMOUNTS else value for key, value in spec.items()}
         return super().from_written(spec)
 
 
 _AMOUNTS = ("limit", "per_request")
 
 
-def _in_usd(value: object, currency: dict[str, object]) -> object:
-    """Return an amount in USD; what cannot be read is left to the validation of its field."""
+def in_usd(value: object, currency: Mapping[str, object]) -> object:
+    """Return an amount in USD, rounded down; what cannot be read is left to the validation of its field."""
     found = _FOREIGN.match(value) if isinstance(value, str) else None
     rate = currency.get("usd")
     if found is None or found[2] != currency.get("name") or not isinstance(rate, str):
