@@ -29,8 +29,8 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def model(number: int) -> GainModel:
-    heads = [Head(float(number), [0.0] * len(MARKS), [1.0], [0.0]) for _ in range(2)]
-    return GainModel(Weights([7], [1.0], *heads, 1.0, 0.0), {"rows": number})
+    head = Head(float(number), [0.0] * len(MARKS), [1.0], [0.0])
+    return GainModel(Weights([7], [1.0], head, head, 1.0, 0.0), {"rows": number})
 
 
 def document(text: str) -> Document:
