@@ -41,7 +41,7 @@ class Reader:
     async def give(self, request: Request, call: Call) -> None:
         """Send a client all that comes, up to the stream's end or until the reader leaves."""
         while not self.left:
-            if request.is_gone:
+            if request.is_gone and not self.has_all:
                 self.leave("gone")
             elif part := self._stream.after(self):
                 call.first_byte_ns = call.first_byte_ns or time.time_ns()
@@ -51,6 +51,16 @@ class Reader:
                 return
             else:
                 await self._stream.more()
+
+    @property
+    def has_all(self) -> bool:
+        """Tell whether the answer's last event has left for the client: one that goes now has not given up."""
+        return self._stream.leader.is_delivered and self.taken == self._stream.size
+
+    def gone(self) -> None:
+        """The client has closed its connection."""
+        if not self.has_all:
+            self.leave("gone")
 
     def leave(self, why: Left) -> None:
         """Read no more."""
@@ -72,7 +82,7 @@ class Broadcast:
         self._close = close  # called once nobody may join any more
         self._parts: list[bytes] = []
         self._dropped = 0  # parts that all readers have taken
-        self._size = 0  # bytes of the whole
+        self.size = 0  # bytes of the whole
         self._more, self._taken = asyncio.Event(), asyncio.Event()  # set for a moment, for whoever waits then
         self._lead = Reader(self)
         self._readers = {self._lead}
@@ -107,11 +117,11 @@ class Broadcast:
 
     def put(self, data: bytes) -> bool:
         """Give all readers a part; False = none of them keeps up."""
-        for slow in [one for one in self._readers if self._size - one.taken > BEHIND_BYTES]:
+        for slow in [one for one in self._readers if self.size - one.taken > BEHIND_BYTES]:
             slow.leave("slow")
         self._parts.append(data)
-        self._size += len(data)
-        if self._size > PREFIX_BYTES:
+        self.size += len(data)
+        if self.size > PREFIX_BYTES:
             self._close()
             self._trim()
         self._pulse(self._more)
@@ -159,6 +169,10 @@ class Broadcast:
         self._pulse(self._taken)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    @property
+    def readers(self) -> int:
+        return len(self._readers)
+
     async def more(self) -> None:
         """Wait for a further part, or the end."""
         await self._more.wait()
@@ -181,7 +195,7 @@ class Broadcast:
 
     @property
     def _has_near(self) -> bool:
-        return not self._readers or any(self._size - one.taken <= _NEAR_BYTES for one in self._readers)
+        return not self._readers or any(self.size - one.taken <= _NEAR_BYTES for one in self._readers)
 
     def _trim(self) -> None:
         """Forget what everybody has taken."""

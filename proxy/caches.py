@@ -167,6 +167,11 @@ class Caches:
                 await kept.semantic.close()
         await self.tiers.close()
 
+    @property
+    def sharing(self) -> int:
+        """Calls that read a stream which others may join."""
+        return sum(stream.readers for stream in self.flights.shared if isinstance(stream, Broadcast))
+
     def counts(self) -> list[LevelCounts]:
         """Return every level of every policy."""
         return [level for policy, kept in self._kept.items() for level in kept.counts(policy)]

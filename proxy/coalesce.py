@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 MAX_LEADERS = 2  # of one flight
@@ -82,6 +82,11 @@ class Flights(Generic[Answer]):
             return None
         made = self._flights[key] = Flight(self, key)
         return made
+
+    @property
+    def shared(self) -> Iterator[Answer]:
+        """Answers that are on their way."""
+        return (flight.shared for flight in self._flights.values() if flight.shared is not None)
 
     async def join(self, key: Hashable) -> Answer | Flight[Answer] | None:
         """Return the answer of an identical request, a flight to lead (and to end), or None: go on alone."""

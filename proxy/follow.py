@@ -21,7 +21,7 @@ async def follow(call: Call, ticket: Ticket, request: Request, form: Format) -> 
     call.cache_hit = ticket.level
     left_s = max(0.0, call.limit_s - (time.time_ns() - call.started_ns) / 1e9)
     reader = stream.join(left_s)
-    request.on_gone = lambda: reader.leave("gone")
+    request.on_gone = reader.gone
     call.is_begun = True
     request.begin(200, (*STREAM_HEADERS, *response_headers(call)))
     try:
@@ -31,13 +31,13 @@ async def follow(call: Call, ticket: Ticket, request: Request, form: Format) -> 
         reader.leave("late")
     finally:
         request.on_gone = None
-        reader.leave("gone")
+        stream.forget(reader)
     await _end(call, ticket, stream, reader, request, form)
 
 
 async def _end(call: Call, ticket: Ticket, stream: Broadcast, reader: Reader, request: Request, form: Format) -> None:
     """Say how it went; only a stream that came whole has saved what it would have cost."""
-    if request.is_gone:
+    if reader.left == "gone":
         call.fail("aborted", "client_disconnected", 499)
         return
     leader = stream.leader

@@ -192,6 +192,7 @@ class Proxy:
             "semantic": self._caches.semantic_counts(),
             "cache_tiers": self._caches.tiers.counts(),
             "calls_waiting_for_identical": self._caches.flights.waiting,
+            "calls_sharing_a_stream": self._caches.sharing,
             "micro_batches": {
                 "batches": self._batches.batches,
                 "calls": self._batches.calls,

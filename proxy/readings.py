@@ -46,6 +46,8 @@ def read_caches(metrics: Metrics, caches: Caches) -> None:
     metrics.read("cache_evictions_total", "counter", "Entries dropped for want of room.", level("evictions"))
     metrics.read("cache_entries", "gauge", "Entries kept.", level("entries"))
     metrics.read("cache_bytes", "gauge", "Bytes kept.", level("bytes"))
+    metrics.read("coalesced_waiting", "gauge", "Calls that wait for an identical one.", lambda: caches.flights.waiting)
+    metrics.read("coalesced_streaming", "gauge", "Calls that read a stream others may join.", lambda: caches.sharing)
     metrics.read("cache_unpriced_hits_total", "counter", "Hits whose saving nobody can tell.", level("unpriced_hits"))
     metrics.read(
         "prompt_cache_write_usd_total", "counter", "What writing to providers' prompt caches cost above input, USD.",

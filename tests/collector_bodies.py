@@ -22,3 +22,10 @@ def trace_body(calls: int, model: str = "gpt-4o-mini", provider: str = "openai")
         for _ in range(calls)
     ]
     return otlp.traces([("service.name", "shop")], "test", "1", spans)
+
+
+def span_with_ids(trace_id: bytes, span_id: bytes, parent_span_id: bytes = b"", at_ns: int = 1) -> bytes:
+    """Return a span whose ids may be of any length, which no span of ours has."""
+    ids = otlp.field(0x0A, trace_id) + otlp.field(0x12, span_id) + otlp.field(0x22, parent_span_id)
+    at = at_ns.to_bytes(8, "little")
+    return ids + otlp.field(0x2A, b"chat") + b"\x39" + at + b"\x41" + at

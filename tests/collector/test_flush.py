@@ -18,6 +18,7 @@ from farthing import otlp, semconv
 from farthing.errors import WarehouseError
 from farthing.prices import PriceBook
 from farthing.warehouse import Warehouse, insert, segment
+from tests.collector_bodies import span_with_ids
 from tests.conftest import STORES
 
 AT = 1_795_000_000_000_000_000  # 2026-11-18
@@ -170,8 +171,8 @@ def test_a_token_count_that_cannot_be_is_missing(tokens: otlp.Value, warehouse: 
 @pytest.mark.parametrize(
     "made",
     [
-        pytest.param(otlp.traces([], "", "", [otlp.span(b"", b"", b"", "", (AT, AT), b"")]), id="no ids, no resource"),
-        pytest.param(otlp.traces([], "", "", [otlp.span(b"x" * 40, b"y", b"z" * 3, "n", (AT, AT), b"")]), id="odd ids"),
+        pytest.param(otlp.traces([], "", "", [span_with_ids(b"", b"", at_ns=AT)]), id="no ids, no resource"),
+        pytest.param(otlp.traces([], "", "", [span_with_ids(b"x" * 40, b"y", b"z" * 3, AT)]), id="odd ids"),
         pytest.param(one(("long", "x" * 3_000_000)), id="a long value"),
         pytest.param(one(name="ch@t").replace(b"ch@t", b"ch\xfft"), id="a name that is not UTF-8"),
         pytest.param(one(("same", "1"), ("same", "2"), (semconv.TEAM, "a"), (semconv.TEAM, "b")), id="keys twice"),

@@ -29,6 +29,7 @@ from farthing import otlp, semconv
 from farthing.errors import IngestError, SettingsError
 from farthing.settings import IngestKey, PriceOverride, Settings
 from farthing.warehouse import Warehouse
+from tests.collector_bodies import span_with_ids
 
 T0 = 1_795_000_000_000_000_000  # ns since the epoch
 OTLP = {"content-type": "application/x-protobuf"}
@@ -198,7 +199,7 @@ def test_spans_with_invalid_ids_are_rejected_by_number_and_the_rest_is_stored(
     status, answer, _ = sender.post_json(json_body(json_span(), json_span(traceId="abcd"), json_span(spanId="00" * 8)))
     assert status == 200 and isinstance(answer, dict)
     assert answer["partialSuccess"]["rejectedSpans"] == "2" and "trace id" in answer["partialSuccess"]["errorMessage"]
-    bad = otlp.traces([], "test", "1", [otlp.span(b"short", b"s" * 8, b"", "chat", (1, 2), b"")])
+    bad = otlp.traces([], "test", "1", [span_with_ids(b"short", b"s" * 8)])
     status, body, _ = sender.post(bad)
     assert status == 200 and ExportTraceServiceResponse.FromString(body).partial_success.rejected_spans == 1
     assert rows(sender, warehouse) == [(1,)]

@@ -5,7 +5,10 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import pytest
 
 from farthing import semconv
 from farthing.policy.facts import Facts
@@ -26,6 +29,14 @@ from tests.proxy.rig import (
     send_only,
     until,
     waits,
+)
+from tests.proxy.test_formats import (
+    MESSAGE_EVENTS,
+    RESPONSE_EVENTS,
+    TEXT_EVENTS,
+    complete_stream,
+    respond_stream,
+    stream_claude,
 )
 
 FORM = next(form for form in FORMATS if form.path == "chat/completions")
@@ -253,6 +264,32 @@ def test_the_official_client_reads_a_stream_that_another_one_asked_for(rig: Rig)
         text = "".join([begun.choices[0].delta.content or "", *(one.choices[0].delta.content or "" for one in stream)])
     assert text == "hello" and events_of(first) == SEEN
     assert post(rig, team, BODY).headers[semconv.HEADER_CACHE] == "hit"  # and it was kept
+
+
+@pytest.mark.parametrize(("ask", "events"), [
+    (complete_stream, TEXT_EVENTS), (respond_stream, RESPONSE_EVENTS), (stream_claude, MESSAGE_EVENTS),
+], ids=["completions", "responses", "messages"])  # fmt: skip
+def test_every_api_s_official_client_reads_a_shared_stream(
+    rig: Rig, ask: Callable[[Rig, str], None], events: bytes
+) -> None:
+    team = rig.budget()
+    rig.cache(team, coalesce=True, allow_sampled=True)
+    begun = events.index(b"\n\n") + 2
+
+    async def ends(request: Any, reader: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(events[begun:])
+        await writer.drain()
+        writer.close()
+
+    rig.upstream.next(waits(rig.upstream, ends, first=events[:begun]))
+    with ThreadPoolExecutor(3) as pool:
+        made = [pool.submit(ask, rig, team) for _ in range(3)]
+        until(lambda: rig.status()["calls_sharing_a_stream"] == 3, "all read the first event")
+        rig.upstream.release.set()
+        for one in made:
+            one.result()
+    assert ended(rig, team, 3) == [("", "ok"), ("coalesced", "ok"), ("coalesced", "ok")]
+    assert len(rig.upstream.received) == 1
 
 
 def test_the_others_get_the_whole_stream_when_the_leader_s_client_goes_away(rig: Rig) -> None:

@@ -42,8 +42,8 @@ def gains(folder: Path, key: bytes = b"k", tenant: str = "default") -> Gains:
 def model(made: Gains, word: str = "prove", key: str = "") -> GainModel:
     """Return a model to which a prompt with `word` gains much and any other nothing."""
     buckets = sorted(made._reader.read(Text(word)).buckets)  # pyright: ignore[reportPrivateUsage]
-    heads = [Head(0.0, [0.0] * len(MARKS), [size] * len(buckets), [0.0] * len(buckets)) for size in (4.0, -4.0)]
-    return GainModel(Weights(buckets, [1.0] * len(buckets), *heads, 1.0, 0.0), {"key": key or made.key})
+    strong, weak = (Head(0.0, [0.0] * len(MARKS), [size] * len(buckets), [0.0] * len(buckets)) for size in (4.0, -4.0))
+    return GainModel(Weights(buckets, [1.0] * len(buckets), strong, weak, 1.0, 0.0), {"key": key or made.key})
 
 
 def document(*models: GainModel, version: int = 1) -> CompiledDocument:
