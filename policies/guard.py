@@ -9,9 +9,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from farthing.errors import FarthingError
 from policies import warehouse
-from policies.http import HttpError
 
 if TYPE_CHECKING:
     from policies.main import ControlPlane
@@ -27,15 +25,6 @@ class Guard:
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         self.verdicts: list[dict[str, Any]] = []  # of the newest look
-
-    async def watch(self, interval_s: float) -> None:
-        """Look again and again; 0 never looks."""
-        while interval_s:
-            await asyncio.sleep(interval_s)
-            try:
-                await self.look()
-            except (HttpError, FarthingError) as error:
-                log.warning("guardrails could not be judged: %s", error)
 
     async def look(self) -> None:
         """Judge the guardrails now, and roll back what crossed one."""

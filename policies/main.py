@@ -48,6 +48,7 @@ from policies.operations import OfWorkers, Operation, Result
 from policies.periods import iso
 from policies.recalls import Recalls
 from policies.reconcile import Reconciler
+from policies.repeat import repeat
 from policies.store import Applied, Store
 from policies.tokens import TokenStore
 
@@ -336,10 +337,12 @@ class PoliciesApp:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
-        watching = [
-            asyncio.create_task(self._plane.guard.watch(self._settings.guardrail_interval_s)),
-            asyncio.create_task(self._plane.reconciler.watch(self._settings.reconcile_interval_s)),
-        ]
+        plane, settings = self._plane, self._settings
+        looks = (
+            repeat(plane.guard.look, settings.guardrail_interval_s, "guardrails are not judged"),
+            repeat(plane.reconciler.look, settings.reconcile_interval_s, "expired holds are not corrected"),
+        )
+        watching = [asyncio.create_task(look) for look in looks]
         await receive()
         for task in watching:
             task.cancel()

@@ -10,9 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from farthing.errors import FarthingError
 from policies import statement, warehouse
-from policies.http import HttpError
 from policies.operations import Settle
 from policies.periods import NS_PER_S
 
@@ -30,15 +28,6 @@ class Reconciler:
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
-
-    async def watch(self, interval_s: float) -> None:
-        """Look again and again; 0 never looks."""
-        while interval_s:
-            await asyncio.sleep(interval_s)
-            try:
-                await self.look()
-            except (HttpError, FarthingError) as error:
-                log.warning("expired holds could not be held against the warehouse: %s", error)
 
     async def look(self) -> int:
         """Correct what the warehouse knows by now; return how many calls that was."""
