@@ -268,7 +268,8 @@ def test_flipped_bytes_cost_at_most_the_bodies_they_touch(tmp_path: Path, wareho
         folder, tenant = tmp_path / f"{run}", f"flips-{os.urandom(4).hex()}"
         ids = [os.urandom(16) for _ in range(40)]
         spool = Spool(folder / "spool", 10**9)
-        spool.append([segment.frame(tenant, made, 1, segment.digest(tenant, made)) for made in map(body, ids)])
+        now = time.time_ns() // 10**6
+        spool.append([segment.frame(tenant, made, now, segment.digest(tenant, made)) for made in map(body, ids)])
         spool.close()
         hit = flip(next((folder / "spool").glob("*.otlp")), chance)
         flusher = Flusher(Spool(folder / "spool", 10**9), warehouse, Pricing(warehouse, PriceBook()), 3600)
