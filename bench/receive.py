@@ -14,6 +14,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -116,7 +117,7 @@ def serve(folder: Path, port: int) -> None:
 
 def flood(port: int, seconds: float, rate: float) -> dict[str, int]:
     """Send bodies as fast as they are answered, or so many spans a second where `rate` is set."""
-    bodies = [body(number) for number in range(16)]
+    bodies = [(one, _marks(one)) for one in map(body, range(16))]
     counts, lock = Counter[str](), threading.Lock()
     begin = time.monotonic()
 
@@ -126,7 +127,7 @@ def flood(port: int, seconds: float, rate: float) -> dict[str, int]:
         while (elapsed := time.monotonic() - begin) < seconds:
             if rate and (ahead := number * SPANS_IN_BODY / rate - elapsed) > 0:
                 time.sleep(ahead)
-            status = _post(connection, _fresh(bodies[number % len(bodies)]))
+            status = _post(connection, _fresh(*bodies[number % len(bodies)]))
             number += 1
             with lock:
                 counts["spans"] += SPANS_IN_BODY * (status == 200)
@@ -157,10 +158,18 @@ def light(port: int, seconds: float, _rate: float) -> dict[str, Any]:
     return {"ms": waits, "spans": accepted}
 
 
-def _fresh(one: bytes) -> bytes:
-    """Return the body with a trace id of its own, because a body seen before is not stored again."""
-    at = one.index(b"\x0a\x10", 200) + 2
-    return one[:at] + os.urandom(16) + one[at + 16 :]
+def _marks(one: bytes) -> list[int]:
+    """Return where eight bytes are that tell each span of a body, and each answer, from those of other bodies."""
+    traces = [found.end() for found in re.finditer(rb"\x0a\x10(?=.{16}\x12\x08)", one, re.DOTALL)]
+    return traces + [found.end() for found in re.finditer(b"chatcmpl-", one)]
+
+
+def _fresh(one: bytes, marks: list[int]) -> bytes:
+    """Return the body with spans and answers of its own: what was seen before is not stored again, or corrected."""
+    body, own = bytearray(one), os.urandom(4).hex().encode()
+    for at in marks:
+        body[at : at + 8] = own
+    return bytes(body)
 
 
 def _post(connection: http.client.HTTPConnection, content: bytes, path: str = "/v1/traces") -> int:
