@@ -105,6 +105,7 @@ def rig(shared_rig: Rig) -> Iterator[Rig]:
     shared_rig.wrong.clear()
     shared_rig.upstream.next(answers(answer_of()))
     yield shared_rig
+    shared_rig.clients.close()
     shared_rig.upstream.release.set()
     shared_rig.quiet()
     assert shared_rig.wrong == []

@@ -9,11 +9,12 @@ import socket
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import openai
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -34,6 +35,7 @@ SERVED = ("/chat/completions", "/completions", "/responses", "/embeddings", "/me
 HASTY_S = 1.5  # what a call through the hasty proxy may take
 SECRET = "sk-upstream-secret-0123456789"
 HOST_SECRET = "sk-of-another-deployment"
+HASH_KEY = "of the tests"  # a key of its own per run would send each run's prefixes to other places
 Behaviour = Callable[["Received", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -303,6 +305,7 @@ class Rig:
         self.upstream, self.settings = upstream, settings
         self.policies, self.proxy, self.hasty = (f"http://127.0.0.1:{port}" for port in (policies, proxy, hasty))
         self.wrong: list[str] = []  # what uvicorn or asyncio logged as an error
+        self.clients = ExitStack()  # closed after each test: one left to the garbage collector is a leaked socket
 
     def apply(self, text: str) -> None:
         version = http_json.call("POST", f"{self.policies}/v1/apply", text)["version"]
@@ -343,7 +346,15 @@ class Rig:
     def client(self, team: str, **options: Any) -> openai.OpenAI:
         headers = {semconv.HEADER_TAGS: f"team={team},user=ann,tier=gold"}
         options = {"base_url": f"{self.proxy}/v1", "max_retries": 0, "api_key": "of-the-client"} | options
-        return openai.OpenAI(**{"default_headers": headers, **options})
+        return self.clients.enter_context(openai.OpenAI(**{"default_headers": headers, **options}))
+
+    def claude(self, team: str) -> anthropic.Anthropic:
+        headers = {semconv.HEADER_TAGS: f"team={team}"}
+        return self.clients.enter_context(
+            anthropic.Anthropic(
+                base_url=self.proxy, api_key="of-the-client", default_headers=headers, max_retries=0
+            )
+        )
 
     def quiet(self) -> None:
         def is_quiet() -> bool:
@@ -398,12 +409,14 @@ def rig_in(folder: Path, breaker_failures: int = 0, **more: Any) -> Iterator[Rig
         settings = Settings(
             data_dir=folder / "proxy", policies_url=f"http://127.0.0.1:{policies}", prices=PRICES,
             collector_url=f"http://127.0.0.1:{upstream.port}", deployments=deployments(upstream.port, free_port()),
-            request_timeout_s=120.0, breaker_failures=breaker_failures, **more,
+            request_timeout_s=120.0, breaker_failures=breaker_failures, **{"hash_key": HASH_KEY, **more},
         )  # fmt: skip
-        hasty = Settings(**{**vars(settings), "data_dir": folder / "hasty", "request_timeout_s": HASTY_S})
+        own = {"data_dir": folder / "hasty", "request_timeout_s": HASTY_S, "hash_key": ""}
+        hasty = Settings(**vars(settings) | own)
         with proxied(settings) as proxy, proxied(hasty) as quick:
             rig = Rig(upstream, settings, policies, proxy, quick)
-            yield rig
+            with rig.clients:
+                yield rig
 
 
 def asked(model: str = "gpt-plain", **more: Any) -> dict[str, Any]:

@@ -6,21 +6,15 @@ from typing import Any
 import anthropic
 import pytest
 
-from farthing import semconv
 from tests.proxy.rig import SECRET, Behaviour, Rig, answers, resets
 
 ASKED: Any = {"messages": [{"role": "user", "content": "hi"}]}
 
 
-def claude(rig: Rig, team: str) -> anthropic.Anthropic:
-    headers = {semconv.HEADER_TAGS: f"team={team}"}
-    return anthropic.Anthropic(base_url=rig.proxy, api_key="of-the-client", default_headers=headers, max_retries=0)
-
-
 def test_a_count_is_passed_through_and_costs_no_budget_anything(rig: Rig) -> None:
     team = rig.budget("0 USD")
     rig.upstream.next(answers(b'{"input_tokens": 8}'))
-    with claude(rig, team) as client:
+    with rig.claude(team) as client:
         assert client.messages.count_tokens(model="claude", **ASKED).input_tokens == 8
     (received,) = rig.upstream.received
     assert received.path == "/anthropic/v1/messages/count_tokens"
@@ -42,6 +36,6 @@ def test_a_count_is_passed_through_and_costs_no_budget_anything(rig: Rig) -> Non
 )
 def test_a_count_that_cannot_be_had_says_why(rig: Rig, model: str, behave: Behaviour, status: int, says: str) -> None:
     rig.upstream.next(behave)
-    with claude(rig, "x") as client, pytest.raises(anthropic.APIStatusError, match=says) as refused:
+    with rig.claude("x") as client, pytest.raises(anthropic.APIStatusError, match=says) as refused:
         client.messages.count_tokens(model=model, **ASKED)
     assert refused.value.status_code == status and SECRET not in str(refused.value)

@@ -68,11 +68,6 @@ TEXT_ANSWER = json.dumps(TEXT | {"choices": [{"index": 0, "text": "hello", "fini
                                  "usage": TEXT_USAGE}).encode()  # fmt: skip
 
 
-def claude(rig: Rig, team: str) -> anthropic.Anthropic:
-    headers = {semconv.HEADER_TAGS: f"team={team}"}
-    return anthropic.Anthropic(base_url=rig.proxy, api_key="of-the-client", default_headers=headers, max_retries=0)
-
-
 def complete(rig: Rig, team: str) -> None:
     with rig.client(team) as client:
         made = client.completions.create(model="gpt-plain", prompt="say hello", max_tokens=20)
@@ -103,13 +98,13 @@ def embed(rig: Rig, team: str) -> None:
 
 
 def ask_claude(rig: Rig, team: str) -> None:
-    with claude(rig, team) as client:
+    with rig.claude(team) as client:
         made = client.messages.create(model="claude", max_tokens=20, messages=[{"role": "user", "content": "hi"}])
         assert made.content[0].type == "text" and made.content[0].text == "hello"
 
 
 def stream_claude(rig: Rig, team: str) -> None:
-    with claude(rig, team) as client, client.messages.stream(
+    with rig.claude(team) as client, client.messages.stream(
         model="claude", max_tokens=20, messages=[{"role": "user", "content": "hi"}]
     ) as stream:
         assert stream.get_final_message().usage.output_tokens == 5
@@ -175,7 +170,7 @@ def test_azure_takes_its_key_in_a_header_of_its_own(rig: Rig) -> None:
 
 def test_a_model_asked_for_over_the_wrong_api_is_refused_and_named_with_the_right_one(rig: Rig) -> None:
     team = rig.budget()
-    with claude(rig, team) as client, pytest.raises(anthropic.BadRequestError) as raised:
+    with rig.claude(team) as client, pytest.raises(anthropic.BadRequestError) as raised:
         client.messages.create(model="gpt-plain", max_tokens=20, messages=[{"role": "user", "content": "hi"}])
     assert raised.value.body["error"]["type"] == "invalid_request_error"  # type: ignore[index]
     assert "gpt-plain" in str(raised.value) and rig.span(team)[semconv.OUTCOME] == "refused"
@@ -183,7 +178,7 @@ def test_a_model_asked_for_over_the_wrong_api_is_refused_and_named_with_the_righ
 
 def test_a_budget_refuses_in_the_shape_of_the_api_that_was_asked(rig: Rig) -> None:
     team = rig.budget("0.00000001 USD")
-    with claude(rig, team) as client, pytest.raises(anthropic.RateLimitError) as raised:
+    with rig.claude(team) as client, pytest.raises(anthropic.RateLimitError) as raised:
         client.messages.create(model="claude", max_tokens=20, messages=[{"role": "user", "content": "hi"}])
     assert raised.value.body["error"]["type"] == "rate_limit_error"  # type: ignore[index]
     with rig.client(team) as client, pytest.raises(openai.RateLimitError) as refused:

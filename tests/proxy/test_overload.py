@@ -126,7 +126,7 @@ def test_a_fallback_serves_where_the_model_has_no_place(one_place: Rig) -> None:
 def test_anthropic_s_client_reads_an_overload_in_its_own_shape(one_place: Rig) -> None:
     rig = one_place
     windows(rig, max=1, queue=0, max_wait_ms=0)
-    client = anthropic.Anthropic(api_key="x", base_url=rig.proxy, max_retries=0)
+    client = rig.claude("of-claude")
     message: Any = {"model": "claude", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
     rig.upstream.next(waits(rig.upstream, answers(b"{}", status=400)))
 

@@ -9,7 +9,7 @@ import pytest
 
 from farthing import semconv
 from tests.proxy.rig import USAGE, Rig, answers, chunk, streams
-from tests.proxy.test_formats import MESSAGE, RESPONSE, TEXT_ANSWER, claude, typed
+from tests.proxy.test_formats import MESSAGE, RESPONSE, TEXT_ANSWER, typed
 from tests.proxy.test_tokens_control import govern
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
@@ -177,7 +177,7 @@ def test_the_official_client_reads_a_streamed_tool_call_of_a_response(rig: Rig) 
 def test_the_official_client_reads_a_streamed_tool_call_of_a_message(rig: Rig) -> None:
     team = rig.budget()
     rig.upstream.next(streams(MESSAGE_EVENTS))
-    with claude(rig, team) as client, client.messages.stream(**without("messages")) as stream:
+    with rig.claude(team) as client, client.messages.stream(**without("messages")) as stream:
         message = stream.get_final_message()
     assert message.content[0].type == "tool_use" and message.content[0].input == {"city": "Bonn"}
     assert rig.upstream.received[0].json["messages"] == ASKED["messages"]["messages"]

@@ -15,7 +15,7 @@ from proxy.formats.messages import Messages
 from proxy.prompt_cache import breakpoints
 from tests.proxy.rig import Rig, answers
 from tests.proxy.test_caching import level
-from tests.proxy.test_formats import MESSAGE, claude
+from tests.proxy.test_formats import MESSAGE
 
 MARK = {"type": "ephemeral"}
 HOUR = {"type": "ephemeral", "ttl": "1h"}
@@ -64,7 +64,7 @@ def test_a_policy_has_the_provider_keep_prompts_and_the_row_says_what_it_wrote_a
     used = {"input_tokens": 3, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 2, "output_tokens": 5,
             "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 2}}  # fmt: skip
     rig.upstream.next(answers(json.dumps(MESSAGE | {"usage": used}).encode()))
-    with claude(rig, team) as client:
+    with rig.claude(team) as client:
         client.messages.create(
             model="claude", max_tokens=20, system="be brief", tools=TOOLS, messages=[{"role": "user", "content": "hi"}]
         )

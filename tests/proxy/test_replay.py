@@ -11,7 +11,7 @@ from farthing import semconv
 from farthing.prices import Usage
 from proxy.replay import as_answer, as_events
 from tests.proxy.rig import Rig, answer_of, answers, chunk, streams
-from tests.proxy.test_formats import MESSAGE, MESSAGE_EVENTS, RESPONSE, TEXT_ANSWER, claude
+from tests.proxy.test_formats import MESSAGE, MESSAGE_EVENTS, RESPONSE, TEXT_ANSWER
 
 CALLS = [{"id": f"call_{n}", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}} for n in range(2)]
 THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "s"}
@@ -80,13 +80,13 @@ def _without_parsed(value: Any) -> Any:
 
 
 def message_whole(rig: Rig, team: str) -> dict[str, Any]:
-    with claude(rig, team) as client:
+    with rig.claude(team) as client:
         made = client.messages.create(model="claude", messages=MESSAGES, max_tokens=20, extra_body={"temperature": 0})
         return made.model_dump(exclude_none=True)
 
 
 def message_streamed(rig: Rig, team: str) -> dict[str, Any]:
-    with claude(rig, team) as client, client.messages.stream(
+    with rig.claude(team) as client, client.messages.stream(
         model="claude", messages=MESSAGES, max_tokens=20, extra_body={"temperature": 0}
     ) as events:
         return events.get_final_message().model_dump(exclude_none=True)

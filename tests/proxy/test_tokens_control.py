@@ -10,7 +10,7 @@ import pytest
 
 from farthing import semconv
 from tests.proxy.rig import COST, EVENTS, RATES, Received, Rig, answer_of, answers, asked, post, reply, streams
-from tests.proxy.test_formats import MESSAGE, RESPONSE, TEXT_ANSWER, claude
+from tests.proxy.test_formats import MESSAGE, RESPONSE, TEXT_ANSWER
 
 LONG = [{"role": "user", "content": "tea " * 200}, {"role": "assistant", "content": "ok"}]
 LAST = {"role": "user", "content": "how  heavy is the anchor?"}
@@ -45,7 +45,7 @@ def ask_responses(rig: Rig, team: str) -> Any:
 
 def ask_messages(rig: Rig, team: str) -> Any:
     rig.upstream.next(answers(json.dumps(MESSAGE).encode()))
-    with claude(rig, team) as client:
+    with rig.claude(team) as client:
         client.messages.create(model="claude", messages=[*LONG, LAST], max_tokens=90)  # type: ignore[list-item]
     return rig.upstream.received[0].json["messages"]
 

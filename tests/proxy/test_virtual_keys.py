@@ -32,7 +32,7 @@ def models(rig: Rig, secret: str) -> list[str] | None:
 
 
 def client(rig: Rig, secret: str, **headers: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{rig.proxy}/v1", api_key=secret, max_retries=0, default_headers=headers)
+    return rig.client("", api_key=secret, default_headers=headers)
 
 
 def test_a_key_says_whose_call_it_is_and_its_upstream_never_sees_it(
