@@ -183,7 +183,8 @@ def test_what_two_servers_could_read_differently_is_refused_and_the_connection_c
 
 
 def test_what_follows_a_body_says_nothing_of_the_next_request(served: Served) -> None:
-    answer = sent(served, CHUNKED + b"2\r\nhi\r\n0\r\nauthorization: Bearer x\r\n\r\n" + GET.replace(b"host: x", b"connection: close"))
+    first = CHUNKED + b"2\r\nhi\r\n0\r\nauthorization: Bearer x\r\n\r\n"
+    answer = sent(served, first + GET.replace(b"host: x", b"connection: close"))
     assert answer.count(b"HTTP/1.1 200") == 2
     assert [(request.path, b"authorization" in request.headers) for request in served.seen] == [
         ("/a", False), ("/echo", False),
