@@ -50,6 +50,7 @@ DEPLOYMENT_NAME = "farthing.deployment.name"
 ROUTE_STRATEGY = "farthing.route.strategy"  # of the policy that chose the deployment
 ROUTE_REASON = "farthing.route.reason"  # why that one
 ROUTE_CANDIDATES = "farthing.route.candidates"  # the figures that each had when it was chosen
+ROUTE_TENANT = "farthing.route.tenant"  # whose prompt a router saw, where that is not the proxy's own tenant
 ROUTE_FEATURES = "farthing.route.features"  # what a router saw of the prompt: key id:base64; no words, not anonymous
 ROUTE_PROPENSITY = "farthing.route.propensity"  # the chance with which the model that answered was drawn
 ROUTE_GAIN = "farthing.route.gain"  # P(strong right) - P(weak right), as predicted
