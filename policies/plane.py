@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
+from farthing.audit import Audit
 from farthing.errors import FarthingError
 from farthing.policy import Document
 from farthing.settings import Settings
@@ -38,6 +39,7 @@ class ControlPlane:
 
     def __init__(self, settings: Settings, routes: Sequence[Route]) -> None:
         self.settings = settings
+        self.audit = Audit(settings.data_dir, "policies")
         self.engine: Engine = open_database(settings.control_db_url)
         self.store = Store(self.engine)
         self.keys = KeyStore(self.engine)

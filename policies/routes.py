@@ -41,6 +41,7 @@ ROUTES = tuple(
         ("POST", "/v1/pending/{number}/refuse", "operator", approval_api.refuse),
         ("GET", "/v1/slos", "viewer", slo_api.slos),
         ("GET", "/v1/audit", "viewer", document_api.audit),
+        ("GET", "/v1/writes", "operator", document_api.writes),
         ("GET", "/v1/budgets", "reader", budget_api.budgets),
         ("GET", "/v1/budget-events", "viewer", budget_api.events),
         ("GET", "/v1/budgets/{name}", "viewer", budget_api.budget),
