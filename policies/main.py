@@ -44,6 +44,7 @@ from policies.http import HttpError, Reply, Request, first_of, read_request, ref
 from policies.keys import KeyStore
 from policies.ledger import Ledger
 from policies.load import load
+from policies.lost import LostLeases
 from policies.operations import OfWorkers, Operation, Result
 from policies.periods import iso
 from policies.recalls import Recalls
@@ -87,6 +88,7 @@ class ControlPlane:
         self.followers = Followers()
         self.guard = Guard(self)
         self.reconciler = Reconciler(self)
+        self.lost_leases = LostLeases(self)
 
     def close(self) -> None:
         """Answer what the ledger has queued, then let go of the database."""
@@ -279,6 +281,7 @@ ROUTES = tuple(
         ("POST", "/v1/budgets/{name}/top-up", "operator", budget_api.top_up),
         ("POST", "/v1/budgets/{name}/approve", "operator", budget_api.approve),
         ("GET", "/v1/ledger/settlements", "viewer", ControlPlane.settlements),
+        ("GET", "/v1/ledger/corrections", "viewer", budget_api.corrections),
         ("GET", "/v1/ledger/recalls", "proxy", ControlPlane.recalls),
         ("GET", "/metrics", "viewer", metrics.page),
         ("GET", "/v1/keys", "operator", key_api.list_keys),
@@ -341,6 +344,7 @@ class PoliciesApp:
         looks = (
             repeat(plane.guard.look, settings.guardrail_interval_s, "guardrails are not judged"),
             repeat(plane.reconciler.look, settings.reconcile_interval_s, "expired holds are not corrected"),
+            repeat(plane.lost_leases.look, settings.reconcile_interval_s, "lost leases are not corrected"),
         )
         watching = [asyncio.create_task(look) for look in looks]
         await receive()

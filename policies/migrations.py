@@ -211,7 +211,20 @@ EXPIRED: tuple[Statement, ...] = (
     "CREATE INDEX holds_expired ON holds (settled_ns) WHERE state = 'expired'",
 )
 
-MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING, GAINS, EXPIRED)
+CORRECTIONS: tuple[Statement, ...] = (
+    """CREATE TABLE lease_corrections (
+        entry BIGINT NOT NULL PRIMARY KEY,
+        at_ns BIGINT NOT NULL,
+        worker TEXT NOT NULL,
+        budget TEXT NOT NULL,
+        period TEXT NOT NULL,
+        heard_ns BIGINT NOT NULL,
+        returned_nusd BIGINT NOT NULL CHECK (returned_nusd >= 0)
+    )""",
+    "CREATE INDEX lease_corrections_at ON lease_corrections (at_ns)",
+)
+
+MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING, GAINS, EXPIRED, CORRECTIONS)
 
 
 def migrate(connection: Connection) -> int:
