@@ -7,12 +7,12 @@ from urllib.parse import unquote
 
 from farthing.money import nusd_from_usd
 from farthing.policy.kinds.budget import in_usd
-from policies import lost, statement
+from policies import statement
 from policies.http import HttpError, Reply, Request
 from policies.operations import MAX_OPERATION_NUSD, ToppedUp, TopUp
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 
 async def budgets(plane: ControlPlane, _request: Request) -> Reply:
@@ -59,12 +59,6 @@ async def events(plane: ControlPlane, request: Request) -> Reply:
     """List the thresholds that were crossed, after an entry that the caller has."""
     rows = await asyncio.to_thread(statement.events, plane.engine, int(request.number("after")))
     return Reply({"events": rows})
-
-
-async def corrections(plane: ControlPlane, request: Request) -> Reply:
-    """List what came back of the leases of lost workers."""
-    rows = await asyncio.to_thread(lost.corrections, plane.engine, request.instant_ns("since"))
-    return Reply({"corrections": rows})
 
 
 def _name(plane: ControlPlane, request: Request) -> str:

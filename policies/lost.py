@@ -23,7 +23,7 @@ from policies.reconcile import AT_ONCE, LOOK_BACK_NS
 from policies.tables import holds, lease_corrections, leases
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 log = logging.getLogger(__name__)
 
