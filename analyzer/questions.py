@@ -28,6 +28,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "duplicate_requests": (*_WINDOW, "limit"),
     "unpriced_models": (*_WINDOW, "limit"),
     "tokens_cut": (*_WINDOW, "limit"),
+    "cut_by_policy": (*_WINDOW, "limit"),
     "cache_levels": (*_WINDOW, *_FILTERS),
     "coverage": _WINDOW,
     "settled": _WINDOW,

@@ -30,7 +30,7 @@ QUERY: dict[str, tuple[str, ...]] = {
     "/v1/ledger/recalls": ("worker", "wait"),
     "/v1/keys/{name}/rotate": ("overlap_s", *_SIGNED),
     "/v1/keys/{name}": _SIGNED,
-    "/v1/gains": ("weak", "strong", "grade"),
+    "/v1/gains": ("tenant", "weak", "strong", "grade"),
     "/v1/tokens": ("name", "role", "days", *_SIGNED),
     "/v1/tokens/{name}": _SIGNED,
 }

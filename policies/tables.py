@@ -148,6 +148,7 @@ lease_corrections = Table(
 gain_models = Table(
     "gain_models",
     METADATA,
+    Column("tenant", Text, primary_key=True),  # whose calls it is for; empty: of before there were several
     Column("weak", Text, primary_key=True),
     Column("strong", Text, primary_key=True),
     Column("grade", Text, primary_key=True),  # name of the grades that it was trained on

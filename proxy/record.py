@@ -142,6 +142,8 @@ def _routed(call: Call) -> list[Attribute]:
                 values += [(semconv.ROUTE_GAIN, predicted.gain), (semconv.ROUTE_GAIN_VERSION, predicted.version)]
             if chosen.drawn is not None and chosen.drawn[0] == _model(call):  # and no fallback answered
                 values += [(semconv.ROUTE_PROPENSITY, chosen.drawn[1]), (semconv.ROUTE_FEATURES, predicted.stored())]
+                if predicted.tenant:
+                    values.append((semconv.ROUTE_TENANT, predicted.tenant))
         if (judged := chosen.judgement) is not None:
             values += [
                 (semconv.TASK, judged.task), (semconv.TASK_CONFIDENCE, round(judged.confidence, 4)),
