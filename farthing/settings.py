@@ -212,6 +212,9 @@ class Settings:
     approval_share: float = 0.0  # and one that treats more of the calls otherwise, 0 to 1; 0 = none does
     guardrail_interval_s: float = 60.0  # seconds between looks at the guardrails of policies on trial; 0 = never
     reconcile_interval_s: float = 60.0  # seconds between looks for the usage of calls charged by guess; 0 = never
+    # Seconds after a lost proxy worker's leases were charged in full until they are corrected to what the calls came to
+    # whose spans have arrived; longer than spans may take to arrive. 0 = never.
+    lease_correct_after_s: float = 3600.0
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
     gain_interval_s: float = 3600.0  # seconds between trainings of gain models by new grades; 0 = never
     alert_interval_s: float = 60.0  # seconds between looks at the alerts; 0 = none are looked at

@@ -134,6 +134,17 @@ leases = Table(
     Column("granted_nusd", BigInteger),  # by the last change
     Column("renewed_ns", BigInteger),
 )
+lease_corrections = Table(
+    "lease_corrections",
+    METADATA,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("worker", Text),
+    Column("budget", Text),
+    Column("period", Text),
+    Column("heard_ns", BigInteger),  # the worker was last heard of
+    Column("returned_nusd", BigInteger),  # of the charge: what no call is known to have cost
+)
 gain_models = Table(
     "gain_models",
     METADATA,

@@ -79,7 +79,8 @@ class Proxy:
         folder = settings.data_dir / "proxy"
         self._spend = Spend(self._client, settings.url("policies"), folder, settings.lease_s, settings.hold_ttl_s)
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
-        self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
+        instance = self._spend.worker
+        self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key, instance)
         self._watch = BudgetWatch(self._client, settings.url("policies"))
         self._gains = Gains(self._client, settings.url("policies"), folder / "gains", key, settings.tenant)
         self._feed.tells, self._gains.report = self._gains.told, self._feed.report
