@@ -19,6 +19,7 @@ from collector.pricing import Pricing
 from collector.retention import Retention, keep_days
 from collector.spool import Spool
 from collector.upkeep import Upkeep
+from farthing.audit import Audit
 from farthing.errors import SchemaError, ServeError, WarehouseError
 from farthing.prices import PriceBook
 from farthing.servers import rules
@@ -71,7 +72,8 @@ class Collector:
         for spool in self._spools:
             if spool.corrupt_bytes:
                 log.error("%s held %d corrupt bytes; all whole records were kept", spool.folder, spool.corrupt_bytes)
-        self._retention = Retention(self._warehouse, keep_days(settings))
+        audit = Audit(settings.data_dir, "collector")
+        self._retention = Retention(self._warehouse, keep_days(settings), partial(audit.tell, "retention"))
         flushed = (self._warehouse, self._pricing, settings.flush_interval_s)
         also = [Flusher(spool, *flushed, lane=lane) for spool, lane in zip(self._spools[1:], LANES[1:], strict=True)]
         self._flusher = Flusher(
@@ -82,7 +84,7 @@ class Collector:
         self._upkeep = Upkeep(self._warehouse, self._flusher.fresh, settings.upkeep_interval_s)
         self._upkeep.start()
         prices = PriceApi(settings, self._warehouse, self._pricing)
-        parts = Parts(self._warehouse, self._flusher, self._upkeep, prices, self.status)
+        parts = Parts(self._warehouse, self._flusher, self._upkeep, prices, audit, self.status)
         self._admin = AdminApi(settings, self._intake, self._door, parts)
 
     def _migrated(self) -> bool:

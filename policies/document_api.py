@@ -79,6 +79,15 @@ async def audit(plane: ControlPlane, _request: Request) -> Reply:
     return Reply({"audit": [row | {"at": iso(row.pop("at_ns"))} for row in rows]})
 
 
+async def writes(plane: ControlPlane, request: Request) -> Reply:
+    """List what was asked of this API to be changed, by whom, and what became of it, the newest first."""
+    asked = {name: value for name, value in request.query.items() if name != "author"}
+    try:
+        return Reply(await asyncio.to_thread(plane.audit.page, asked))
+    except ValueError as error:
+        raise HttpError(400, "bad_query", str(error)) from None
+
+
 def _object_path(request: Request) -> tuple[str, str]:
     kind, name = request.path.split("/")[3:5]
     return kind.capitalize() if kind.capitalize() in KINDS else kind, name

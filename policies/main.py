@@ -4,14 +4,19 @@ from __future__ import annotations
 import asyncio
 
 from farthing import serving
-from farthing.errors import DocumentError, FarthingError, LedgerError
+from farthing.access import Principal
+from farthing.audit import Asker
+from farthing.errors import AccessError, DocumentError, FarthingError, LedgerError
 from farthing.serving import Asgi, Receive, Scope, Send
 from farthing.settings import Settings
+from policies.access import Route
 from policies.http import HttpError, Reply, Request, read_request, refusal, send_reply
 from policies.ledger_api import HEALTH_TIMEOUT_S
 from policies.plane import ControlPlane
 from policies.repeat import repeat
 from policies.routes import ROUTES
+
+_TOLD = ("name", "version", "pending", "state")  # of an answer, in the audit
 
 
 def app(settings: Settings) -> Asgi:
@@ -56,6 +61,7 @@ class PoliciesApp:
         looks = (
             repeat(plane.guard.look, settings.guardrail_interval_s, "guardrails are not judged"),
             repeat(plane.reconciler.look, settings.reconcile_interval_s, "expired holds are not corrected"),
+            repeat(plane.lost_leases.look, settings.reconcile_interval_s, "lost leases are not corrected"),
         )
         watching = [asyncio.create_task(look) for look in looks]
         await receive()
@@ -68,8 +74,38 @@ class PoliciesApp:
 
 async def _reply(plane: ControlPlane, request: Request) -> Reply:
     try:
-        route, admitted = plane.access.admit(request)
-        return await route.handler(plane, admitted)
+        route, identified = plane.access.identify(request)
+        if not route.is_write:
+            return await _answered(plane, route, identified)
+        return await _noted(plane, route, identified)
+    except HttpError as error:
+        return refusal(error)
+    except AccessError as error:
+        return refusal(HttpError(error.status, error.code, str(error)))
+
+
+async def _noted(plane: ControlPlane, route: Route, request: Request) -> Reply:
+    """Answer a write, which the audit knows before it is done."""
+    asker = Asker(Principal(request.caller, request.role), request.client)
+    asked = ", ".join(f"{name}={value}" for name, value in request.query.items())
+    async with plane.audit.noted(asker, f"{request.method} {request.path}", asked) as outcome:
+        reply = await _answered(plane, route, request)
+        outcome.status, outcome.note = reply.status, _outcome(reply)
+    return reply
+
+
+def _outcome(reply: Reply) -> str:
+    """Return what a write led to, without the keys and tokens that an answer may show once."""
+    told = reply.value if isinstance(reply.value, dict) else {}
+    if "error" in told:
+        return "; ".join([told["error"]["message"], *told["error"]["details"]])
+    return ", ".join(f"{name} {told[name]}" for name in _TOLD if name in told)
+
+
+async def _answered(plane: ControlPlane, route: Route, request: Request) -> Reply:
+    try:
+        plane.access.check(route, request)
+        return await route.handler(plane, request)
     except HttpError as error:
         return refusal(error)
     except DocumentError as error:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
+from farthing.audit import Audit
 from farthing.errors import FarthingError
 from farthing.policy import Document
 from farthing.settings import Settings
@@ -24,6 +25,7 @@ from policies.gain_models import GainStore
 from policies.guard import Guard
 from policies.keys import KeyStore
 from policies.ledger import Ledger
+from policies.lost import LostLeases
 from policies.operations import Operation, Result
 from policies.recalls import Recalls
 from policies.reconcile import Reconciler
@@ -38,6 +40,7 @@ class ControlPlane:
 
     def __init__(self, settings: Settings, routes: Sequence[Route]) -> None:
         self.settings = settings
+        self.audit = Audit(settings.data_dir, "policies")
         self.engine: Engine = open_database(settings.control_db_url)
         self.store = Store(self.engine)
         self.keys = KeyStore(self.engine)
@@ -60,6 +63,7 @@ class ControlPlane:
         self.followers = Followers()
         self.guard = Guard(self)
         self.reconciler = Reconciler(self)
+        self.lost_leases = LostLeases(self)
 
     def close(self) -> None:
         """Answer what the ledger has queued, then let go of the database."""
