@@ -45,7 +45,8 @@ until = datetime(2100, 1, 1, tzinfo=timezone.utc)
 values = {"since": datetime(2026, 1, 1, tzinfo=timezone.utc), "until": until, "teams": [], "models": [], "limit": 1000,
           "step": 86400, "tz": "Europe/Berlin", "request_id": "r", "run_id": "r1",
           "name": "gen_ai.client.token.usage", "services": [], "grade": "right", "weak": "w", "strong": "s",
-          "measure": "latency", "most": 1.0, "ages_s": [3600], "request_ids": ["r"],
+          "caller": "", "after": "", "workers": [], "measure": "latency", "most": 1.0,
+          "ages_s": [3600], "request_ids": ["r"],
           "tag_names": [], "tag_likes": [], **dict.fromkeys(("users", "features", "keys"), [])}
 warehouse = Warehouse(read_settings().warehouse_dsn, repair=False)
 warehouse.migrate()
