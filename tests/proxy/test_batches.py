@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -27,8 +25,8 @@ from farthing.settings import Settings
 from proxy.api_error import ApiError
 from proxy.batch import FINAL, WINDOW_S, Answered, Batches, BatchRecord, Journal, new_id
 from proxy.files import Files
-from tests.conftest import REPOSITORY
 from tests.ports import free_port
+from tests.proxy.processes import process
 from tests.proxy.rig import (
     COST,
     Behaviour,
@@ -323,36 +321,6 @@ def test_a_journal_forgets_what_a_kill_left_of_a_line(tmp_path: Path) -> None:
     again.add(Answered(3, False, Raw(b"{}")))
     assert again.lines == {1: True, 3: False} and [one.line for one in again.read()] == [1, 3]
     again.close()
-
-
-@contextlib.contextmanager
-def process(rig: Rig, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a proxy as a process that can be killed."""
-    url = vars(rig.settings)["deployments"][1].url
-    (folder / "farthing.toml").write_text(
-        f"[[deployments]]\nmodel = 'gpt-plain'\nurl = '{url}'\nprovider = 'openai'\nmetered = true\n"
-        "[[prices]]\nprovider = 'openai'\nmodel = 'gpt-plain'\ninput = '1'\noutput = '2'\n"
-    )
-    environ = {
-        **os.environ, "FARTHING_CONFIG": str(folder / "farthing.toml"), "FARTHING_DATA_DIR": str(folder / "data"),
-        "FARTHING_PROXY_PORT": str(port), "FARTHING_POLICIES_URL": rig.policies,
-        "FARTHING_COLLECTOR_URL": vars(rig.settings)["collector_url"],
-    }  # fmt: skip
-    started = subprocess.Popen([sys.executable, "-m", "farthing", "proxy"], cwd=REPOSITORY, env=environ)
-    try:
-        until(lambda: _is_up(port), "the proxy answers")
-        yield started
-    finally:
-        started.kill()
-        started.wait()
-
-
-def _is_up(port: int) -> bool:
-    try:
-        http_json.call("GET", f"http://127.0.0.1:{port}/healthz")
-    except Exception:  # noqa: BLE001 - whatever it is, it is not up
-        return False
-    return True
 
 
 def test_a_batch_survives_kill_9_and_asks_no_answered_line_again(rig: Rig, tmp_path: Path) -> None:
