@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 
 from farthing.errors import ServeError
+from proxy.room import take_room
 
 WORKERS = 32  # that may share a file
 _LOOK_S = 0.5  # seconds between looks for workers that died
@@ -36,7 +37,7 @@ class SharedMap:
                 self.seat, self._seat_fd = self._claim()
                 if not is_kept and all(self._is_vacant(seat) for seat in range(WORKERS) if seat != self.seat):
                     os.ftruncate(self._fd, 0)
-                _grow(self._fd, size)
+                take_room(self._fd, size)
         except BaseException:
             os.close(self._fd)
             raise
@@ -93,11 +94,3 @@ class SharedMap:
 
     def _path(self, seat: int) -> Path:
         return self.folder / f"worker-{seat}"
-
-
-def _grow(fd: int, size: int) -> None:
-    """Give a file its size, on the disk too: a page that the disk has no room for kills who writes to it."""
-    if os.fstat(fd).st_size < size:
-        os.ftruncate(fd, size)
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size)
