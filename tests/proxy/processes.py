@@ -34,7 +34,8 @@ class Workers:
 def workers(rig: Rig, folder: Path, max_in_flight: int = 0) -> Iterator[Workers]:
     """Run two proxy workers on one port; those that nobody killed have to end well."""
     port = free_port()
-    made = Workers(f"http://127.0.0.1:{port}", [start(rig, folder, port, 2, max_in_flight) for _ in range(2)])
+    started = [start(rig, folder, port, 2, max_in_flight, subprocess.PIPE) for _ in range(2)]
+    made = Workers(f"http://127.0.0.1:{port}", started)
     try:
         for process in made.processes:
             until(lambda pid=process.pid: listens(pid, port), "a worker listens")
@@ -57,7 +58,9 @@ def process(rig: Rig, folder: Path, port: int) -> Iterator[subprocess.Popen[byte
             started.kill()
 
 
-def start(rig: Rig, folder: Path, port: int, number: int = 1, max_in_flight: int = 0) -> subprocess.Popen[bytes]:
+def start(
+    rig: Rig, folder: Path, port: int, number: int = 1, max_in_flight: int = 0, stderr: int | None = None
+) -> subprocess.Popen[bytes]:
     """Start one of so many workers that serves `gpt-plain`."""
     url = rig.settings.deployments[1].url
     (folder / "farthing.toml").write_text(
@@ -71,7 +74,7 @@ def start(rig: Rig, folder: Path, port: int, number: int = 1, max_in_flight: int
         "FARTHING_POLICIES_URL": rig.policies, "FARTHING_COLLECTOR_URL": str(rig.settings.collector_url),
     }  # fmt: skip
     command = [sys.executable, "-m", "farthing", "proxy"]
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environ, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environ, stderr=stderr)
 
 
 def listens(pid: int, port: int) -> bool:
