@@ -42,6 +42,11 @@ class Target:
     def name(self) -> str:
         return self.deployment.name
 
+    @property
+    def in_flight(self) -> int:
+        """Return how many calls it answers: of all workers where it has a limit, else of this one."""
+        return self.health.in_flight if self.window is None else self.window.places.occupied
+
     def failed(self, now: float) -> None:
         """It could not be reached, broke off or took too long."""
         self.health.failed(now)
@@ -103,10 +108,9 @@ class Deployments:
         return [target for pool in self._pools.values() for target in pool]
 
     def busy(self, model: str) -> int:
-        """Return how many calls a model's deployments are answering or are to answer."""
-        pool = self._pools.get(model, ())
-        waiting = self._queues[model].waiting if model in self._queues else 0
-        return waiting + sum([target.health.in_flight for target in pool])
+        """Return how many calls a model's deployments answer or are to answer: of all workers where it has a limit."""
+        waiting = self._queues[model].waiting_anywhere if model in self._queues else 0
+        return waiting + sum([target.in_flight for target in self._pools.get(model, ())])
 
     def candidates(self, model: str, api: str = "openai") -> list[Target]:
         """Return the deployments of `model` that speak an API, the least busy first.

@@ -74,6 +74,12 @@ class Queue:
     def waiting(self) -> int:
         return len(self._tickets)
 
+    @property
+    def waiting_anywhere(self) -> int:
+        """Return how many wait in all workers."""
+        with self._line.lock:
+            return self._line.waiting()
+
     async def enter(
         self, windows: Sequence[tuple[Target, Window]], priority: int, left_s: float, is_stream: bool
     ) -> tuple[Target, Window]:

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from farthing.errors import ServeError
+from farthing.settings import Deployment, Settings
+from proxy.dispatch import Deployments
 from proxy.place_table import DEPLOYMENTS, PlaceTable
 from proxy.queue import ShedError
 from proxy.shared_map import WORKERS, SharedMap
@@ -25,7 +27,7 @@ from proxy.window import Window
 from tests.conftest import REPOSITORY
 from tests.proxy.processes import Workers, workers
 from tests.proxy.rig import Received, Rig, answer_of, answers, asked, post, reply
-from tests.proxy.test_window import BOUNDS, Crowd, run, window_of
+from tests.proxy.test_window import BOUNDS, Crowd, run, settle, window_of
 from tests.until import LIMIT_S, until
 
 BODY = json.dumps(asked()).encode()
@@ -115,6 +117,26 @@ def test_who_gives_up_while_another_worker_gives_it_a_place_leaves_that_place_fr
         await eventually(lambda: not window.places.occupied)
         await here.come("next")
         assert here.order == ["runs", "next"] and there.queue.waiting == 0
+
+    run(act)
+
+
+def test_what_a_limited_model_has_to_do_is_known_in_every_worker(tmp_path: Path) -> None:
+    async def act() -> None:
+        settings = Settings(data_dir=tmp_path, deployments=(Deployment("m", max_in_flight=2), Deployment("free")))
+        here, there = Deployments(settings), Deployments(settings)
+        target, free = here.targets
+        assert target.window is not None and target.queue is not None and target.window.take() and target.window.take()
+        free.health.began()
+        waits = asyncio.create_task(target.queue.enter([(target, target.window)], 5, 60.0, False))
+        await settle()
+        assert [(one.busy("m"), one.busy("free")) for one in (here, there)] == [(3, 1), (3, 0)]
+        assert there.targets[0].in_flight == 2
+        waits.cancel()
+        await asyncio.wait((waits,))
+        assert there.busy("m") == 2
+        for one in (here, there):
+            one.close()
 
     run(act)
 
