@@ -205,7 +205,7 @@ class Settings:
     lease_s: float = 2.0
     control_auth: str = "loopback"  # who needs no token of the control API: loopback | tokens = nobody | open = all
     control_token: str = ""  # of the control API, for the parts and the command line; the API takes it as an admin's
-    control_requests_per_s: float = 50.0  # of one caller of the control API, four seconds' worth at once; 0 = no bound
+    control_requests_per_s: float = 50.0  # of one caller of each part's API, four seconds' worth at once; 0 = no bound
     approval_usd_per_day: float = 0.0  # a change predicted to move more needs a second person; 0 = none does
     approval_share: float = 0.0  # and one that treats more of the calls otherwise, 0 to 1; 0 = none does
     guardrail_interval_s: float = 60.0  # seconds between looks at the guardrails of policies on trial; 0 = never

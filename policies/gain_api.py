@@ -9,7 +9,7 @@ from farthing.policy.route import Pair
 from policies.http import HttpError, Reply, Request
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 _MAX_NAME = 256  # characters, as of a model's name in a policy
 

@@ -16,7 +16,7 @@ from policies.openapi import describe
 from policies.periods import iso
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 DEFAULT_HOURS = 7 * 24.0  # that a plan replays
 

@@ -18,6 +18,7 @@ QUERY: dict[str, tuple[str, ...]] = {
     "/v1/diff": ("from", "to"),
     "/v1/revert": ("version", *_SIGNED),
     "/v1/plan": ("hours", "replace"),
+    "/v1/writes": ("limit", "before"),
     "/v1/explain": ("request_id",),
     "/v1/policies/{name}/mode": ("mode", "share", *_SIGNED),
     "/v1/budgets/{name}/top-up": ("amount", *_SIGNED),

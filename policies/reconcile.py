@@ -15,7 +15,7 @@ from policies.operations import Settle
 from policies.periods import NS_PER_S
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 log = logging.getLogger(__name__)
 

@@ -111,8 +111,8 @@ class Spend:
             LedgerError: the ledger cannot be reached.
         """
         now = self._clock_ns()
-        if self._lease_s:
-            self._unsettled.open()  # before anything is leased: whoever comes after this worker finds whose it was
+        # Before anything is leased the file is there: whoever comes after this worker finds whose it was.
+        if self._lease_s and self._unsettled.open() is not None:
             accounts = self._leases.take(budgets, amount_nusd, now)
             if accounts is not None:
                 slot = self._unsettled.hold(request_id, amount_nusd, now, accounts)

@@ -86,3 +86,23 @@ def test_a_key_is_made_listed_rotated_and_revoked(tmp_path: Path) -> None:
         assert len(listed) == 2 and "search-prod" in listed[1] and "revoked" in listed[1] and "fth_…" in listed[1]
         code, lines = run("key", "create", "x", "--expires", "someday", **here)
         assert code == 2 and "write a date such as 2026-12-31" in lines[0]
+
+
+def test_the_audit_shows_what_was_asked_and_says_which_parts_it_could_not_ask(tmp_path: Path) -> None:
+    from farthing.http_json import call
+    from farthing.settings import Settings
+    from policies.main import app
+    from tests.conftest import served
+
+    with served(app(Settings(data_dir=tmp_path))) as port:
+        call("POST", f"http://127.0.0.1:{port}/v1/tokens?name=ops&role=viewer&author=ann")
+        away = str(free_port())
+        here = {"FARTHING_POLICIES_PORT": str(port), "FARTHING_ANALYZER_PORT": away, "FARTHING_COLLECTOR_PORT": away}
+        code, lines = run("audit", **here)
+        assert code == 0 and lines[0].endswith(
+            "policies  no token (admin) at 127.0.0.1: "
+            "POST /v1/tokens [name=ops, role=viewer, author=ann] -> 201 name ops"
+        )
+        assert [line.split(" is left out")[0] for line in lines[1:]] == ["analyzer", "collector"]
+        code, lines = run("audit", "--part", "proxy", **here)
+        assert code == 2 and "allowed are policies, analyzer, collector" in lines[0]

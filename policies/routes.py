@@ -1,0 +1,68 @@
+"""The control API's one route table: what can be asked, and which role it needs."""
+from __future__ import annotations
+
+from policies import (
+    approval_api,
+    budget_api,
+    document_api,
+    gain_api,
+    key_api,
+    ledger_api,
+    lifecycle,
+    metrics,
+    propose_api,
+    slo_api,
+    token_api,
+)
+from policies.access import Route
+
+ROUTES = tuple(
+    Route(method, template, needs, handler)
+    for method, template, needs, handler in (
+        ("POST", "/v1/ledger", "proxy", ledger_api.ledger),
+        ("GET", "/v1/document", "proxy", document_api.document),
+        ("GET", "/healthz", "nothing", ledger_api.health),
+        ("POST", "/v1/apply", "operator", document_api.apply),
+        ("GET", "/v1/objects", "viewer", document_api.objects),
+        ("DELETE", "/v1/objects/{kind}/{name}", "operator", document_api.remove),
+        ("GET", "/v1/versions", "viewer", document_api.versions),
+        ("GET", "/v1/status", "viewer", lifecycle.status),
+        ("GET", "/v1/diff", "viewer", lifecycle.diff),
+        ("POST", "/v1/revert", "operator", lifecycle.revert),
+        ("GET", "/v1/schema", "viewer", lifecycle.schema),
+        ("POST", "/v1/plan", "viewer", lifecycle.plan),
+        ("GET", "/v1/explain", "viewer", lifecycle.explain),
+        ("POST", "/v1/policies/{name}/mode", "operator", lifecycle.set_mode),
+        ("GET", "/v1/proposals", "viewer", propose_api.list_proposals),
+        ("GET", "/v1/proposals/{name}", "viewer", propose_api.proposal),
+        ("POST", "/v1/proposals/{name}/accept", "operator", propose_api.accept),
+        ("GET", "/v1/pending", "viewer", approval_api.list_pending),
+        ("POST", "/v1/pending/{number}/approve", "operator", approval_api.approve),
+        ("POST", "/v1/pending/{number}/refuse", "operator", approval_api.refuse),
+        ("GET", "/v1/slos", "viewer", slo_api.slos),
+        ("GET", "/v1/audit", "viewer", document_api.audit),
+        ("GET", "/v1/writes", "operator", document_api.writes),
+        ("GET", "/v1/budgets", "reader", budget_api.budgets),
+        ("GET", "/v1/budget-events", "viewer", budget_api.events),
+        ("GET", "/v1/budgets/{name}", "viewer", budget_api.budget),
+        ("POST", "/v1/budgets/{name}/top-up", "operator", budget_api.top_up),
+        ("POST", "/v1/budgets/{name}/approve", "operator", budget_api.approve),
+        ("GET", "/v1/ledger/settlements", "viewer", ledger_api.settlements),
+        ("GET", "/v1/ledger/recalls", "proxy", ledger_api.recalls),
+        ("GET", "/metrics", "viewer", metrics.page),
+        ("GET", "/v1/keys", "operator", key_api.list_keys),
+        ("POST", "/v1/keys", "admin", key_api.create),
+        ("GET", "/v1/keys/events", "operator", key_api.events),
+        ("POST", "/v1/keys/{name}/rotate", "admin", key_api.rotate),
+        ("DELETE", "/v1/keys/{name}", "admin", key_api.revoke),
+        ("GET", "/v1/gains", "viewer", gain_api.listed),
+        ("POST", "/v1/gains", "operator", gain_api.put),
+        ("GET", "/v1/gains/{checksum}", "proxy", gain_api.weights),
+        ("GET", "/v1/openapi.json", "viewer", lifecycle.openapi),
+        ("GET", "/v1/whoami", "reader", token_api.whoami),
+        ("GET", "/v1/tokens", "admin", token_api.list_tokens),
+        ("POST", "/v1/tokens", "admin", token_api.create),
+        ("GET", "/v1/tokens/events", "admin", token_api.events),
+        ("DELETE", "/v1/tokens/{name}", "admin", token_api.revoke),
+    )
+)
