@@ -72,14 +72,13 @@ def _before(name: str, size: int) -> bytes:
 
 
 def attributes(values: Iterable[tuple[str, Value]]) -> bytes:
-    """Encode span attributes (field 9 of Span); a sender's busiest loop, so what most values are is written out here."""
+    """Encode span attributes (field 9 of Span); the busiest loop of a sender: its usual kinds are written out."""
     parts: list[bytes] = []
     for name, value in values:
-        kind = type(value)
-        if kind is str and len(text := value.encode("utf-8", "replace")) < 126:  # type: ignore[union-attr]
+        if isinstance(value, str) and len(text := value.encode("utf-8", "replace")) < 126:
             size = len(text)
             parts += (_before(name, size + 2), b"\n", _SHORT[size], text)
-        elif kind is float:
+        elif isinstance(value, float):
             parts += (_before(name, 9), b"\x21", _double(value))
         else:
             encoded = _any_value(value)
