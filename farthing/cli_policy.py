@@ -11,9 +11,11 @@ from urllib.parse import quote
 import typer
 
 from farthing import control, parts
+from farthing.cli_cut import cut
 from farthing.cli_plan import plan_lines
 
 app = typer.Typer(help="Write, check, apply and follow policy documents.", no_args_is_help=True)
+app.command()(cut)
 
 _Files = Annotated[list[Path], typer.Argument(help="YAML files.", exists=True, dir_okay=False)]
 _Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]

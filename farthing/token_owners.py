@@ -1,4 +1,7 @@
-"""Whose a token is, for the parts that keep none: asked of the control plane, and remembered for some seconds."""
+"""Whose a token is, for the parts that keep none: asked of the control plane, and remembered for some seconds.
+
+While the control plane is away, a viewer known by then may go on looking, since that is when figures are looked at.
+"""
 from __future__ import annotations
 
 import threading
@@ -12,6 +15,7 @@ from farthing.http_json import call
 from farthing.settings import Settings
 
 REMEMBERED_S = 10.0  # how long after its revocation a token may still be good at another part
+LOOKING_ON_S = 3600.0  # how long a viewer that was good before may look on while nobody can be asked
 MAX_REMEMBERED = 1000
 _TIMEOUT_S = 5.0
 
@@ -29,7 +33,7 @@ class TokenOwners:
         """Return whose a token is; None = nobody's.
 
         Raises:
-            AccessError: 503, the control plane cannot be asked.
+            AccessError: 503, the control plane cannot be asked, and it is none of a viewer known before.
         """
         if not given.startswith(TOKEN_PREFIX):
             return None
@@ -37,7 +41,12 @@ class TokenOwners:
         with self._lock:
             until, found = self._known.get(digest, (0.0, None))
         if until <= now:
-            found = self._ask(given)
+            try:
+                found = self._ask(given)
+            except AccessError:
+                if found is not None and found.role == "viewer" and now < until + LOOKING_ON_S:
+                    return found
+                raise
             with self._lock:
                 if len(self._known) >= MAX_REMEMBERED:
                     self._known.clear()

@@ -26,10 +26,11 @@ QUERY: dict[str, tuple[str, ...]] = {
     "/v1/proposals/{name}/accept": _SIGNED,
     "/v1/pending/{number}/refuse": ("author",),
     "/v1/ledger/settlements": ("since",),
+    "/v1/ledger/corrections": ("since",),
     "/v1/ledger/recalls": ("worker", "wait"),
     "/v1/keys/{name}/rotate": ("overlap_s", *_SIGNED),
     "/v1/keys/{name}": _SIGNED,
-    "/v1/gains": ("weak", "strong", "grade"),
+    "/v1/gains": ("tenant", "weak", "strong", "grade"),
     "/v1/tokens": ("name", "role", "days", *_SIGNED),
     "/v1/tokens/{name}": _SIGNED,
 }

@@ -47,6 +47,11 @@ class Hold(msgspec.Struct):
     facts: Facts | None = None  # of a call that is not held
     is_unheld: bool = False
 
+    @property
+    def leases(self) -> tuple[str, ...]:
+        """The leases that it is in, as its span names them."""
+        return tuple([one.lease for one in self.accounts])
+
 
 class Spend:
     """Reserves and settles for one proxy worker."""
@@ -68,7 +73,7 @@ class Spend:
         self._line = LedgerLine(client, f"{policies_url}/v1/ledger", self._backlog, self._unsettled.told)
         self._leases = Leases(self._line, self.worker, lease_s, clock_ns)
         self._lease_s = lease_s
-        self._renew_s = hold_ttl_s / 4
+        self._hold_ttl_s = hold_ttl_s
         self._clock_ns = clock_ns
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -185,13 +190,15 @@ class Spend:
     async def _tick(self) -> None:
         while not self._leases.is_idle:
             await asyncio.sleep(self._lease_s / 4)
+            if time.monotonic() - self._line.heard_s >= self._hold_ttl_s:  # the ledger gives the worker up as lost
+                self._leases.end()
             self._leases.tick()
         for task in self._tasks[1:]:
             task.cancel()
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(self._renew_s)
+            await asyncio.sleep(self._hold_ttl_s / 4)
             self._line.put(Waiting({"op": "renew", "worker": self.worker}))
 
     async def _listen(self) -> None:
