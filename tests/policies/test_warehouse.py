@@ -194,10 +194,13 @@ def test_a_policy_that_crosses_a_guardrail_goes_back_to_shadow_and_says_why(plan
     told = client.get("/v1/status").json
     (back,) = told["rollbacks"]
     assert (back["policy"], back["version"], told["policies"][0]["mode"]) == ("tried", 2, "shadow")
+    assert back["stands"]
     assert back["reason"].startswith("latency: ") and "more than the allowed increase of 20%" in back["reason"]
     (entry, _) = client.get("/v1/audit").json["audit"]
     assert (entry["act"], entry["author"]) == ("rollback", "guardrail")
     assert "+mode: shadow # a fifth of the calls" in entry["changes"][0]["diff"]
+    client.call("POST", "/v1/policies/tried/mode?mode=enforce")
+    assert not client.get("/v1/status").json["rollbacks"][0]["stands"]
 
 
 def test_a_mode_is_set_in_the_text_as_it_was_written(client: Client) -> None:
