@@ -211,7 +211,9 @@ EXPIRED: tuple[Statement, ...] = (
     "CREATE INDEX holds_expired ON holds (settled_ns) WHERE state = 'expired'",
 )
 
-MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING, GAINS, EXPIRED)
+LASTING: tuple[Statement, ...] = ("ALTER TABLE holds ADD COLUMN expires_ns BIGINT",)
+
+MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING, GAINS, EXPIRED, LASTING)
 
 
 def migrate(connection: Connection) -> int:

@@ -102,6 +102,14 @@ class Deployments:
         waiting = pool[0].queue.waiting if pool and pool[0].queue is not None else 0
         return waiting + sum([target.health.in_flight for target in pool])
 
+    def hands_over(self, model: str) -> bool:
+        """Tell whether lines may go to a provider's own batches, which take nothing of its other capacity."""
+        return any(target.deployment.provider_batches for target in self._pools.get(model, ()))
+
+    def target(self, name: str) -> Target | None:
+        """Return a deployment by its name."""
+        return next((target for target in self.targets if target.name == name), None)
+
     def candidates(self, model: str, api: str = "openai") -> list[Target]:
         """Return the deployments of `model` that speak an API, the least busy first.
 
@@ -164,6 +172,9 @@ def _target(deployment: Deployment, settings: Settings) -> Target:
     if deployment.api_version and spoken != "azure":
         where = f"deployment {deployment.model}: api_version = {deployment.api_version!r}"
         raise SettingsError(f"{where}; only api = 'azure' has versions, and this one speaks {spoken}")
+    if deployment.provider_batches and not (spoken == "openai" and deployment.metered):
+        where = f"deployment {deployment.model}: provider_batches = true"
+        raise SettingsError(f"{where}; it needs metered = true, and api = 'openai': this one speaks {spoken}")
     headers: tuple[tuple[str, str], ...] = ()
     if deployment.api_key_env:
         name, scheme = _KEY_HEADERS[spoken]

@@ -326,13 +326,13 @@ def test_a_journal_forgets_what_a_kill_left_of_a_line(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def process(rig: Rig, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def process(rig: Rig, folder: Path, port: int, config: str = "") -> Iterator[subprocess.Popen[bytes]]:
     """Run a proxy as a process that can be killed."""
     url = vars(rig.settings)["deployments"][1].url
-    (folder / "farthing.toml").write_text(
+    (folder / "farthing.toml").write_text(config or (
         f"[[deployments]]\nmodel = 'gpt-plain'\nurl = '{url}'\nprovider = 'openai'\nmetered = true\n"
         "[[prices]]\nprovider = 'openai'\nmodel = 'gpt-plain'\ninput = '1'\noutput = '2'\n"
-    )
+    ))
     environ = {
         **os.environ, "FARTHING_CONFIG": str(folder / "farthing.toml"), "FARTHING_DATA_DIR": str(folder / "data"),
         "FARTHING_PROXY_PORT": str(port), "FARTHING_POLICIES_URL": rig.policies,
