@@ -88,7 +88,7 @@ BATCH_TIER = "batch"
 FLEX_TIER = "flex"
 
 
-def _billable(asked: Asked, prices: Mapping[str, Price], tier: str, is_consigned: bool) -> list[Price]:
+def _billable(asked: Asked, prices: Mapping[str, Price], tier: str, is_consigned: bool = False) -> list[Price]:
     """Return the prices of the service tiers that a call may be served in; none where its own has none."""
     if tier not in prices:
         return []
