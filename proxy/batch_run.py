@@ -17,6 +17,7 @@ import msgspec
 from farthing import semconv
 from farthing.policy.kinds.batch import Batch
 from farthing.serving import Headers
+from proxy import anthropic_batch
 from proxy.api_error import ApiError
 from proxy.batch import FINAL, Answered, Batches, BatchRecord, Journal, Lock
 from proxy.batch_answer import LineRequest, answer_record, expired_record
@@ -305,6 +306,8 @@ class BatchRunner:
             keep(error.status, error.body(), ())
             return 0
         headers = {semconv.HEADER_PRIORITY.encode(): b"0"}
+        if exchange.form.api == "anthropic":
+            headers |= {name.encode(): value.encode() for name, value in anthropic_batch.HEADERS}
         if record.tags:
             headers[semconv.HEADER_TAGS.encode()] = record.tags.encode("latin-1", "replace")
         request = LineRequest(record.endpoint, headers, bytes(line.body), keep, may_wait,

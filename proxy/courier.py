@@ -135,13 +135,13 @@ class Courier:
     async def _hand_over(self, stored: Stored, target: Target, api: ProviderBatches) -> None:
         consignment = stored.consignment
         try:
+            lines = await asyncio.to_thread(_input_of, stored, api)
             if not consignment.input_id:
-                lines = await asyncio.to_thread(_input_of, stored, api)
                 consignment.input_id = await api.prepare(f"{self._batch_id}-{consignment.number}", lines)
             consignment.tries += 1
             consignment.asked_at = self._clock()
             await self._put(stored, "creating")
-            consignment.batch_id = await api.create(consignment, self._mark(consignment))
+            consignment.batch_id = await api.create(consignment, self._mark(consignment), lines)
             await self._put(stored, "made")
         except RefusedError as error:
             consignment.refused = error.status, error.body.decode("utf-8", "replace")
@@ -154,7 +154,7 @@ class Courier:
     async def _look_for(self, stored: Stored, api: ProviderBatches) -> None:
         """Find out whether a batch was made that was not heard of."""
         consignment = stored.consignment
-        found = await api.find(consignment, self._mark(consignment))
+        found = await api.find(consignment, self._mark(consignment), stored.rows, len(stored.rows))
         if found:
             consignment.batch_id = found
             await self._put(stored, "made")

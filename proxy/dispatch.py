@@ -22,6 +22,7 @@ from proxy.window import Bounds, Window
 _FORMATS = {"openai": "openai", "azure": "openai", "anthropic": "anthropic"}  # how it is spoken to -> what is said
 _ROUTES = {"openai": "OpenAI's API (/v1/chat/completions and others)", "anthropic": "Anthropic's API (/v1/messages)"}
 _KEY_HEADERS = {"openai": ("authorization", "Bearer "), "azure": ("api-key", ""), "anthropic": ("x-api-key", "")}
+_WITH_BATCHES = ("openai", "anthropic")  # whose own batches lines can be handed over in
 _busyness = attrgetter("health.in_flight")
 
 
@@ -172,9 +173,9 @@ def _target(deployment: Deployment, settings: Settings) -> Target:
     if deployment.api_version and spoken != "azure":
         where = f"deployment {deployment.model}: api_version = {deployment.api_version!r}"
         raise SettingsError(f"{where}; only api = 'azure' has versions, and this one speaks {spoken}")
-    if deployment.provider_batches and not (spoken == "openai" and deployment.metered):
-        where = f"deployment {deployment.model}: provider_batches = true"
-        raise SettingsError(f"{where}; it needs metered = true, and api = 'openai': this one speaks {spoken}")
+    if deployment.provider_batches and not (spoken in _WITH_BATCHES and deployment.metered):
+        where = f"deployment {deployment.model}: provider_batches = true; it needs metered = true, and as its api"
+        raise SettingsError(f"{where} {' or '.join(_WITH_BATCHES)}: this one speaks {spoken}")
     headers: tuple[tuple[str, str], ...] = ()
     if deployment.api_key_env:
         name, scheme = _KEY_HEADERS[spoken]

@@ -18,8 +18,9 @@ from farthing.fingerprint import load_key
 from farthing.prometheus import CONTENT_TYPE
 from farthing.serving import bind, keep_what_is_there, stop_signal
 from farthing.settings import Settings
-from proxy import readings
+from proxy import anthropic_batch, readings
 from proxy.admit import Admission
+from proxy.anthropic_batch import AnthropicBatches
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
 from proxy.batch import Batches
@@ -157,6 +158,8 @@ class Proxy:
         return api
 
     def _provider_batches(self, target: Target) -> ProviderBatches:
+        if target.api == "anthropic":
+            return AnthropicBatches(Asking(self._client, target, anthropic_batch.HEADERS))
         return OpenAIBatches(Asking(self._client, target))
 
     def _read_parts(self) -> Metrics:

@@ -6,7 +6,7 @@ A batch carries our mark as metadata, so that one whose making was not heard of 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -94,7 +94,7 @@ class OpenAIBatches:
         made = await self._asking.ask(_Named, "POST", "files", form, f"multipart/form-data; boundary={edge}")
         return made.id
 
-    async def create(self, consignment: Consignment, mark: str) -> str:
+    async def create(self, consignment: Consignment, mark: str, lines: bytes) -> str:
         """Make a batch of an uploaded file; return its id."""
         asked = {
             "input_file_id": consignment.input_id, "endpoint": f"/v1/{consignment.path}", "completion_window": "24h",
@@ -102,7 +102,7 @@ class OpenAIBatches:
         }  # fmt: skip
         return (await self._asking.ask(_Named, "POST", "batches", msgspec.json.encode(asked))).id
 
-    async def find(self, consignment: Consignment, mark: str) -> str:
+    async def find(self, consignment: Consignment, mark: str, ids: Container[str], count: int) -> str:
         """Return the id of the batch with our mark, '' = there is none; the list begins with the newest."""
         after = ""
         while True:

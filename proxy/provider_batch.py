@@ -5,7 +5,7 @@ will be, nothing was done yet, and nobody knows.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -14,7 +14,7 @@ import msgspec
 from farthing.errors import UpstreamError
 from proxy.consignment import Consignment
 from proxy.dispatch import Target
-from proxy.upstream import Client, Response
+from proxy.upstream import Client, Fields, Response
 
 Told = TypeVar("Told")
 _ANSWER_BYTES = 4 * 1024 * 1024  # of an answer that is no file
@@ -63,15 +63,19 @@ class ProviderBatches(Protocol):
         ...
 
     async def prepare(self, mark: str, lines: bytes) -> str:
-        """Hand over the input; return what `create` needs of it. What it leaves at the provider costs nothing."""
+        """Hand over the input, where that is a step of its own; return its name. What it leaves there costs nothing."""
         ...
 
-    async def create(self, consignment: Consignment, mark: str) -> str:
+    async def create(self, consignment: Consignment, mark: str, lines: bytes) -> str:
         """Make a batch; return its id. RefusedError and NotNowError: none was made; UpstreamError: nobody knows."""
         ...
 
-    async def find(self, consignment: Consignment, mark: str) -> str:
-        """Return the id of the batch that was made under a mark, '' = none that the provider tells of."""
+    async def find(self, consignment: Consignment, mark: str, ids: Container[str], count: int) -> str:
+        """Return the id of the batch made under a mark, of so many lines with these ids, '' = none was made.
+
+        Raises:
+            UpstreamError: that cannot be told now.
+        """
         ...
 
     async def look(self, batch_id: str) -> Seen:
@@ -90,9 +94,14 @@ class ProviderBatches(Protocol):
 class Asking:
     """Requests to one deployment's batch API."""
 
-    def __init__(self, client: Client, target: Target) -> None:
+    def __init__(self, client: Client, target: Target, headers: Fields = ()) -> None:
         self._client = client
         self._target = target
+        self._headers = (*headers, *target.headers)
+
+    @property
+    def url(self) -> str:
+        return self._target.deployment.url
 
     async def ask(
         self, kind: type[Told], method: str, path: str, body: bytes = b"", content_type: str = "application/json"
@@ -126,12 +135,26 @@ class Asking:
         finally:
             response.close()
 
+    async def first_line(self, path: str) -> bytes:
+        """Return the first line of a file of the provider's."""
+        response = await self._sent("GET", path, b"", "")
+        found = b""
+        try:
+            if response.status != 200:
+                _check(response.status, await response.read(_ANSWER_BYTES))
+            async for part in response.parts():
+                found += part
+                if b"\n" in part:
+                    break
+        finally:
+            response.close()
+        return found.partition(b"\n")[0]
+
     async def _sent(self, method: str, path: str, body: bytes, content_type: str) -> Response:
         target = self._target
-        headers = (*((("content-type", content_type),) if body else ()), *target.headers)
-        url = f"{target.deployment.url}/{path}"
+        headers = (("content-type", content_type), *self._headers) if body else self._headers
         is_repeatable = method == "GET"
-        return await self._client.request(method, url, body, headers, target.timeouts, is_repeatable)
+        return await self._client.request(method, f"{self.url}/{path}", body, headers, target.timeouts, is_repeatable)
 
 
 def _check(status: int, body: bytes) -> None:

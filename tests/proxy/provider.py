@@ -9,7 +9,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timezone
 from typing import Any
 
 from tests.proxy.rig import Received, answer_of, read_request, reply, stopped
@@ -30,14 +31,16 @@ class Provider:
     result: Callable[[dict[str, Any]], Result] = lambda line: answered(line)
     errors: list[dict[str, Any]] = field(default_factory=list)  # of a batch that fails as a whole
     breaks_at: str = ""  # the request, before or after, at which it breaks the connection off once
+    requests: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of a batch that has no file
     stop_at: str = ""  # the request at which it answers no more: upload, before, after, look, content
     stopped: threading.Event = field(default_factory=threading.Event)  # somebody waits there
 
     def forget(self) -> None:
         """Be as new."""
-        new = Provider()
-        for name in ("files", "batches", "asked", "lines", "ends_as", "result", "errors", "stop_at", "breaks_at"):
-            setattr(self, name, getattr(new, name))
+        new = type(self)()
+        for one in fields(self):
+            if one.name not in ("port", "stopped"):
+                setattr(self, one.name, getattr(new, one.name))
         self.stopped.clear()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -47,13 +50,13 @@ class Provider:
                 method = "POST" if request.body else "GET"
                 path = request.path.removeprefix("/v1/")
                 self.asked.append((method, path))
-                status, body = await self._answer(method, path.partition("?")[0], request)
+                status, body = await self.answer(method, path.partition("?")[0], request)
                 writer.write(reply(body, "content-type: application/json", status=status))
                 await writer.drain()
         writer.close()
         writer.transport.abort()
 
-    async def _answer(self, method: str, path: str, request: Received) -> tuple[int, bytes]:
+    async def answer(self, method: str, path: str, request: Received) -> tuple[int, bytes]:
         if (method, path) == ("POST", "files"):
             await self._at("upload")
             return 200, _json(self._file(_content(request)))
@@ -133,10 +136,73 @@ class Provider:
         return batch
 
 
+
+@dataclass
+class Claude(Provider):
+    """Anthropic's Message Batches: requests come with the batch, results are lines that tell of each of them."""
+
+    result: Callable[[dict[str, Any]], dict[str, Any]] = lambda line: message(line)  # pyright: ignore[reportIncompatibleVariableOverride] # of its own shape
+
+    async def answer(self, method: str, path: str, request: Received) -> tuple[int, bytes]:
+        assert request.headers["anthropic-version"] == "2023-06-01"
+        path = path.removeprefix("messages/")
+        if (method, path) == ("POST", "batches"):
+            if await self._at("before"):
+                raise ConnectionError  # it never heard of it
+            made = self.made(request.json["requests"])
+            await self._at("after")
+            return 200, _json(made)
+        if path == "batches":
+            for batch in self.batches.values():
+                self._go_on(batch)
+            return 200, _json({"data": list(reversed(self.batches.values())), "has_more": False})
+        batch = self.batches[path.split("/")[1]]
+        if path.endswith("/cancel"):
+            batch["processing_status"], self.ends_as = "canceling", "ended"
+        elif path.endswith("/results"):
+            await self._at("content")
+            return 200, self.files[batch["id"]]
+        else:
+            await self._at("look")
+            self._go_on(batch)
+        return 200, _json(batch)
+
+    def made(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
+        batch_id = f"msgbatch_{len(self.batches) + 1}"
+        for one in requests:
+            assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", one["custom_id"])
+            self.lines[one["params"]["metadata"]["user_id"]] += 1
+        now = datetime.now(timezone.utc).isoformat()
+        self.batches[batch_id] = {
+            "id": batch_id, "type": "message_batch", "processing_status": "in_progress", "ended_at": None,
+            "request_counts": {"processing": len(requests), "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0},
+            "created_at": now, "expires_at": now, "cancel_initiated_at": None, "results_url": None,
+        }  # fmt: skip
+        self.requests[batch_id] = requests
+        return self.batches[batch_id]
+
+    def _go_on(self, batch: dict[str, Any]) -> None:
+        if batch["results_url"] is None and self.ends_as != "in_progress":
+            rows = [{"custom_id": one["custom_id"], "result": self.result(one)} for one in self.requests[batch["id"]]]
+            self.files[batch["id"]] = b"".join(_json(row) + b"\n" for row in reversed(rows))
+            batch["processing_status"] = "ended"
+            counts = Counter(row["result"]["type"] for row in rows)
+            batch["request_counts"] = {"processing": 0} | dict(counts)
+            batch["results_url"] = f"http://127.0.0.1:{self.port}/v1/messages/batches/{batch['id']}/results"
+
+
 def answered(line: dict[str, Any]) -> Result:
     # The answer calls itself `default` in a batch too.
     body = json.loads(answer_of(line["body"].get("user", ""), service_tier="default"))
     return {"response": {"status_code": 200, "request_id": "r", "body": body}}
+
+
+def message(line: dict[str, Any]) -> dict[str, Any]:
+    usage = {"input_tokens": 10, "output_tokens": 5, "service_tier": "batch"}
+    content = [{"type": "text", "text": line["params"]["metadata"]["user_id"]}]
+    whole = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "content": content,
+             "stop_reason": "end_turn", "stop_sequence": None, "usage": usage}  # fmt: skip
+    return {"type": "succeeded", "message": whole}
 
 
 def refused(message: str) -> Result:
@@ -161,15 +227,15 @@ def _json(value: object) -> bytes:
 
 
 @contextmanager
-def providing() -> Iterator[Provider]:
+def providing(provider: Provider) -> Iterator[None]:
     """Run a provider in a thread with an event loop of its own."""
-    provider, loop = Provider(), asyncio.new_event_loop()
+    loop = asyncio.new_event_loop()
     server = loop.run_until_complete(asyncio.start_server(provider.serve, "127.0.0.1", 0, limit=2**24))
     provider.port = server.sockets[0].getsockname()[1]
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        yield provider
+        yield
     finally:
         provider.stop_at = ""
         asyncio.run_coroutine_threadsafe(stopped(server), loop).result(120)

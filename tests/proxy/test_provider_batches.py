@@ -27,7 +27,8 @@ HALF = COST // 2
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Provider]:
-    with providing() as made:
+    made = Provider()
+    with providing(made):
         yield made
 
 
@@ -40,24 +41,24 @@ def provider(running: Provider) -> Iterator[Provider]:
 
 
 @contextmanager
-def handing_over(rig: Rig, provider: Provider, folder: Path) -> Iterator[str]:
+def handing_over(rig: Rig, provider: Provider, folder: Path, who: str = "openai") -> Iterator[str]:
     """Run a proxy whose one deployment hands lines over."""
-    deployment = Deployment("gpt", f"http://127.0.0.1:{provider.port}/v1", "openai", metered=True,
+    deployment = Deployment("gpt", f"http://127.0.0.1:{provider.port}/v1", who, metered=True,
                             upstream_model="gpt-real", provider_batches=True)  # fmt: skip
     prices = (
-        PriceOverride("openai", "gpt", input="1", output="2"),
-        PriceOverride("openai", "gpt", input="0.5", output="1", service_tier="batch"),
+        PriceOverride(who, "gpt", input="1", output="2"),
+        PriceOverride(who, "gpt", input="0.5", output="1", service_tier="batch"),
     )
     own = {"data_dir": folder / "data", "deployments": (deployment,), "prices": prices}
     with proxied(Settings(**{**vars(rig.settings), **own})) as port:
         yield f"http://127.0.0.1:{port}/v1"
 
 
-def config(provider: Provider) -> str:
+def config(provider: Provider, who: str) -> str:
     """Return the same settings for a process of its own."""
-    price = "[[prices]]\nprovider = 'openai'\nmodel = 'gpt'\n"
+    price = f"[[prices]]\nprovider = '{who}'\nmodel = 'gpt'\n"
     return (
-        f"[[deployments]]\nmodel = 'gpt'\nurl = 'http://127.0.0.1:{provider.port}/v1'\nprovider = 'openai'\n"
+        f"[[deployments]]\nmodel = 'gpt'\nurl = 'http://127.0.0.1:{provider.port}/v1'\nprovider = '{who}'\n"
         f"metered = true\nprovider_batches = true\n{price}input = '1'\noutput = '2'\n"
         f"{price}input = '0.5'\noutput = '1'\nservice_tier = 'batch'\n"
     )
@@ -229,7 +230,9 @@ def test_a_batch_goes_on_after_a_restart_and_no_line_is_handed_over_twice(
     assert set(provider.lines.values()) == {1} and len(provider.batches) == 1
 
 
-def killed_at(rig: Rig, provider: Provider, folder: Path, steps: tuple[str, ...]) -> None:
+def killed_at(
+    rig: Rig, provider: Provider, folder: Path, steps: tuple[str, ...], content: bytes, who: str = "openai"
+) -> None:
     """Kill a proxy at one step of a batch after the other; each line is answered and charged once."""
     team, port = rig.budget(), free_port()
     client = rig.client(team, base_url=f"http://127.0.0.1:{port}/v1", max_retries=5)
@@ -237,8 +240,8 @@ def killed_at(rig: Rig, provider: Provider, folder: Path, steps: tuple[str, ...]
     for step in steps:
         provider.stop_at = step
         provider.stopped.clear()
-        with process(rig, folder, port, config(provider)) as proxy:
-            batch_id = batch_id or begin(client, lines(4, "gpt")).id
+        with process(rig, folder, port, config(provider, who)) as proxy:
+            batch_id = batch_id or begin(client, content, json.loads(content.splitlines()[0])["url"]).id
             assert provider.stopped.wait(300)
             proxy.kill()
             proxy.wait()
@@ -247,7 +250,7 @@ def killed_at(rig: Rig, provider: Provider, folder: Path, steps: tuple[str, ...]
             assert json.loads(state.read_bytes())["state"] == "creating"
             changed(state, asked_at=time.time() - 301)
     provider.stop_at = ""
-    with process(rig, folder, port, config(provider)):
+    with process(rig, folder, port, config(provider, who)):
         done = ended(client, batch_id)
         found = Counter(row["custom_id"] for row in rows(client, done.output_file_id))
         balance = settled(rig, team, 4)
@@ -311,13 +314,13 @@ def test_when_the_window_closes_lines_that_have_no_answer_say_why(
 def test_a_kill_at_any_step_neither_loses_a_line_nor_hands_one_over_twice(
     rig: Rig, provider: Provider, tmp_path: Path
 ) -> None:
-    killed_at(rig, provider, tmp_path, ("upload", "before", "after", "look", "content"))
+    killed_at(rig, provider, tmp_path, ("upload", "before", "after", "look", "content"), lines(4, "gpt"))
 
 
 @pytest.mark.parametrize(
     ("deployment", "why"),
     [
-        (Deployment("m", "http://x/v1", "anthropic", metered=True, provider_batches=True), "speaks anthropic"),
+        (Deployment("m", "http://x/v1", "azure", metered=True, provider_batches=True), "speaks azure"),
         (Deployment("m", "http://x/v1", "openai", provider_batches=True), "metered = true"),
     ],
     ids=["another API", "one's own"],
