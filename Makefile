@@ -40,7 +40,7 @@ check: $(INSTALLED)  ## Lint, type-check and check who imports whom
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED)  ## Run a benchmark: make bench NAME=engine; PUBLISH=1 stores its verdict; without NAME, list them
-	@if [ -z "$(NAME)" ]; then ls bench/*.py | grep -vE "verdict|servers|peers|proxy_" | sed -E 's,bench/(.*)\.py,\1,'; exit; fi; \
+	@if [ -z "$(NAME)" ]; then ls bench/*.py | grep -vE "verdict|servers|peers|proxy_|semantic_[qu]" | sed -E 's,bench/(.*)\.py,\1,'; exit; fi; \
 	mkdir -p bench/.cache bench/results; \
 	bash -o pipefail -c '$(BIN)/python bench/$(NAME).py $(ARGS) | tee bench/.cache/$(NAME).out'; code=$$?; \
 	if [ -n "$(PUBLISH)" ]; then tail -n 1 bench/.cache/$(NAME).out > bench/results/$(NAME).json; fi; exit $$code

@@ -18,6 +18,8 @@ from analyzer.jobs import ANALYZE, GAINS, HOURS, Schedule, analyze_window
 from analyzer.notation import exact_usd
 from analyzer.questions import QUESTIONS, ParameterError
 from analyzer.window import Window, last_hours
+from farthing.access import is_write
+from farthing.audit import Audit
 from farthing.errors import DocumentError, ServeError
 from farthing.policy import Document
 from farthing.settings import Settings
@@ -34,6 +36,7 @@ class Api:
 
     settings: Settings
     schedule: Schedule
+    audit: Audit
 
     def health(self, _: Request) -> Response:
         """Say that the process serves, and when the job runs next."""
@@ -45,7 +48,7 @@ class Api:
         run = analyze_window(self.schedule.context, self._window(request, HOURS))
         if not run.ok:
             raise HttpError(503, "run_failed", f"run {run.run_id}: {run.error}")
-        return json(asdict(run))
+        return json(asdict(run), note=f"run {run.run_id}: {run.findings} findings")
 
     def learn_now(self, _: Request) -> Response:
         """Train what new grades teach, wait, and say what became of each pair of models."""
@@ -72,7 +75,7 @@ class Api:
         context, folder = self.schedule.context, self.settings.reports
         made = report.make(context.warehouse, folder, self._window(request, HOURS), context.clock())
         paths = {"html": str(made.html), "markdown": str(made.markdown)}
-        return json({**paths, "spend_usd": exact_usd(made.spend_usd)})
+        return json({**paths, "spend_usd": exact_usd(made.spend_usd)}, note=str(made.html))
 
     def latest_report(self, _: Request) -> Response:
         """Return the newest report as a page."""
@@ -152,6 +155,13 @@ class Api:
         found = slo.standings(context.warehouse, self.settings.tenant, wanted, context.clock())
         return json({"slos": [asdict(one) for one in found]})
 
+    def writes(self, request: Request) -> Response:
+        """Return what was asked of this API to be done, by whom, and what became of it, the newest first."""
+        try:
+            return json(self.audit.page(request.query))
+        except ValueError as error:
+            raise HttpError(400, "invalid_parameter", str(error)) from None
+
     def ask(self, request: Request) -> Response:
         """Answer one of the listed questions with the parameters of the JSON body."""
         question = request.path.removeprefix(_ASK)
@@ -205,6 +215,10 @@ class Route:
     needs: str  # of farthing.access.GRANTS
     handler: Callable[[Api, Request], Response]
 
+    @property
+    def is_write(self) -> bool:
+        return is_write(self.method, self.needs)
+
     def takes(self, method: str, path: str) -> bool:
         is_it = path.startswith(self.path) if self.path.endswith("/") else path == self.path
         return method == self.method and is_it
@@ -223,6 +237,7 @@ ROUTES = (
     Route("GET", "/v1/alerts", "viewer", Api.alerts),
     Route("POST", "/v1/alerts/look", "operator", Api.look_at_alerts),
     Route("POST", "/v1/alerts/test", "operator", Api.test_channel),
+    Route("GET", "/v1/writes", "operator", Api.writes),
     Route("POST", "/v1/plan", "viewer", Api.plan),
     Route("POST", "/v1/guardrails", "viewer", Api.guardrails),
     Route("POST", "/v1/slos", "viewer", Api.slos),

@@ -1,6 +1,6 @@
 """What the caches did, level by level: answers, embeddings, and an application's own tools and components.
 
-A level's size is told where it is known: the proxy's caches tell theirs on its /metrics, not in rows.
+A level's size and evictions are told where they are known: the proxy's caches tell theirs on its /metrics.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from analyzer.notation import count, seconds, share, short_bytes
 TITLES = {"response": "Answers", "embedding": "Embeddings", "tool": "Tool results", "component": "Components"}
 _COLUMNS = (
     Column("Level", False), Column("Calls"), Column("Hits"), Column("Hit rate"), Column("Handed out"),
-    Column("Held"), Column("Saved"), Column("Time saved"), Column("Not cacheable"),
+    Column("Held"), Column("Evicted"), Column("Saved"), Column("Time saved"), Column("Not cacheable"),
 )  # fmt: skip
 _NONE = (
     "No call went through a cache in this window: neither the proxy's caches nor functions decorated with "
@@ -37,6 +37,7 @@ def _line(row: Row) -> list[Cell]:
         Cell(share(row["hits"], row["lookups"])),
         Cell(_handed_out(row)),
         Cell(short_bytes(row["held_bytes"])),
+        Cell(count(row["evicted"])),
         money(row["saved_usd"]),
         Cell(seconds(row["saved_s"])),
         Cell(count(row["skipped"])),

@@ -1,5 +1,6 @@
-"""What do grades teach about who needs the stronger model: one gain model for each pair that a policy names.
+"""What do grades teach about who needs the stronger model: a gain model for each pair that a policy names and tenant.
 
+The tenants are those of the proxies' keys, and the proxies' own; none is taught by another one's calls.
 Only calls whose model was drawn by a coin are learned from, each weighed by its chance. A model is trained anew when
 there are new grades, and put to the control plane, which hands it to the proxies.
 """
@@ -34,6 +35,7 @@ MAX_ROWS = 6_000  # the newest; from there on a fit takes longer and hardly gain
 class Learned:
     """What became of one pair."""
 
+    tenant: str  # whose calls it is for
     weak: str
     strong: str
     grade: str
@@ -54,7 +56,7 @@ class _Rows:
 
 
 class GainJob:
-    """Learns for one tenant."""
+    """Learns from the rows of one tenant of the warehouse, for each tenant that its proxies serve."""
 
     def __init__(self, settings: Settings, warehouse: Warehouse, clock: Callable[[], datetime]) -> None:
         self._settings = settings
@@ -64,7 +66,7 @@ class GainJob:
         self.newest: list[Learned] = []  # of the last run
 
     def run(self) -> list[Learned]:
-        """Look at every pair once.
+        """Look at every pair of every tenant once.
 
         Raises:
             FarthingError: the control plane or the warehouse is away.
@@ -72,11 +74,21 @@ class GainJob:
         with self._lock:
             document = Document.model_validate(control.ask(self._settings, "GET", "/v1/document"))
             known = _known(control.ask(self._settings, "GET", "/v1/gains")["gains"])
-            self.newest = [self._learn(pair, known.get(pair)) for pair in document.pairs]
+            self.newest = [
+                self._learn(tenant, pair, known.get((tenant, pair)))
+                for tenant in self._tenants(document)
+                for pair in document.pairs
+            ]
         return self.newest
 
-    def _learn(self, pair: Pair, known: Mapping[str, Any] | None) -> Learned:
-        rows = _together(self._asked(pair), pair)
+    def _tenants(self, document: Document) -> list[str]:
+        """Return whom the proxies serve, their own tenant first."""
+        own, settings = self._settings.tenant, self._settings
+        given = sorted({key.tenant or own for key in (*document.keys, *settings.proxy_keys)} - {own})
+        return [own, *given]
+
+    def _learn(self, tenant: str, pair: Pair, known: Mapping[str, Any] | None) -> Learned:
+        rows = _together(self._asked(tenant, pair), pair)
         answered = [sum(getattr(one, side) is not None for one in rows.outcomes) for side in ("weak", "strong")]
         version = known["version"] if known else None
         about = {"rows": len(rows.outcomes), "key": rows.key, "graded_until": rows.newest}
@@ -87,28 +99,30 @@ class GainJob:
         else:
             model = fit_gain(rows.outcomes)
             model.trained.update(about, weak_rows=answered[0], strong_rows=answered[1])
-            version = self._put(pair, model)
+            version = self._put(tenant, pair, model)
             note = f"trained with {len(rows.outcomes)} grades"
         if rows.others:
             note += f"; {rows.others} rows left out, of another hash_key or damaged"
-        return Learned(*pair, answered[0], answered[1], version, note)
+        return Learned(tenant, *pair, answered[0], answered[1], version, note)
 
-    def _asked(self, pair: Pair) -> list[dict[str, Any]]:
+    def _asked(self, tenant: str, pair: Pair) -> list[dict[str, Any]]:
         since = self._clock() - timedelta(days=DAYS)
-        values = {**pair._asdict(), "since": since, "limit": MAX_ROWS}
+        caller = "" if tenant == self._settings.tenant else tenant
+        values = {**pair._asdict(), "caller": caller, "since": since, "limit": MAX_ROWS}
         return self._warehouse.ask("graded_calls", tenant=self._settings.tenant, part="analyzer", **values)
 
-    def _put(self, pair: Pair, model: GainModel) -> int:
-        put = control.ask(self._settings, "POST", "/v1/gains", pair._asdict(), model.to_json().decode())
-        log.info("gain model %s>%s version %d: %s", pair.weak, pair.strong, put["version"], model.trained)
+    def _put(self, tenant: str, pair: Pair, model: GainModel) -> int:
+        about = {"tenant": tenant, **pair._asdict()}
+        put = control.ask(self._settings, "POST", "/v1/gains", about, model.to_json().decode())
+        log.info("gain model of %s, %s>%s version %d", tenant, pair.weak, pair.strong, put["version"])
         return put["version"]
 
 
-def _known(listed: Iterable[Mapping[str, Any]]) -> dict[Pair, Mapping[str, Any]]:
-    """Return the newest model of each pair; they are listed with the newest first."""
-    found: dict[Pair, Mapping[str, Any]] = {}
+def _known(listed: Iterable[Mapping[str, Any]]) -> dict[tuple[str, Pair], Mapping[str, Any]]:
+    """Return the newest model of each tenant and pair; they are listed with the newest first."""
+    found: dict[tuple[str, Pair], Mapping[str, Any]] = {}
     for one in listed:
-        found.setdefault(Pair(one["weak"], one["strong"], one["grade"]), one)
+        found.setdefault((one["tenant"], Pair(one["weak"], one["strong"], one["grade"])), one)
     return found
 
 

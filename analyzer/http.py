@@ -49,17 +49,19 @@ class Response:
     body: bytes
     status: int = 200
     content_type: str = "application/json"
+    note: str = ""  # what came of it, for the audit
 
 
-def json(value: object, status: int = 200) -> Response:
+def json(value: object, status: int = 200, note: str = "") -> Response:
     """Return `value` as JSON."""
-    return Response(msgspec.json.encode(value), status)
+    return Response(msgspec.json.encode(value), status, note=note)
 
 
 def error(failure: HttpError) -> Response:
     """Return the one shape that every error has."""
     kind = "invalid_request_error" if failure.status < 500 else "server_error"
-    return json({"error": {"type": kind, "code": failure.code, "message": str(failure)}}, failure.status)
+    told = {"error": {"type": kind, "code": failure.code, "message": str(failure)}}
+    return json(told, failure.status, note=str(failure))
 
 
 def headers(scope: Scope) -> Mapping[str, str]:

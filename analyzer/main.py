@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from urllib.parse import unquote_plus
 
 from analyzer import api, http
 from analyzer.jobs import Schedule
-from farthing import serving
-from farthing.access import AccessError, Gate
-from farthing.errors import WarehouseError
+from farthing import access, serving
+from farthing.access import Gate
+from farthing.audit import Asker, Audit
+from farthing.errors import AccessError, WarehouseError
 from farthing.serving import Asgi, Receive, Scope, Send, Site
 from farthing.settings import Settings
+from farthing.token_owners import TokenOwners
 from farthing.warehouse.client import Warehouse
 
 log = logging.getLogger(__name__)
@@ -38,7 +41,8 @@ def main(settings: Settings) -> None:
 class _Application:
     def __init__(self, settings: Settings, warehouse: Warehouse) -> None:
         self._settings = settings
-        self._gate = Gate(settings)
+        self._gate = Gate(settings, TokenOwners(settings).find)
+        self._audit = Audit(settings.data_dir, "analyzer")
         self._warehouse = warehouse
         self._schedule: Schedule | None = None  # between startup and shutdown
 
@@ -60,7 +64,22 @@ class _Application:
     async def _answer(self, scope: Scope, receive: Receive) -> http.Response:
         try:
             route = api.route_of(scope["method"], scope["path"])
-            await asyncio.to_thread(self._admit, route, scope)
+            asker = await asyncio.to_thread(self._asker, route, scope)
+            if not route.is_write:
+                return await self._answered(route, asker, scope, receive)
+            asked = unquote_plus(scope["query_string"].decode("latin-1"))
+            async with self._audit.noted(asker, f"{route.method} {scope['path']}", asked) as outcome:
+                response = await self._answered(route, asker, scope, receive)
+                outcome.status, outcome.note = response.status, response.note
+            return response
+        except AccessError as failure:
+            return http.error(http.HttpError(failure.status, failure.code, str(failure)))
+        except http.HttpError as failure:
+            return http.error(failure)
+
+    async def _answered(self, route: api.Route, asker: Asker, scope: Scope, receive: Receive) -> http.Response:
+        try:
+            access.check(asker.principal, route.needs, route.method, http.headers(scope))
             request = await http.read(scope, receive)
             return await asyncio.to_thread(route.handler, self._api(), request)
         except http.HttpError as failure:
@@ -73,10 +92,13 @@ class _Application:
             log.exception("%s %s failed", scope["method"], scope["path"])
             return http.error(http.HttpError(500, "internal", "the analyzer failed; its log says more"))
 
-    def _admit(self, route: api.Route, scope: Scope) -> None:
-        self._gate.admit(route.needs, route.method, http.headers(scope), http.client(scope))
+    def _asker(self, route: api.Route, scope: Scope) -> Asker:
+        if route.needs == "nothing":
+            return Asker(access.NOBODY, "")
+        client = http.client(scope)
+        return Asker(self._gate.caller(route.needs, http.headers(scope), client), client)
 
     def _api(self) -> api.Api:
         if self._schedule is None:
             raise http.HttpError(503, "not_started", "the analyzer's schedule is not running")
-        return api.Api(self._settings, self._schedule)
+        return api.Api(self._settings, self._schedule, self._audit)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from proxy_load import Server
 from servers import free_port, process
@@ -35,15 +36,17 @@ class Governed:
 
     control: str  # URL of the control plane
     workers: list[Server]
-    keys: dict[str, str]  # by name: TEAMS, and `operator`, which may see the status
+    keys: dict[str, str]  # by name: its teams, and `operator`, which may see the status
 
 
 @contextmanager
-def governed(folder: Path, model: int, workers: int = 1) -> Iterator[Governed]:
-    """Run control plane and workers before the model on that port."""
-    (folder / "farthing.toml").write_text(
-        f"[[deployments]]\nmodel = 'gpt-4o'\nurl = 'http://127.0.0.1:{model}/v1'\nprovider = 'openai'\nmetered = true\n"
-    )
+def governed(
+    folder: Path, model: int, workers: int = 1, models: Sequence[str] = ("gpt-4o",), teams: Sequence[str] = TEAMS,
+    text: str = "",
+) -> Iterator[Governed]:  # fmt: skip
+    """Run control plane and workers before the server on port `model`; `text` takes the place of the 100 policies."""
+    deployment = f"url = 'http://127.0.0.1:{model}/v1'\nprovider = 'openai'\nmetered = true\n"
+    (folder / "farthing.toml").write_text("".join(f"[[deployments]]\nmodel = '{one}'\n{deployment}" for one in models))
     port = free_port()
     environ = {
         "FARTHING_CONFIG": str(folder / "farthing.toml"), "FARTHING_DATA_DIR": str(folder),
@@ -53,9 +56,9 @@ def governed(folder: Path, model: int, workers: int = 1) -> Iterator[Governed]:
     command, control = [sys.executable, "-m", "farthing"], f"http://127.0.0.1:{port}"
     with ExitStack() as stack:
         stack.enter_context(process([*command, "policies"], port, 0, environ))
-        keys = {name: _key(control, {"name": name, "team": name}) for name in TEAMS}
+        keys = {name: _key(control, {"name": name, "team": name}) for name in teams}
         keys["operator"] = _key(control, {"name": "operator", "routes": ["status"]})
-        version = http_json.call("POST", f"{control}/v1/apply", documents())["version"]
+        version = http_json.call("POST", f"{control}/v1/apply", text or documents())["version"]
         made: list[Server] = []
         for _ in range(workers):
             own = free_port()
@@ -87,7 +90,7 @@ def change(control: str, number: int) -> int:
     return int(http_json.call("POST", f"{control}/v1/apply", text)["version"])
 
 
-def status(port: int, key: str) -> dict[str, object]:
+def status(port: int, key: str) -> dict[str, Any]:
     """Return what a worker says of itself."""
     return http_json.call("GET", f"http://127.0.0.1:{port}/v1/status", token=key)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 
 from farthing.errors import WarehouseError
@@ -31,8 +31,11 @@ def keep_days(settings: Settings) -> dict[str, int]:
 class Retention:
     """Rounds over one warehouse; called by one thread."""
 
-    def __init__(self, warehouse: Warehouse, keep: Mapping[str, int]) -> None:
+    def __init__(
+        self, warehouse: Warehouse, keep: Mapping[str, int], note: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._warehouse = warehouse
+        self._note = note  # told what was dropped
         self._keep = dict(keep)
         self._due = 0.0  # of the monotonic clock
         self._urgent_at = -FULL_INTERVAL_S
@@ -62,8 +65,11 @@ class Retention:
             self._due = time.monotonic() + RETRY_S
             log.warning("retention: %s", error)
             return
-        self.dropped_rows += sum(one.rows for one in gone)
-        self.dropped_bytes += sum(one.size for one in gone)
+        rows, size = sum(one.rows for one in gone), sum(one.size for one in gone)
+        if gone:
+            self._note(f"{rows} rows past their time dropped, {size} bytes")
+        self.dropped_rows += rows
+        self.dropped_bytes += size
         self.ran_at, self.error = now.isoformat(timespec="seconds"), ""
         self._due = time.monotonic() + INTERVAL_S
 

@@ -1,30 +1,25 @@
 """Who may do what at every part that answers: roles, and who is let in without a token.
 
 A caller is a token of the control plane, the token of the settings, or, where `control_auth` allows it, somebody on
-this machine. What a proxy that forwards for others sends does not count as this machine. A part that keeps no tokens
-asks the control plane whose one is, and remembers that for some seconds; while nobody can tell, the token is refused.
+this machine. What a proxy that forwards for others sends does not count as this machine. While nobody can tell whose a
+token is, it is refused.
 """
 from __future__ import annotations
 
 import hmac
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from urllib.parse import urlsplit
 
-from farthing.errors import FarthingError, ServeError, SettingsError
-from farthing.http_json import call
+from farthing.errors import AccessError, SettingsError
+from farthing.rate import Rates
 from farthing.settings import Settings
 
 MODES = ("loopback", "tokens", "open")
 TOKEN_PREFIX = "ftc_"
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
-REMEMBERED_S = 10.0  # how long after its revocation a token may still be good at another part
-MAX_REMEMBERED = 1000
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
-_TIMEOUT_S = 5.0
+_WEIGHT_OF_A_GUESS = 10.0  # requests that a wrong token counts as
 
 # what a route needs -> the roles that have it
 GRANTS: Mapping[str, frozenset[str]] = {
@@ -37,21 +32,15 @@ GRANTS: Mapping[str, frozenset[str]] = {
 }
 
 
-class AccessError(FarthingError):
-    """A caller is not let in: 401, 403 or 503."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
 @dataclass(frozen=True)
 class Principal:
     """Who asks."""
 
     name: str  # of the token; empty: somebody on this machine
     role: str
+
+
+NOBODY = Principal("", "")  # who asks for what needs nothing
 
 
 def check_mode(settings: Settings) -> str:
@@ -110,15 +99,26 @@ def check_origin(method: str, headers: Mapping[str, str]) -> None:
         raise AccessError(403, "cross_site", f"a page of {origin!r} may not change anything here")
 
 
-def unknown() -> AccessError:
-    """Return the refusal of a token that is none."""
-    return AccessError(401, "token_unknown", "the token is unknown, revoked or over; see `farthing token list`")
+def check(principal: Principal, needs: str, method: str, headers: Mapping[str, str]) -> None:
+    """Refuse a caller that may not do what it asks for.
+
+    Raises:
+        AccessError: 403.
+    """
+    if needs != "nothing":
+        check_role(principal, needs)
+        check_origin(method, headers)
+
+
+def is_write(method: str, needs: str) -> bool:
+    """Tell whether a route changes something that people answer for, so that the audit has to know of it."""
+    return method != "GET" and needs in ("operator", "admin")
 
 
 class Gate:
-    """The door of a part that keeps no tokens itself; safe from any thread, and it blocks."""
+    """The door of one part; safe from any thread. `find` returns whose a token is, and may block."""
 
-    def __init__(self, settings: Settings, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: Settings, find: Callable[[str], Principal | None]) -> None:
         """Read the rules.
 
         Raises:
@@ -126,51 +126,45 @@ class Gate:
         """
         self._settings = settings
         self._mode = check_mode(settings)
-        self._clock_s = clock_s
-        self._known: dict[bytes, tuple[float, Principal | None]] = {}  # digest -> good until, and whose
-        self._lock = threading.Lock()
+        self._find = find
+        self._rates = Rates(settings.control_requests_per_s)
 
-    def admit(self, needs: str, method: str, headers: Mapping[str, str], client: str) -> None:
-        """Let a caller take a route that needs this.
+    def caller(self, needs: str, headers: Mapping[str, str], client: str) -> Principal:
+        """Return who asks for something that needs this role, which is one of the requests that it has a second.
 
         Raises:
-            AccessError: 401, 403, or 503 where the control plane cannot be asked.
+            AccessError: 401, 429, or 503 where the control plane cannot be asked.
         """
-        if needs == "nothing":
-            return
         given = bearer(headers)
-        check_role(self.owner(given) if given else anonymous(self._mode, headers, client), needs)
-        check_origin(method, headers)
+        principal = self._owner(given, client) if given else anonymous(self._mode, headers, client)
+        is_here = not principal.name and client in LOOPBACK  # the parts of this machine have one address
+        if needs != "proxy" and not is_here:  # reservations come by the thousand, bounded by their calls
+            self._rates.spend(principal.name or client)
+        return principal
 
-    def owner(self, given: str) -> Principal:
-        """Return whose a token is.
+    def admit(self, needs: str, method: str, headers: Mapping[str, str], client: str) -> Principal:
+        """Let a caller take a route that needs this, and return who it is.
 
         Raises:
-            AccessError: 401 or 503.
+            AccessError: 401, 403, 429, or 503 where the control plane cannot be asked.
         """
+        principal = self.caller(needs, headers, client)
+        check(principal, needs, method, headers)
+        return principal
+
+    def spend(self, sender: str) -> None:
+        """Take a request out of what somebody may ask who has no token but a sender's key.
+
+        Raises:
+            AccessError: 429.
+        """
+        self._rates.spend(f"sender {sender}")
+
+    def _owner(self, given: str, client: str) -> Principal:
         if is_of_settings(self._settings, given):
             return Principal("settings", "admin")
-        if not given.startswith(TOKEN_PREFIX):
-            raise unknown()
-        digest, now = sha256(given.encode()).digest(), self._clock_s()
-        with self._lock:
-            until, found = self._known.get(digest, (0.0, None))
-        if until <= now:
-            found = self._ask(given)
-            with self._lock:
-                if len(self._known) >= MAX_REMEMBERED:
-                    self._known.clear()
-                self._known[digest] = now + REMEMBERED_S, found
-        if found is None:
-            raise unknown()
-        return found
-
-    def _ask(self, given: str) -> Principal | None:
-        try:
-            told = call("GET", f"{self._settings.url('policies')}/v1/whoami", timeout_s=_TIMEOUT_S, token=given)
-        except ServeError as error:
-            if error.status == 401:
-                return None
-            message = f"the control plane cannot be asked whose token that is: {error}"
-            raise AccessError(503, "access_unavailable", message) from None
-        return Principal(told["name"], told["role"])
+        known = self._find(given)
+        if known is None:
+            self._rates.spend(f"failed {client}", _WEIGHT_OF_A_GUESS)
+            raise AccessError(401, "token_unknown", "the token is unknown, revoked or over; see `farthing token list`")
+        return known

@@ -72,18 +72,21 @@ class AppCache:
             self._entries.move_to_end(key)
             return entry
 
-    def put(self, key: bytes, entry: Entry) -> None:
-        """Keep a result; those used longest ago make room, and one that is larger than the whole cache is not kept."""
+    def put(self, key: bytes, entry: Entry) -> int:
+        """Keep a result and return how many made room, those used longest ago; one that never fits is not kept."""
         if entry.size > self._max_bytes:
-            return
+            return 0
         with self._lock:
             if key in self._entries:
                 self._drop(key)
             self._entries[key] = entry
             self.size += entry.size
+            evicted = 0
             while self.size > self._max_bytes:
                 self._drop(next(iter(self._entries)))
-                self._evictions += 1
+                evicted += 1
+            self._evictions += evicted
+            return evicted
 
     def made(self, value: object, seconds: float, cost_nusd: int | None, ttl_s: float) -> Entry | None:
         """Return a result as it is kept, None where it cannot be pickled."""

@@ -1,4 +1,4 @@
-"""Copies everything that Farthing keeps into one folder: warehouse, control database, spool, hash key.
+"""Copies everything that Farthing keeps into one folder: warehouse, control database, audit, spool, hash key.
 
 The folder has its name only once it is whole: until then it is `<name>.partial`, which is removed where anything fails.
 The caller sees to it that nothing is inserted meanwhile; what senders bring lies in the spool, which is copied first,
@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from farthing import __version__, manifest
+from farthing import __version__, audit, manifest
 from farthing.errors import BackupError, FarthingError
 from farthing.settings import Settings
 from farthing.warehouse import Warehouse, dump
@@ -61,6 +61,8 @@ def _write(settings: Settings, warehouse: Warehouse, folder: Path) -> dict[str, 
     has_control = control is not None and control.exists()
     if control is not None and has_control:
         _copy_database(control, folder / "control.db")
+    if (writes := settings.data_dir / audit.FILE).exists():
+        _copy_database(writes, folder / audit.FILE)
     _copy_files(settings.data_dir.glob("hash.key"), settings.data_dir, folder)
     applied = warehouse.rows("SELECT DISTINCT name FROM schema_migrations ORDER BY name")
     facts = {
@@ -102,7 +104,7 @@ def _copy_database(source: Path, target: Path) -> None:
         copy.execute("PRAGMA journal_mode = DELETE")
         ((verdict,),) = copy.execute("PRAGMA integrity_check").fetchall()
     if verdict != "ok":
-        raise BackupError(f"the control database {source} is damaged: {verdict}")
+        raise BackupError(f"the database {source} is damaged: {verdict}")
 
 
 def _public(url: str) -> str:

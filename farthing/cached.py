@@ -255,16 +255,16 @@ class _Calls:
 
     def _keep(self, key: bytes | None, value: Any, seconds: float, flight: Flight | None, span: Span) -> None:
         """Keep a result where it may be kept, and hand it to those who wait."""
-        entry = None
+        entry, evicted = None, 0
         if key is not None and self._is_kept(value):
             entry = self.cache.made(value, seconds, self._rule.cost_nusd, self._rule.ttl_s)
         if entry is not None and key is not None:
-            self.cache.put(key, entry)
+            evicted = self.cache.put(key, entry)
         if flight is not None:
             flight.entry = entry
         outcome: Outcome = "miss" if entry is not None else "skipped"
         self.cache.count(outcome)
-        span.set_attributes(self._told(outcome, entry))
+        span.set_attributes(self._told(outcome, entry) | ({semconv.CACHE_EVICTED: evicted} if evicted else {}))
 
     def _is_kept(self, value: Any) -> bool:
         if isinstance(self._rule.cacheable, bool):

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from farthing import cli_alerts, cli_budget, cli_keys, cli_policy, cli_prices, cli_propose, cli_slo, cli_tokens, parts
+from farthing.cli_audit import audit
 from farthing.cli_backup import add_commands
 from farthing.errors import FarthingError, SettingsError
 from farthing.settings import PREFIX, Settings, child_environ, read_settings
@@ -28,6 +29,7 @@ app.add_typer(cli_keys.app, name="key")
 app.add_typer(cli_prices.app, name="prices")
 app.add_typer(cli_policy.app, name="policy")
 app.add_typer(cli_tokens.app, name="token")
+app.command()(audit)
 app.command()(cli_prices.reprice)
 app.command()(cli_policy.apply)
 app.command()(cli_propose.propose)
@@ -210,7 +212,19 @@ def _usage(error: Exception) -> None:
     format_message = getattr(error, "format_message", None)
     if format_message is None:
         raise error
-    _fail(f"{format_message()} (see farthing --help)")
+    message = format_message()
+    if not message:  # a group without a command, which has shown its help
+        sys.exit(2)
+    _fail(f"{message} (see {_named(getattr(error, 'ctx', None))} --help)")
+
+
+def _named(context: Any) -> str:
+    """Return the command that an error is about, as it is written."""
+    names: list[str] = []
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name)
+        context = context.parent
+    return " ".join(["farthing", *names])
 
 
 def _fail(message: str) -> None:

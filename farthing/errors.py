@@ -5,6 +5,7 @@ FarthingError
 ├── DocumentError        a policy document is refused, as a whole
 ├── KeyRefusedError      a virtual key cannot be made, rotated or revoked as asked
 ├── TokenRefusedError    a token of the control API cannot be made or revoked so
+├── AccessError          a caller is not let in; `.status` is the HTTP status
 ├── PriceError           a price override cannot be read
 ├── WarehouseError       the store cannot be opened, is in use, or refused a statement
 │   └── SchemaError      the store's schema is not one that this version may change; waiting does not help
@@ -98,6 +99,15 @@ class TokenRefusedError(FarthingError):
     def __init__(self, message: str, is_missing: bool = False) -> None:
         super().__init__(message)
         self.is_missing = is_missing  # there is no such token
+
+
+class AccessError(FarthingError):
+    """A caller is not let in."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status  # 401, 403, 429 or 503
+        self.code = code  # for programs
 
 
 class UpstreamError(FarthingError):

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from farthing import manifest
+from farthing import audit, manifest
 from farthing.backup import control_file
 from farthing.disk import sync_filesystem
 from farthing.errors import BackupError
@@ -65,7 +65,8 @@ def _held(settings: Settings) -> Iterator[Path]:
     """Yield what a restore would put itself in the place of."""
     control = control_file(settings)
     spools = (settings.data_dir / lane.folder for lane in LANES)
-    for path in (folder_of(settings.warehouse_dsn), control, settings.data_dir / "hash.key", *spools):
+    files = (settings.data_dir / name for name in (audit.FILE, "hash.key"))
+    for path in (folder_of(settings.warehouse_dsn), control, *files, *spools):
         if path is not None and path.exists() and (path.is_file() or any(path.iterdir())):
             yield path
 
@@ -93,7 +94,7 @@ def _stage_files(settings: Settings, source: Path, staging: Path) -> dict[Path, 
     control = control_file(settings)
     places: dict[Path, Path] = {}
     for name, place in (
-        ("control.db", control), ("hash.key", settings.data_dir / "hash.key"),
+        ("control.db", control), *((name, settings.data_dir / name) for name in (audit.FILE, "hash.key")),
         *((lane.folder, settings.data_dir / lane.folder) for lane in LANES),
     ):  # fmt: skip
         if place is None or not (source / name).exists():

@@ -50,6 +50,7 @@ DEPLOYMENT_NAME = "farthing.deployment.name"
 ROUTE_STRATEGY = "farthing.route.strategy"  # of the policy that chose the deployment
 ROUTE_REASON = "farthing.route.reason"  # why that one
 ROUTE_CANDIDATES = "farthing.route.candidates"  # the figures that each had when it was chosen
+ROUTE_TENANT = "farthing.route.tenant"  # whose prompt a router saw, where that is not the proxy's own tenant
 ROUTE_FEATURES = "farthing.route.features"  # what a router saw of the prompt: key id:base64; no words, not anonymous
 ROUTE_PROPENSITY = "farthing.route.propensity"  # the chance with which the model that answered was drawn
 ROUTE_GAIN = "farthing.route.gain"  # P(strong right) - P(weak right), as predicted
@@ -75,6 +76,7 @@ CACHE_NAME = "farthing.cache.name"  # of the function whose results it keeps
 CACHE_OUTCOME = "farthing.cache.outcome"  # hit | coalesced | miss | skipped
 CACHE_BYTES = "farthing.cache.bytes"  # of the result as it is kept
 CACHE_HELD_BYTES = "farthing.cache.held_bytes"  # that the cache holds of this function in this process
+CACHE_EVICTED = "farthing.cache.evicted"  # results that made room for this one; absent where none did
 CACHE_SAVED_SECONDS = "farthing.cache.saved_seconds"  # that making the result had taken
 CACHE_SAVED_NUSD = "farthing.cache.saved_nusd"  # that making it had cost, where the application said so
 USAGE_SOURCE = "farthing.usage.source"  # provider | proxy | tokenizer | estimate | missing
@@ -82,6 +84,8 @@ SERVICE_TIER = "farthing.service_tier"  # what the provider served the call as: 
 CACHE_WRITE_1H_TOKENS = "farthing.usage.cache_write_1h.input_tokens"  # of those written, the ones kept for an hour
 SETTLED_NUSD = "farthing.settled_nusd"  # what the ledger was charged, nano-dollars
 HELD_NUSD = "farthing.held_nusd"  # what was reserved before the call, nano-dollars
+LEASES = "farthing.leases"  # budget and period, with a space between, of each lease that it was reserved from
+INSTANCE = "service.instance.id"  # of the resource; of a proxy's spans the worker whose leases those are
 POLICIES = "farthing.policies"  # names of the policies that acted
 POLICIES_SHADOWED = "farthing.policies.shadowed"  # names of the shadow policies that would have acted
 POLICY_ARMS = "farthing.policy.arms"  # of the policies on trial: <policy>:treatment|control:<propensity>
@@ -90,6 +94,7 @@ TOKENS_PREFIX = "farthing.tokens."
 TOKENS_BEFORE = "farthing.tokens.before"  # estimated input tokens as the client sent them, where a policy cuts
 TOKENS_AFTER = "farthing.tokens.after"  # as they were sent on
 TOKENS_CUT_PREFIX = "farthing.tokens.cut."  # and a kind: retrieval, phrases, whitespace, history
+TOKENS_POLICY_PREFIX = "farthing.tokens.policy."  # and the name of the policy that did it: 1
 TOKENS_TURNS = "farthing.tokens.turns_cut"
 TOKENS_MAX_OUTPUT = "farthing.tokens.max_output"  # the limit that a policy set
 TOKENS_SUMMARY = "farthing.tokens.summary"  # of the summary of what was cut
@@ -380,7 +385,7 @@ CONTENT_FREE_PREFIXES = (
 # of these is meant and stays; a key or a token does not.
 CONTENT_IDENTITY_KEYS = frozenset((
     *ALIASES["user"], *ALIASES["session"], *ALIASES["response_id"], TEAM, FEATURE, REQUEST_ID, REQUEST_HASH,
-    PREFIX_HASHES, ROUTE_FEATURES, "gen_ai.user", "service.instance.id", "host.id", "container.id", "user.email",
+    PREFIX_HASHES, ROUTE_FEATURES, LEASES, "gen_ai.user", INSTANCE, "host.id", "container.id", "user.email",
 ))  # fmt: skip
 
 # What the length and the hash of a span's status message are stored as, in the span's attributes

@@ -12,7 +12,7 @@ from policies.http import HttpError, Reply, Request
 from policies.load import Objects, load
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 WEIGHED_HOURS = 7 * 24.0  # of calls that a change is weighed on
 

@@ -20,8 +20,9 @@ from policies import lending, thresholds
 from policies.journal import Journal
 from policies.memory import Memory
 from policies.operations import Charge, Draw, Operation, Reserve, Result, Settle, Settled
+from policies.refusal import used_before
 from policies.tables import budget_events
-from policies.teller import KEEP_NS, Teller, close, used_before
+from policies.teller import KEEP_NS, Teller, close
 
 PRUNE_EVERY_NS = 3600 * NS_PER_S
 PRUNED_AT_ONCE = 2000  # rows deleted in one transaction, so that no caller waits long for it

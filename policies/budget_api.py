@@ -12,7 +12,7 @@ from policies.http import HttpError, Reply, Request
 from policies.operations import MAX_OPERATION_NUSD, ToppedUp, TopUp
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 
 async def budgets(plane: ControlPlane, _request: Request) -> Reply:

@@ -9,7 +9,7 @@ from farthing.policy.route import Pair
 from policies.http import HttpError, Reply, Request
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 _MAX_NAME = 256  # characters, as of a model's name in a policy
 
@@ -20,10 +20,10 @@ async def listed(plane: ControlPlane, _request: Request) -> Reply:
 
 
 async def put(plane: ControlPlane, request: Request) -> Reply:
-    """Put a trained gain model in force for a pair of models."""
+    """Put a trained gain model in force for a tenant's calls of a pair of models; no tenant: the proxies' own."""
     pair = Pair(*(_name(request, name) for name in Pair._fields))
     model = await asyncio.to_thread(GainModel.from_json, await request.body())
-    trained = await plane.change_keys(lambda: plane.gains.put(pair, model))
+    trained = await plane.change_keys(lambda: plane.gains.put(request.text("tenant"), pair, model))
     return Reply(trained.model_dump(mode="json"), 201)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from policies import warehouse
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from farthing.errors import DocumentError
 from farthing.serving import Receive, Scope, Send
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
+MAX_WAIT_S = 60.0  # longest long poll
 MAX_TEXT = 500  # characters of an author, a reason or a cursor
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 

@@ -14,7 +14,7 @@ from policies.http import HttpError, Reply, Request
 from policies.keys import DEFAULT_OVERLAP_S
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 MAX_OVERLAP_S = 366 * 86_400.0
 Made = TypeVar("Made")

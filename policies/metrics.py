@@ -10,7 +10,7 @@ from farthing.prometheus import CONTENT_TYPE, Family, render
 from policies.http import Reply, Request
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 _AMOUNTS = {
     "limit": "What a budget allows in its running period, USD.",

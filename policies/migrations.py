@@ -211,9 +211,47 @@ EXPIRED: tuple[Statement, ...] = (
     "CREATE INDEX holds_expired ON holds (settled_ns) WHERE state = 'expired'",
 )
 
+# Several tenants, each with versions of its own, as the primary key has to say.
+GAIN_TENANTS: tuple[Statement, ...] = (
+    "ALTER TABLE gain_models RENAME TO gain_models_of_one",
+    "DROP INDEX gain_models_checksum",
+    """CREATE TABLE gain_models (
+        tenant TEXT NOT NULL,
+        weak TEXT NOT NULL,
+        strong TEXT NOT NULL,
+        grade TEXT NOT NULL,
+        version BIGINT NOT NULL,
+        checksum TEXT NOT NULL,
+        created_ns BIGINT NOT NULL,
+        trained TEXT NOT NULL,
+        body TEXT NOT NULL,
+        PRIMARY KEY (tenant, weak, strong, grade, version)
+    )""",
+    """INSERT INTO gain_models (tenant, weak, strong, grade, version, checksum, created_ns, trained, body)
+        SELECT '', weak, strong, grade, version, checksum, created_ns, trained, body FROM gain_models_of_one""",
+    "DROP TABLE gain_models_of_one",
+    "CREATE INDEX gain_models_checksum ON gain_models (checksum)",
+)
+
+CORRECTIONS: tuple[Statement, ...] = (
+    """CREATE TABLE lease_corrections (
+        entry BIGINT NOT NULL PRIMARY KEY,
+        at_ns BIGINT NOT NULL,
+        worker TEXT NOT NULL,
+        budget TEXT NOT NULL,
+        period TEXT NOT NULL,
+        heard_ns BIGINT NOT NULL,
+        returned_nusd BIGINT NOT NULL CHECK (returned_nusd >= 0)
+    )""",
+    "CREATE INDEX lease_corrections_at ON lease_corrections (at_ns)",
+)
+
 LASTING: tuple[Statement, ...] = ("ALTER TABLE holds ADD COLUMN expires_ns BIGINT",)
 
-MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING, GAINS, EXPIRED, LASTING)
+MIGRATIONS = (
+    DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING, GAINS, EXPIRED, GAIN_TENANTS, CORRECTIONS,
+    LASTING,
+)  # fmt: skip
 
 
 def migrate(connection: Connection) -> int:

@@ -80,6 +80,13 @@ class Retire(msgspec.Struct, frozen=True, tag="retire", tag_field="op", forbid_u
     worker: WorkerId
 
 
+class Correct(msgspec.Struct, frozen=True, tag="correct", tag_field="op", forbid_unknown_fields=True):
+    """Take back what is left of the charges of a lost worker's leases: its calls that are known have been drawn."""
+
+    worker: WorkerId
+    heard_ns: Instant  # it was last heard of; nothing is taken back of a worker that was heard of since
+
+
 class Charge(msgspec.Struct, frozen=True, tag="charge", tag_field="op", forbid_unknown_fields=True):
     """Charge what an attempt cost that was let through without a hold, because the ledger was away."""
 
@@ -150,6 +157,13 @@ class Retired(msgspec.Struct, frozen=True):
     ok: bool = True
 
 
+class Corrected(msgspec.Struct, frozen=True):
+    """What came back of a lost worker's leases, over all its budgets; nothing is lent to it any more."""
+
+    returned_nusd: int
+    ok: bool = True
+
+
 class ToppedUp(msgspec.Struct, frozen=True):
     """What was granted on top of a budget's limit in the period that runs, all told."""
 
@@ -159,8 +173,8 @@ class ToppedUp(msgspec.Struct, frozen=True):
 
 
 OfWorkers = Reserve | Settle | Lease | Renew | Draw | Charge | Retire  # what a proxy may ask for
-Operation = OfWorkers | TopUp
-Result = Reserved | Settled | Refused | Leased | Renewed | Retired | ToppedUp
+Operation = OfWorkers | TopUp | Correct
+Result = Reserved | Settled | Refused | Leased | Renewed | Retired | Corrected | ToppedUp
 HoldId = tuple[str, int]  # request id and attempt
 
 
@@ -177,7 +191,7 @@ def check(operation: Operation) -> None:
         amount = getattr(operation, name, 0)
         if not 0 <= amount <= MAX_OPERATION_NUSD:
             raise LedgerError(f"amount {amount!r} nUSD: allowed is 0 to {MAX_OPERATION_NUSD}")
-    if isinstance(operation, (Lease, Renew, Retire, TopUp)):
+    if isinstance(operation, (Lease, Renew, Retire, Correct, TopUp)):
         return
     if not operation.request_id or not 0 <= operation.attempt <= MAX_ATTEMPT:
         raise LedgerError(f"hold {operation.request_id!r}, {operation.attempt!r}: give a request id and an attempt")

@@ -13,7 +13,7 @@ from policies.load import load
 from policies.propose import Proposal, proposals
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 PLAN_HOURS = 7 * 24.0  # that a proposal's plan replays
 

@@ -8,7 +8,7 @@ from policies import warehouse
 from policies.http import Reply, Request
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 
 async def slos(plane: ControlPlane, _request: Request) -> Reply:

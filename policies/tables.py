@@ -135,9 +135,21 @@ leases = Table(
     Column("granted_nusd", BigInteger),  # by the last change
     Column("renewed_ns", BigInteger),
 )
+lease_corrections = Table(
+    "lease_corrections",
+    METADATA,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("worker", Text),
+    Column("budget", Text),
+    Column("period", Text),
+    Column("heard_ns", BigInteger),  # the worker was last heard of
+    Column("returned_nusd", BigInteger),  # of the charge: what no call is known to have cost
+)
 gain_models = Table(
     "gain_models",
     METADATA,
+    Column("tenant", Text, primary_key=True),  # whose calls it is for; empty: of before there were several
     Column("weak", Text, primary_key=True),
     Column("strong", Text, primary_key=True),
     Column("grade", Text, primary_key=True),  # name of the grades that it was trained on

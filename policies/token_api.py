@@ -10,7 +10,7 @@ from farthing.errors import TokenRefusedError
 from policies.http import HttpError, Reply, Request
 
 if TYPE_CHECKING:
-    from policies.main import ControlPlane
+    from policies.plane import ControlPlane
 
 Made = TypeVar("Made")
 

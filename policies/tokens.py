@@ -8,13 +8,12 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
-from farthing.access import TOKEN_PREFIX
+from farthing.access import TOKEN_PREFIX, Principal
 from farthing.errors import TokenRefusedError
 from farthing.policy.record import NAME_PATTERN
 from policies.database import append, rows, writing
@@ -25,30 +24,19 @@ ROLES = ("viewer", "operator", "admin", "proxy")
 MAX_DAYS = 3650.0
 
 
-@dataclass(frozen=True)
-class Known:
-    """A token as a request is checked against it."""
-
-    name: str
-    role: str
-    expires_ns: int | None
-
-
 class TokenStore:
     """The tokens of one control database, all of them in memory, because every request is checked."""
 
     def __init__(self, engine: Engine, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._engine = engine
         self._clock_ns = clock_ns
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, tuple[Principal, int | None]] = {}  # digest -> whose, and until when
         self._reload()
 
-    def find(self, token: str) -> Known | None:
-        """Return what a token is good for; None = it is unknown, revoked or over."""
-        known = self._known.get(_digest(token))
-        if known is None or (known.expires_ns is not None and known.expires_ns <= self._clock_ns()):
-            return None
-        return known
+    def find(self, token: str) -> Principal | None:
+        """Return whose a token is; None = it is unknown, revoked or over."""
+        owner, expires_ns = self._known.get(_digest(token), (None, None))
+        return None if expires_ns is not None and expires_ns <= self._clock_ns() else owner
 
     def create(self, name: str, role: str, days: float | None, author: str, reason: str) -> str:
         """Make a token and return it; nobody will see it again.
@@ -101,7 +89,7 @@ class TokenStore:
 
     def _reload(self) -> None:
         found = rows(self._engine, select(tokens).where(tokens.c.revoked_ns.is_(None)))
-        self._known = {row["digest"]: Known(row["name"], row["role"], row["expires_ns"]) for row in found}
+        self._known = {row["digest"]: (Principal(row["name"], row["role"]), row["expires_ns"]) for row in found}
 
 
 def _digest(token: str) -> str:

@@ -139,6 +139,8 @@ class PolicyFeed:
             return
         try:
             self._swap(_read(body))
+        except OSError as error:  # what its limits count in cannot be made
+            log.error("policies: %s is not used: %s", self._kept, error)
         except DocumentError as error:
             log.error("policies: %s is of another version and is not used: %s", self._kept, error)
 

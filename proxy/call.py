@@ -73,7 +73,7 @@ class Call(msgspec.Struct):
     asked_priority: int | None = None  # what its header asks for
     priority: int | None = None  # what it waited with, where it had to wait
     waited_s: float = 0.0  # for a place at its deployment
-    is_waiting: bool = False  # for a place: no upstream has heard of it
+    is_waiting: bool = False  # for a place, or for the next attempt: no upstream works on it
     chosen: Chosen | None = None  # what a routing strategy decided, where one did
     place: Place | None = None  # that it holds at its deployment
     attempt_of: str = ""  # the request id of the first attempt, of a further one that is paid by itself
@@ -111,8 +111,13 @@ class Call(msgspec.Struct):
         return made
 
     def swap(self, other: Call) -> None:
-        """Change places with another attempt, so that whoever holds this one holds the one that goes on."""
+        """Change places with another attempt, so that whoever holds this one holds the one that goes on.
+
+        What was taken of limits was taken once for all attempts, and stays with the one that goes on.
+        """
         for name in self.__struct_fields__:
+            if name == "taken":
+                continue
             mine = getattr(self, name)
             setattr(self, name, getattr(other, name))
             setattr(other, name, mine)
@@ -128,6 +133,6 @@ class Call(msgspec.Struct):
 
 # What all attempts at one request have in common
 _OF_THE_REQUEST = (
-    "asked_model", "decision", "is_stream", "temperature", "max_tokens", "request_hash", "prefix_hashes", "headers",
-    "cut", "cut_shadow", "passed_on", "asked_priority", "chosen",
+    "asked_model", "decision", "is_stream", "is_offline", "temperature", "max_tokens", "request_hash",
+    "prefix_hashes", "headers", "cut", "cut_shadow", "passed_on", "asked_priority", "chosen",
 )  # fmt: skip

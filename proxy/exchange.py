@@ -259,6 +259,7 @@ class Exchange:
     ) -> Target | None:
         """Ask one deployment; return whom to ask next, None where the call has its answer or none is to be had."""
         self._admission.assign(call, admitted.asked, target)
+        call.usage, call.usage_source = None, ""  # what was said before is of attempts that used nothing
         attempts.begin(target)
         call.attempts = attempts.made
         attempts.failure = None
@@ -295,7 +296,7 @@ class Exchange:
         if following is None:
             return None
         wait, following_target = following
-        await asyncio.sleep(wait)
+        await _pause(call, wait)
         return following_target
 
     async def post(self, call: Call, admitted: Admitted, target: Target) -> Response:
@@ -377,3 +378,12 @@ class Exchange:
             self._admission.limiter.leave(call)
         self._recorder.put(call)
         self._metrics.called(self.name, call)
+
+
+async def _pause(call: Call, seconds: float) -> None:
+    """Wait between two attempts; none of those made is charged, so a call that ends meanwhile has used nothing."""
+    call.usage, call.usage_source, call.is_waiting = Usage(), "proxy", True
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        call.is_waiting = False

@@ -34,6 +34,9 @@ _BODY_BYTES = 2 * 1024 * 1024
 _SHOWN = 200  # characters that a header tells of all models
 
 
+_About = tuple[str, Pair]  # a tenant, and two of its models
+
+
 class Predicted(msgspec.Struct, frozen=True):
     """What a prompt looked like, and what a stronger model would gain by it."""
 
@@ -41,6 +44,7 @@ class Predicted(msgspec.Struct, frozen=True):
     key: str  # names the key that its words were hashed with
     gain: float | None = None  # None: there is no model yet
     version: int = 0  # of the model that predicted it
+    tenant: str = ""  # whose prompt it is, where that is not the proxy's own tenant
 
     def stored(self) -> str:
         """Return what a row keeps, to train with."""
@@ -48,7 +52,10 @@ class Predicted(msgspec.Struct, frozen=True):
 
 
 class Gains:
-    """The gain models of one worker, which are those of one tenant's traffic."""
+    """The gain models of one worker: each tenant's own, and for one that has none there is none.
+
+    A call's tenant is its key's; `tenant` is the proxy's own, whose calls are those of keys that name none.
+    """
 
     def __init__(self, client: Client, policies_url: str, folder: Path, hash_key: bytes, tenant: str) -> None:
         self._client = client
@@ -58,21 +65,20 @@ class Gains:
         own = blake2b(hash_key, digest_size=32, person=b"features").digest()
         self.key = blake2b(own, digest_size=4).hexdigest()
         self._reader = Reader(own)
-        self._in_use: Mapping[Pair, tuple[Trained, GainModel]] = {}
+        self._in_use: Mapping[_About, tuple[Trained, GainModel]] = {}
         self._refused: dict[str, str] = {}  # checksum -> why
         self._wanted: Sequence[Trained] = ()
         self._task: asyncio.Task[None] | None = None
         self.report: Callable[[], Awaitable[None]] | None = None  # told once all that can be had is here
 
-    def predict(self, facts: Facts, pair: Pair, asked: Asked) -> Predicted | None:
-        """Return what is known of a prompt; None where the traffic is another tenant's than the models'."""
-        if facts.tenant != self._tenant:
-            return None
+    def predict(self, facts: Facts, pair: Pair, asked: Asked) -> Predicted:
+        """Return what is known of a prompt, by the model of its own tenant."""
         features = self._reader.read(text_of(asked), facts.feature)
-        found = self._in_use.get(pair)
+        tenant = "" if facts.tenant == self._tenant else facts.tenant
+        found = self._in_use.get((facts.tenant, pair)) or self._in_use.get((tenant, pair))
         if found is None:
-            return Predicted(features, self.key)
-        return Predicted(features, self.key, found[1].predict(features).gain, found[0].version)
+            return Predicted(features, self.key, tenant=tenant)
+        return Predicted(features, self.key, found[1].predict(features).gain, found[0].version, tenant)
 
     def follow(self, compiled: CompiledDocument) -> None:
         """Take the models that a document names: those on the disk at once, the others when they are here."""
@@ -104,14 +110,15 @@ class Gains:
         return " ".join(", ".join(lines).split()).encode("ascii", "replace").decode()[:_SHOWN]
 
     def _line(self, one: Trained) -> dict[str, object]:
-        used = self._in_use.get(one.pair)
+        used = self._in_use.get(_about(one))
         return {
-            "weak": one.weak, "strong": one.strong, "grade": one.grade, "version": one.version,
-            "version_in_use": used[0].version if used else None, "refused": self._refused.get(one.checksum, ""),
+            "tenant": one.tenant or self._tenant, "weak": one.weak, "strong": one.strong, "grade": one.grade,
+            "version": one.version, "version_in_use": used[0].version if used else None,
+            "refused": self._refused.get(one.checksum, ""),
         }  # fmt: skip
 
     def _uses(self, one: Trained) -> bool:
-        used = self._in_use.get(one.pair)
+        used = self._in_use.get(_about(one))
         return used is not None and used[0].checksum == one.checksum
 
     def _missing(self) -> list[Trained]:
@@ -119,8 +126,8 @@ class Gains:
 
     def _forget(self) -> None:
         """Let go of the models that are named no longer."""
-        pairs, checksums = {one.pair for one in self._wanted}, {one.checksum for one in self._wanted}
-        self._in_use = {pair: used for pair, used in self._in_use.items() if pair in pairs}
+        wanted, checksums = {_about(one) for one in self._wanted}, {one.checksum for one in self._wanted}
+        self._in_use = {about: used for about, used in self._in_use.items() if about in wanted}
         self._refused = {checksum: why for checksum, why in self._refused.items() if checksum in checksums}
         used = checksums | {used[0].checksum for used in self._in_use.values()}
         for path in self._folder.glob("*.json") if self._folder.exists() else ():
@@ -163,7 +170,7 @@ class Gains:
             self._refused[one.checksum] = model
             log.error("gain model %s is not used: %s", one, model)
         else:
-            self._in_use = {**self._in_use, one.pair: (one, model)}
+            self._in_use = {**self._in_use, _about(one): (one, model)}
             log.info("gain model %s is in use", one)
 
     def _kept(self, one: Trained) -> bytes:
@@ -178,3 +185,7 @@ class Gains:
         temporary = self._folder / f"{one.checksum}.{os.getpid()}"
         temporary.write_bytes(body)
         temporary.rename(self._folder / f"{one.checksum}.json")
+
+
+def _about(one: Trained) -> _About:
+    return one.tenant, one.pair

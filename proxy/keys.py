@@ -71,6 +71,7 @@ class Keys:
         self._anyone = Caller(settings.tenant)
         asked = settings.require_proxy_key
         self._is_exposed = not is_loopback(settings.host) if asked is None else asked
+        self._is_looked_at_by_token = settings.control_auth == "tokens"  # nobody looks without a token or a key
         self._is_required = self._is_exposed or (asked is None and bool(settings.proxy_keys))
         self._configured = {
             known.digest: known
@@ -122,7 +123,9 @@ class Keys:
 
     def _needs_key(self, route: str) -> bool:
         """Tell whether a route needs one; a proxy that only this machine reaches may be looked at without."""
-        return self._is_exposed if route in OPERATOR_ROUTES else self._is_required
+        if route in OPERATOR_ROUTES:
+            return self._is_exposed or self._is_looked_at_by_token
+        return self._is_required
 
     def _follow(self) -> None:
         document = self._document()

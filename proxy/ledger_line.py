@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -64,6 +65,7 @@ class LedgerLine:
         self._alone = 0  # operations to send one by one, because a batch with them was refused
         self._task: asyncio.Task[None] | None = None
         self.is_away = False  # the ledger did not answer the last time
+        self.heard_s = time.monotonic()  # when it last answered
 
     @property
     def waiting(self) -> int:
@@ -104,7 +106,7 @@ class LedgerLine:
                 await self._backlog.sync()
                 await asyncio.sleep(_RETRY_S)
             else:
-                self.is_away = False
+                self.is_away, self.heard_s = False, time.monotonic()
                 self._answer(results)
         self._backlog.all_taken()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import monotonic
 
 from farthing.errors import ServeError
+from proxy.room import take_room
 
 WORKERS = 32  # that may share the table
 SLOTS = 8192
@@ -45,8 +46,11 @@ class LimitTable:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._fd = os.open(folder / "counts-1", os.O_RDWR | os.O_CREAT)
-        if os.fstat(self._fd).st_size < SLOTS * _STRIDE:
-            os.ftruncate(self._fd, SLOTS * _STRIDE)
+        try:
+            take_room(self._fd, SLOTS * _STRIDE)
+        except OSError:
+            os.close(self._fd)
+            raise
         self._map = mmap.mmap(self._fd, SLOTS * _STRIDE)
         self._reaped_at = 0.0
         self._worker, self._worker_fd = self._claim()

@@ -46,6 +46,7 @@ from proxy.metrics import Metrics
 from proxy.micro_batch import MicroBatches
 from proxy.offline import Limits
 from proxy.openai_batch import OpenAIBatches
+from proxy.operators import Operators
 from proxy.own_prices import PriceFeed
 from proxy.provider_batch import Asking, ProviderBatches
 from proxy.record import Recorder
@@ -81,7 +82,8 @@ class Proxy:
         folder = settings.data_dir / "proxy"
         self._spend = Spend(self._client, settings.url("policies"), folder, settings.lease_s, settings.hold_ttl_s)
         own_key = next((known.key for known in settings.ingest_keys if known.tenant == settings.tenant), "")
-        self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key)
+        instance = self._spend.worker
+        self._recorder = Recorder(self._client, settings.url("collector"), "farthing-proxy", own_key, instance)
         self._watch = BudgetWatch(self._client, settings.url("policies"))
         self._gains = Gains(self._client, settings.url("policies"), folder / "gains", key, settings.tenant)
         self._feed.tells, self._gains.report = self._gains.told, self._feed.report
@@ -102,13 +104,13 @@ class Proxy:
             self._hedges, counters,
         )  # fmt: skip
         keys = Keys(settings, lambda: self._feed.document)
-        self.routes = Routes(keys, self._metrics.refused)
+        self.routes = Routes(keys, Operators(settings, keys), self._metrics.refused)
         for form in FORMATS:
             self.routes.priced(Exchange(worker, form))
         self.routes.free("GET", "/v1/models", "models", self._models)
         self.routes.free("GET", "/v1/models/{id}", "models", self._model)
-        self.routes.free("GET", "/v1/status", "status", self._status)
-        self.routes.free("GET", "/metrics", "metrics", self._page)
+        self.routes.operators("/v1/status", "status", self._status)
+        self.routes.operators("/metrics", "metrics", self._page)
         Grades(self._recorder).register(self.routes)
         CountTokens(settings, self._client, self._deployments).register(self.routes)
         admission.tokens.summaries = Summaries(self.routes.handle)

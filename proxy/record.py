@@ -79,7 +79,7 @@ _SHARED = (
     semconv.RESPONSE_FINISH_REASONS, semconv.ERROR_TYPE, semconv.REQUEST_STREAM, semconv.REQUEST_MAX_TOKENS,
     semconv.ATTEMPTS, semconv.CACHE_HIT, semconv.MICRO_BATCH_CALLS, "gen_ai.request.temperature", semconv.DEPLOYMENT,
     semconv.DEPLOYMENT_NAME, semconv.ROUTED_FROM, semconv.POLICY_VERSION, semconv.POLICIES, semconv.POLICIES_SHADOWED,
-    semconv.POLICY_ARMS,
+    semconv.POLICY_ARMS, semconv.LEASES,
 )  # fmt: skip
 _NOWHERE = (None, None, None)
 _UNDECIDED = (None, None, None, None)
@@ -109,6 +109,7 @@ def _shared(call: Call) -> Values:
         call.temperature,
         *(_place(call, deployment) if deployment else _NOWHERE),
         *(_decided(decision) if decision else _UNDECIDED),
+        call.hold.leases or None if call.hold else None,
     )
 
 
@@ -141,6 +142,8 @@ def _routed(call: Call) -> list[Attribute]:
                 values += [(semconv.ROUTE_GAIN, predicted.gain), (semconv.ROUTE_GAIN_VERSION, predicted.version)]
             if chosen.drawn is not None and chosen.drawn[0] == _model(call):  # and no fallback answered
                 values += [(semconv.ROUTE_PROPENSITY, chosen.drawn[1]), (semconv.ROUTE_FEATURES, predicted.stored())]
+                if predicted.tenant:
+                    values.append((semconv.ROUTE_TENANT, predicted.tenant))
         if (judged := chosen.judgement) is not None:
             values += [
                 (semconv.TASK, judged.task), (semconv.TASK_CONFIDENCE, round(judged.confidence, 4)),
@@ -187,11 +190,13 @@ def _usage(call: Call) -> list[Attribute]:
 class Recorder:
     """Sends spans to the collector in the background."""
 
-    def __init__(self, client: Client, collector_url: str, service: str, ingest_key: str = "") -> None:
+    def __init__(
+        self, client: Client, collector_url: str, service: str, ingest_key: str = "", instance: str = ""
+    ) -> None:
         self._client = client
         self._headers = (*_HEADERS, (semconv.HEADER_TENANT_KEY, ingest_key)) if ingest_key else _HEADERS
         self._url = f"{collector_url}/v1/traces"
-        self._resource = (("service.name", service),)
+        self._resource = (("service.name", service), (semconv.INSTANCE, instance))
         self._ended: list[Call] = []  # not encoded yet
         self._spans: deque[bytes] = deque()
         self._batch: list[bytes] = []  # under way; sent again unchanged, so that the collector knows a repeat

@@ -1,8 +1,8 @@
 """The proxy's routes. What is registered here runs behind the key check, because there is no other way to register.
 
 A route is either an `Exchange`, which sends nothing before `Admission` has let the call in, or a `Free` one, whose
-handler is given a caller whose key was checked and does nothing that anybody bills. Only `/healthz` asks for no key; it
-has no handler at all.
+handler is given a caller whose key was checked and does nothing that anybody bills. What tells of everybody also takes
+a token of the control API. Only `/healthz` asks for neither; it has no handler at all.
 """
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from proxy.api_error import ApiError
 from proxy.exchange import Exchange
 from proxy.http import JSON, refuse
 from proxy.keys import Caller, Keys
+from proxy.operators import Operators
 from proxy.server import Request
 
 HEALTH = ("GET", "/healthz")
@@ -47,13 +48,15 @@ class Route:
     name: str  # what keys and metrics call it
     shape: Shape
     handle: Exchange | Free
+    is_operators: bool = False  # it tells of everybody, and takes a token of the control API too
 
 
 class Routes:
     """All routes of one worker."""
 
-    def __init__(self, keys: Keys, refused: Callable[[str, ApiError], None]) -> None:
+    def __init__(self, keys: Keys, operators: Operators, refused: Callable[[str, ApiError], None]) -> None:
         self._keys = keys
+        self._operators = operators
         self._refused = refused  # told of what is refused before there is a call
         self._exact: dict[tuple[str, str], Route] = {}
         self._patterns: list[tuple[re.Pattern[str], Route]] = []
@@ -66,6 +69,10 @@ class Routes:
     def free(self, method: str, path: str, name: str, handle: Free, shape: Shape | None = None) -> None:
         """Register a route that costs nothing; `{id}` in its path stands for one segment."""
         self._add(Route(method, path, name, shape or OpenAiShape(), handle))
+
+    def operators(self, path: str, name: str, handle: Free) -> None:
+        """Register a route that tells of everybody, for those who may look at the proxy as a whole."""
+        self._add(Route("GET", path, name, OpenAiShape(), handle, is_operators=True))
 
     def _add(self, route: Route) -> None:
         if _PARAMETER.search(route.path):
@@ -91,7 +98,10 @@ class Routes:
             self._answer_none(request)
             return
         try:
-            caller = self._keys.caller(request.headers, route.name)
+            if route.is_operators:
+                caller = await self._operators.caller(request, route.name)
+            else:
+                caller = self._keys.caller(request.headers, route.name)
             await route.handle(request, caller)
         except ApiError as error:
             self._refused(route.name, error)

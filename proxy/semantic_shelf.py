@@ -22,11 +22,11 @@ from proxy.semantic_guard import Guard
 from proxy.semantic_store import Answer, Example, Reply
 
 MAX_BYTES = 8 * 1024 * 1024  # of one partition, about; the examples that were used last are kept
-_FORMAT = 1
+_FORMAT = 2
 
 
 class _Mark(msgspec.Struct, array_like=True):
-    exact: bytes = b""
+    exact: bytes = b""  # of an answer that is compared by meaning, its text
     vector: bytes = b""  # float32, of an answer that is compared by meaning
     guard: Guard = Guard()
     at_least: float = 0.0
@@ -137,11 +137,11 @@ def _restored(kept: _Answer) -> Answer:
 
 def _kept_mark(mark: Mark) -> _Mark:
     if isinstance(mark, VectorMark):
-        return _Mark(b"", mark.vector.tobytes(), mark.guard, mark.at_least)
+        return _Mark(mark.text, mark.vector.tobytes(), mark.guard, mark.at_least)
     return _Mark(mark)
 
 
 def _mark(kept: _Mark) -> Mark:
     if kept.vector:
-        return VectorMark(numpy.frombuffer(kept.vector, numpy.float32), kept.guard, kept.at_least)
+        return VectorMark(numpy.frombuffer(kept.vector, numpy.float32), kept.guard, kept.exact, kept.at_least)
     return kept.exact

@@ -132,6 +132,7 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes = 0  # received since the request began; 0 = none is under way
+        self._beside_bytes = 0  # received beside a body since the last of it came: sizes of chunks, trailers
         self._reading: Request | None = None  # its head is here, its body is coming
         self._body: list[bytes] = []
         self._size = 0
@@ -173,6 +174,8 @@ class Connection(asyncio.Protocol):
             self.deadline = monotonic() + self._patience.head
         if self._reading is None:
             self._head_bytes += len(data)
+        else:
+            self._beside_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -182,12 +185,15 @@ class Connection(asyncio.Protocol):
         else:
             if self._reading is None and self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, b"the head of the request is too large")
+            elif self._reading is not None and self._beside_bytes > MAX_HEAD_BYTES:
+                self._refuse(431, b"too much comes beside the body of the request")
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        if self._reading is None:  # a trailer says nothing, least of all of the request behind it
+            self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         parser, headers = self._parser, self._headers
@@ -209,6 +215,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         request = self._reading
+        self._beside_bytes = 0
         if request is None:
             return
         if request.spooled is not None:
@@ -233,7 +240,7 @@ class Connection(asyncio.Protocol):
         self._take(request)
 
     def _take(self, request: Request) -> None:
-        self._reading, self._body, self._size = None, [], 0
+        self._reading, self._body, self._size, self._beside_bytes = None, [], 0, 0
         if self._active is None:
             self._start(request)
             return

@@ -48,6 +48,11 @@ class Hold(msgspec.Struct):
     is_unheld: bool = False
     told: Callable[[Any], None] | None = None  # hears once the ledger has its charge
 
+    @property
+    def leases(self) -> tuple[str, ...]:
+        """The leases that it is in, as its span names them."""
+        return tuple([one.lease for one in self.accounts])
+
 
 class Spend:
     """Reserves and settles for one proxy worker."""
@@ -69,7 +74,7 @@ class Spend:
         self._line = LedgerLine(client, f"{policies_url}/v1/ledger", self._backlog, self._unsettled.told)
         self._leases = Leases(self._line, self.worker, lease_s, clock_ns)
         self._lease_s = lease_s
-        self._renew_s = hold_ttl_s / 4
+        self._hold_ttl_s = hold_ttl_s
         self._clock_ns = clock_ns
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -112,8 +117,8 @@ class Spend:
             LedgerError: the ledger cannot be reached.
         """
         now = self._clock_ns()
-        if self._lease_s:
-            self._unsettled.open()  # before anything is leased: whoever comes after this worker finds whose it was
+        # Before anything is leased the file is there: whoever comes after this worker finds whose it was.
+        if self._lease_s and self._unsettled.open() is not None:
             accounts = self._leases.take(budgets, amount_nusd, now)
             if accounts is not None:
                 slot = self._unsettled.hold(request_id, amount_nusd, now, accounts)
@@ -198,13 +203,15 @@ class Spend:
     async def _tick(self) -> None:
         while not self._leases.is_idle:
             await asyncio.sleep(self._lease_s / 4)
+            if time.monotonic() - self._line.heard_s >= self._hold_ttl_s:  # the ledger gives the worker up as lost
+                self._leases.end()
             self._leases.tick()
         for task in self._tasks[1:]:
             task.cancel()
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(self._renew_s)
+            await asyncio.sleep(self._hold_ttl_s / 4)
             self._line.put(Waiting({"op": "renew", "worker": self.worker}))
 
     async def _listen(self) -> None:

@@ -9,6 +9,7 @@ import fcntl
 import logging
 import mmap
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from struct import Struct
 from typing import BinaryIO
@@ -17,10 +18,11 @@ import msgspec
 
 from proxy.backlog import Operation
 from proxy.lease import Account
+from proxy.room import take_room
 
 log = logging.getLogger(__name__)
 
-_SLOTS = 16_384  # of the file; the first says whose it is. Only pages that were used take up room
+_SLOTS = 16_384  # of the file; the first says whose it is
 _SIZE = 256  # bytes of a slot
 _MOST_PLACES = 12  # budgets of one call; one with more is reserved at the ledger
 _TEXT = 64  # where a slot's text begins
@@ -48,12 +50,13 @@ class Unsettled:
         self._free: list[Slot] = []
         self._places: dict[Slot, Account] = {}
         self._many = _MANY
+        self._is_refused = False  # the disk took no file
 
     def hold(self, request_id: str, amount_nusd: int, reserved_ns: int, accounts: Sequence[Account]) -> Slot:
         """Keep what a call may cost, before it may cost anything; 0 where there is no room to."""
         memory = self.open()
         text = request_id.encode()
-        if not self._free or len(text) > _SIZE - _TEXT or len(accounts) > _MOST_PLACES:
+        if memory is None or not self._free or len(text) > _SIZE - _TEXT or len(accounts) > _MOST_PLACES:
             return 0
         places = [one.place or self._place(one) for one in accounts]
         if 0 in places or not self._free:
@@ -92,20 +95,30 @@ class Unsettled:
             self._file.close()
             self._memory = self._file = None
 
-    def open(self) -> mmap.mmap:
-        """Have the file there, so that the worker's end can be told of from now on."""
-        return self._memory or self._made()
+    def open(self) -> mmap.mmap | None:
+        """Have the file there, so that the worker's end can be told of from now on; None: the disk takes none."""
+        if self._memory is None:
+            try:
+                self._memory = self._made()
+            except OSError as error:
+                if not self._is_refused:
+                    log.error("ledger: %s cannot be made, so that nothing is leased: %s", self._path, error)
+                self._is_refused = True
+        return self._memory
 
     def _made(self) -> mmap.mmap:
         self._folder.mkdir(parents=True, exist_ok=True)
         new = self._folder / f"new-{self._worker}"
-        self._file = new.open("w+b", buffering=0)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._file.truncate(_SLOTS * _SIZE)
-        memory = self._memory = mmap.mmap(self._file.fileno(), _SLOTS * _SIZE)
-        self._free = list(range(_SLOTS - 1, 0, -1))
-        _write(memory, 0, _OWNER, msgspec.json.encode([self._worker, _boot()]))
-        new.rename(self._path)  # nobody finds it before it is locked
+        with ExitStack() as undo:
+            undo.callback(new.unlink, missing_ok=True)
+            file = undo.enter_context(new.open("w+b", buffering=0))
+            fcntl.flock(file, fcntl.LOCK_EX)
+            take_room(file.fileno(), _SLOTS * _SIZE)
+            memory = mmap.mmap(file.fileno(), _SLOTS * _SIZE)
+            _write(memory, 0, _OWNER, msgspec.json.encode([self._worker, _boot()]))
+            new.rename(self._path)  # nobody finds it before it is locked
+            undo.pop_all()
+        self._file, self._free = file, list(range(_SLOTS - 1, 0, -1))
         return memory
 
     def _place(self, account: Account) -> Slot:

@@ -60,7 +60,8 @@ def _address(host: str, port: int, allow_private: bool) -> str:
         raise DeliveryError(f"{host}: {error}") from None
     inside = [one for one in found if not ipaddress.ip_address(one.partition("%")[0]).is_global]
     if inside and not allow_private:
-        raise DeliveryError(f"{host} is {inside[0]}, inside this network; set allow_private = true on the channel")
+        named = host if host == inside[0] else f"{host} ({inside[0]})"
+        raise DeliveryError(f"{named} is inside this network; set allow_private = true on the channel")
     return found[0]
 
 

@@ -14,6 +14,7 @@ _COLUMNS = (
     Column("Hit rate"),
     Column("Hits"),
     Column("Held", is_wide=True),
+    Column("Evicted", is_wide=True),
     Column("Saved"),
     Column("Time saved", is_wide=True),
 )
@@ -30,6 +31,7 @@ def _row(row: dict[str, Any]) -> list[Cell]:
         Cell(text.share(row["hits"], row["lookups"])),
         Cell(text.count(row["hits"]), str(row["hits"])),
         Cell(text.size(row["held_bytes"])),
+        Cell(text.count(row["evicted"])),
         Cell(text.usd(row["saved_usd"]), text.exact_usd(row["saved_usd"])),
         Cell(text.seconds(row["saved_s"])),
     ]

@@ -12,12 +12,13 @@ Checksum = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Trained(Record):
-    """The newest gain model of one pair of models."""
+    """The newest gain model of one pair of models, as one tenant's own outcomes taught it."""
 
+    tenant: Annotated[str, StringConstraints(max_length=256)] = ""  # whose calls it is for; empty: the proxy's own
     weak: Pattern
     strong: Pattern
     grade: Pattern
-    version: Annotated[int, Field(ge=1)]  # of this pair, ascending
+    version: Annotated[int, Field(ge=1)]  # of this tenant and pair, ascending
     checksum: Checksum  # of its weights
 
     @property
@@ -25,5 +26,6 @@ class Trained(Record):
         return Pair(self.weak, self.strong, self.grade)
 
     def __str__(self) -> str:
-        return f"{self.weak}>{self.strong}:{self.grade}@{self.version}"
+        whose = f"{self.tenant}/" if self.tenant else ""
+        return f"{whose}{self.weak}>{self.strong}:{self.grade}@{self.version}"
 

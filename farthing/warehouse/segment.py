@@ -79,9 +79,9 @@ def _ends(handle: BinaryIO) -> Iterator[int]:
 
 
 def received_ms(path: Path) -> tuple[int, int] | None:
-    """Return when the first and the last body of a segment came, read from its two ends; None for an empty file.
+    """Return when the first and the last body of a segment came; None where it holds none.
 
-    A record without a time, as the hollow ones, counts as received in 1970.
+    They are read from its two ends; where a record without a time stands there, as the hollow ones, from all records.
     """
     with path.open("rb") as handle:
         head = memoryview(handle.read(10))
@@ -89,8 +89,11 @@ def received_ms(path: Path) -> tuple[int, int] | None:
         if not length:
             return None
         ends = (start + length, handle.seek(0, 2))
-        first, last = (_received_of(_last_bytes(handle, end, TAIL + _STAMP)) for end in ends)
-    return min(first, last), max(first, last)
+        times = [_received_of(_last_bytes(handle, end, TAIL + _STAMP)) for end in ends]
+        if not all(times):
+            times = [_received_of(_last_bytes(handle, end, TAIL + _STAMP)) for end in _ends(handle)]
+    known = [one for one in times if one]
+    return (min(known), max(known)) if known else None
 
 
 def _last_bytes(handle: BinaryIO, end: int, size: int) -> bytes:

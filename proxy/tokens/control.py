@@ -42,6 +42,7 @@ class TokenControl:
             return asked
         if (shadow := decision.tokens_shadow) is not None:
             call.cut_shadow = plan(shape, asked.fields, _action(shadow)).cut
+            call.cut_shadow.policy = shadow.name
         if decision.tokens is None:
             return asked
         return await self._enforce(form, call, asked, shape, decision.tokens)
@@ -49,7 +50,7 @@ class TokenControl:
     async def _enforce(self, form: Format, call: Call, asked: Asked, shape: Shape, policy: Policy) -> Asked:
         action = _action(policy)
         made = plan(shape, asked.fields, action)
-        call.cut = made.cut
+        call.cut, made.cut.policy = made.cut, policy.name
         for kind, tokens in made.cut.kinds.items():
             self.cut[policy.name, kind] += tokens
         if made.cut.is_refused:

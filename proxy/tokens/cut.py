@@ -12,6 +12,7 @@ KINDS = ("retrieval", "phrases", "whitespace", "history")  # in the order in whi
 class Cut:
     """The tokens of one request before and after; with a shadow policy, as they would have been."""
 
+    policy: str = ""  # name of the one that says what is cut
     before: int = 0  # estimated input tokens as the client sent them
     after: int = 0  # as they were sent on, a summary of what was cut included
     kinds: dict[str, int] = field(default_factory=dict[str, int])  # of KINDS -> tokens cut
@@ -45,6 +46,7 @@ def cut_attributes(cut: Cut | None, is_shadow: bool = False) -> list[tuple[str, 
     if cut is None:
         return []
     given = {
+        semconv.TOKENS_POLICY_PREFIX + cut.policy: 1,
         semconv.TOKENS_BEFORE: cut.before,
         semconv.TOKENS_AFTER: cut.after,
         **{semconv.TOKENS_CUT_PREFIX + kind: tokens for kind, tokens in cut.kinds.items()},

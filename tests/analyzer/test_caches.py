@@ -45,11 +45,12 @@ def rows(put_calls, put_bodies, noon: datetime, warehouse: Warehouse, window: Wi
     put_calls(tenant, [{"input": 5, "output": 1}])  # straight to a provider, past every cache
     kept: dict[str, Any] = {semconv.CACHE_BYTES: 100}
     saved = kept | {semconv.CACHE_SAVED_SECONDS: 1.5, semconv.CACHE_SAVED_NUSD: 2_000_000}
-    held = semconv.CACHE_HELD_BYTES
+    held, evicted = semconv.CACHE_HELD_BYTES, semconv.CACHE_EVICTED
     spans = [
-        used(noon, "tool", "stock", "miss", **kept, **{held: 300}),
+        used(noon, "tool", "stock", "miss", **kept, **{held: 300, evicted: 2}),
         used(noon, "tool", "stock", "hit", **saved, **{held: 400}, at_ns=10**9),
         used(noon, "tool", "weather", "coalesced", **saved, **{held: 50}),
+        used(noon, "tool", "weather", "miss", **kept, **{held: 40, evicted: 1}, at_ns=-(10**9)),
         used(noon, "tool", "send", "skipped", **{held: 0}),
         used(noon, "component", "context", "hit", **kept, **{semconv.CACHE_SAVED_SECONDS: 0.25, held: 7}),
     ]
@@ -58,12 +59,13 @@ def rows(put_calls, put_bodies, noon: datetime, warehouse: Warehouse, window: Wi
 
 
 def test_each_level_is_one_row_with_what_is_known_of_it(rows: list[Any]) -> None:
-    names = ("level", "lookups", "hits", "partial", "skipped", "served_bytes", "held_bytes", "unpriced_hits", "saved_s")
+    names = ("level", "lookups", "hits", "partial", "skipped", "served_bytes", "held_bytes", "evicted",
+             "unpriced_hits", "saved_s")  # fmt: skip
     assert [tuple(row[name] for name in names) for row in rows] == [
-        ("response", 3, 2, 0, 0, None, None, 0, None),
-        ("embedding", 1, 0, 1, 0, None, None, 0, None),
-        ("tool", 3, 2, 0, 1, 200, 450, 0, 3.0),
-        ("component", 1, 1, 0, 0, 100, 7, 1, 0.25),
+        ("response", 3, 2, 0, 0, None, None, None, 0, None),
+        ("embedding", 1, 0, 1, 0, None, None, None, 0, None),
+        ("tool", 4, 2, 0, 1, 200, 450, 3, 0, 3.0),
+        ("component", 1, 1, 0, 0, 100, 7, 0, 1, 0.25),
     ]
     response, embedding, tool, component = (row["saved_usd"] for row in rows)
     assert (response, embedding) == (2 * Decimal("0.00000135"), 90 * Decimal("0.00000002"))
@@ -90,7 +92,7 @@ def test_the_report_tells_unknown_savings_and_sizes_as_unknown(
     section = levels(figures.gather(warehouse, window))
     (table,) = [block for block in section.blocks if isinstance(block, Table)]
     told = [[cell.text for cell in row] for row in table.rows]
-    assert told[0][:7] == ["Answers", "3", "2", "66.7 %", "12 tokens", notation.UNKNOWN, "$0.0000027"]
+    assert told[0][:8] == ["Answers", "3", "2", "66.7 %", "12 tokens", *[notation.UNKNOWN] * 2, "$0.0000027"]
     assert told[1][2] == "0 + 1 in part"
-    assert told[2] == ["Tool results", "3", "2", "66.7 %", "200 B", "450 B", "$0.004", "3 s", "1"]
-    assert told[3][6:8] == [notation.UNKNOWN, "250 ms"]
+    assert told[2] == ["Tool results", "4", "2", "50.0 %", "200 B", "450 B", "3", "$0.004", "3 s", "1"]
+    assert told[3][7:9] == [notation.UNKNOWN, "250 ms"]

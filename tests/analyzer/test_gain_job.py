@@ -32,10 +32,12 @@ from farthing.settings import Settings
 from farthing.warehouse import Warehouse, segment
 from farthing.warehouse.lane import LOGS
 from tests.proxy.rig import SECRET, Rig, answer_of, answers, rig_in, until
+from tests.proxy.test_virtual_keys import models
 
 HARD, EASY = ["prove", "derive", "theorem", "lattice", "integral"], ["list", "colours", "animals", "greeting", "spell"]
 FILLERS = ["the", "a", "please", "now", "here", "soon", "with", "of"]
 READER = Reader(b"k")
+OWN = f"tenant-{uuid4().hex[:12]}"  # of the proxies
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     with pytest.MonkeyPatch.context() as environ, ExitStack() as stack:
         for name in ("UPSTREAM_KEY", "OTHER_KEY"):
             environ.setenv(name, SECRET)
-        made = stack.enter_context(rig_in(tmp_path_factory.mktemp("gains")))
+        made = stack.enter_context(rig_in(tmp_path_factory.mktemp("gains"), tenant=OWN))
         made.upstream.next(answers(answer_of()))
         yield made
 
@@ -51,8 +53,10 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 class Client:
     """A client that grades every answer, over one connection."""
 
-    def __init__(self, rig: Rig, team: str) -> None:
-        self._rig, self._team = rig, team
+    def __init__(self, rig: Rig, team: str, key: str = "") -> None:
+        self._rig, self._sent = rig, {semconv.HEADER_TAGS: f"team={team}"}
+        if key:
+            self._sent["authorization"] = f"Bearer {key}"
         self._connection = http.client.HTTPConnection(rig.proxy.removeprefix("http://"), timeout=120)
         self._dice = random.Random(7)
 
@@ -60,8 +64,7 @@ class Client:
         """Ask something of a kind; return the answer's request id and which model gave it."""
         text = " ".join([*self._dice.sample(words, 2), *self._dice.sample(FILLERS, 3)])
         body = {"model": "many", "messages": [{"role": "user", "content": text}], "max_tokens": 5}
-        self._connection.request("POST", "/v1/chat/completions", json.dumps(body),
-                                 {semconv.HEADER_TAGS: f"team={self._team}"})  # fmt: skip
+        self._connection.request("POST", "/v1/chat/completions", json.dumps(body), self._sent)
         answer = self._connection.getresponse()
         assert answer.status == 200, answer.read()
         answer.read()
@@ -84,7 +87,7 @@ def route(rig: Rig, team: str, explore: float) -> None:
 
 
 def test_grades_teach_a_model_that_the_proxies_route_by(
-    rig: Rig, warehouse: Warehouse, put_bodies: Any, tenant: str
+    rig: Rig, warehouse: Warehouse, put_bodies: Any
 ) -> None:
     team = rig.budget()
     route(rig, team, explore=1.0)
@@ -94,12 +97,11 @@ def test_grades_teach_a_model_that_the_proxies_route_by(
         request_id, model = client.ask(words)
         answered[model] += 1
         client.grade(request_id, float(model == "big" or words is EASY))
-    settings = replace(rig.settings, tenant=tenant)
-    job = GainJob(settings, warehouse, lambda: datetime.now(timezone.utc))
+    job = GainJob(rig.settings, warehouse, lambda: datetime.now(timezone.utc))
     assert [(one.weak_rows, one.strong_rows, one.version) for one in job.run()] == [(0, 0, None)]  # nothing arrived yet
 
     rig.quiet()
-    put_bodies(tenant, rig.upstream.traces)
+    put_bodies(OWN, rig.upstream.traces)
     (learned,) = job.run()
     assert (learned.weak_rows, learned.strong_rows, learned.version) == (answered["small"], answered["big"], 1)
     assert job.run()[0].note == "no new grades" and job.newest[0].version == 1
@@ -115,14 +117,21 @@ def test_grades_teach_a_model_that_the_proxies_route_by(
     assert span[semconv.ROUTE_GAIN] <= 0.3 and span[semconv.ROUTE_GAIN_VERSION] == 1
     assert span[semconv.ROUTE_REASON].startswith("gain ") and semconv.ROUTE_PROPENSITY not in span
     proxies = http_json.call("GET", f"{rig.policies}/v1/status")["proxies"]
-    assert all(one["gain_models"].startswith("small>big:right@1") for one in proxies)
+    assert all(one["gain_models"].startswith(f"{OWN}/small>big:right@1") for one in proxies)
+
+    key = http_json.call("POST", f"{rig.policies}/v1/keys", {"name": "acme", "tenant": "acme", "team": team})["key"]
+    until(lambda: models(rig, key) is not None, "the proxy knows the key")
+    other = Client(rig, team, key)
+    assert {other.ask(EASY)[1] for _ in range(6)} == {"big"}  # whom the model was not taught by it does not send
+    other.close()
+    assert [(one.tenant, one.version) for one in job.run()] == [(OWN, 1), ("acme", None)]
 
 
 STORED = "0a0b0c0d:" + b64encode(READER.read(Text("prove it")).to_bytes()).decode()
 CALLS = (  # number, model, propensity, features
     (1, "small", 0.05, STORED), (2, "big", 0.95, STORED), (3, "small", 0.05, "0a0b0c0d:AAAA"),
     (4, "small", 0.05, STORED.replace("0a0b", "ffff")), (5, "big", None, STORED), (6, "other", 0.5, STORED),
-    (7, "small", 0.05, STORED),
+    (7, "small", 0.05, STORED), (8, "big", 0.05, STORED),
 )  # fmt: skip
 
 
@@ -151,11 +160,12 @@ def test_a_row_to_learn_from_is_a_drawn_call_with_its_last_grade_whichever_way_i
     put_calls(tenant, [
         {"model": model, "input": 1, "output": 1, "at": now - timedelta(hours=1), "attributes": {
             semconv.REQUEST_ID: f"req_{number}", semconv.RESPONSE_ID: f"answer-{number}", semconv.OUTCOME: "ok",
-            semconv.ROUTE_FEATURES: features, semconv.ROUTE_PROPENSITY: propensity}}
+            semconv.ROUTE_FEATURES: features, semconv.ROUTE_PROPENSITY: propensity,
+            semconv.ROUTE_TENANT: "acme" if number == 8 else None}}
         for number, model, propensity, features in CALLS
     ], scope=semconv.PROXY_SCOPE)  # fmt: skip
     early, late = now - timedelta(minutes=30), now - timedelta(minutes=10)
-    graded = [grade_span({semconv.REQUEST_ID: f"req_{number}"}, 0.0, early) for number in range(1, 7)]
+    graded = [grade_span({semconv.REQUEST_ID: f"req_{number}"}, 0.0, early) for number in (*range(1, 7), 8)]
     graded += [
         grade_span({semconv.RESPONSE_ID: "answer-1"}, 1.0, late),
         grade_span({semconv.REQUEST_ID: "req_2"}, 0.5, late, name="polite"),  # of something else
@@ -170,7 +180,11 @@ def test_a_row_to_learn_from_is_a_drawn_call_with_its_last_grade_whichever_way_i
     warehouse.insert_otlp(path, tenant, LOGS)
 
     asked = {"weak": "small", "strong": "big", "grade": "right", "since": now - timedelta(days=1), "limit": 100}
-    rows = warehouse.ask("graded_calls", tenant=tenant, part="test", **asked)
+    rows, theirs, nobody_s = (
+        warehouse.ask("graded_calls", tenant=tenant, part="test", caller=caller, **asked)
+        for caller in ("", "acme", "nobody")
+    )
+    assert [(row["model"], row["propensity"]) for row in theirs] == [("big", 0.05)] and nobody_s == []
     found = sorted((row["model"], row["score"], row["propensity"], row["features"][:8]) for row in rows)
     assert found == [
         ("big", 0.0, 0.95, "0a0b0c0d"), ("small", 0.0, 0.05, "0a0b0c0d"), ("small", 0.0, 0.05, "ffff0c0d"),

@@ -10,7 +10,8 @@ import pytest
 
 from collector.admin import NEEDS
 from collector.main import Collector
-from farthing.access import GRANTS
+from farthing.access import GRANTS, is_write
+from farthing.http_json import call
 from farthing.serving import Asgi
 from farthing.settings import IngestKey, Settings
 from farthing.warehouse import Warehouse
@@ -59,6 +60,23 @@ def test_a_sender_s_key_opens_prices_and_nothing_else(port: int) -> None:
     assert {path for _, path in opened} == {
         "/v1/prices", "/v1/prices/history", "/v1/prices/own", "/v1/prices/missing", "/v1/prices/reprice", "/healthz",
     }  # fmt: skip
+
+
+def test_every_write_is_in_the_audit_with_its_caller_and_its_end(port: int, roles_of: Roles) -> None:
+    asked = [one for one in NEEDS if is_write(one[0], NEEDS[one])]
+    assert asked == [one for one in NEEDS if one[0] != "GET"]
+    admin = {"authorization": f"Bearer {roles_of.tokens['admin']}"}
+    for one in asked:
+        assert ask(port, one, authorization=f"Bearer {roles_of.tokens['viewer']}") == 403
+    assert ask(port, ("POST", "/v1/flush"), **admin) == 200
+    assert ask(port, ("POST", "/v1/prices"), x_farthing_key="of-a-sender") == 415
+    told = call("GET", f"http://127.0.0.1:{port}/v1/writes?limit=6", token=roles_of.tokens["operator"])["writes"]
+    assert [(one["what"], one["who"], one["status"]) for one in reversed(told)] == [
+        *((" ".join(one), "of-viewer", 403) for one in asked),
+        ("POST /v1/flush", "of-admin", 200), ("POST /v1/prices", "key of default", 415),
+    ]  # fmt: skip
+    assert (told[0]["asked"], told[0]["note"]) == ("?", "send application/json")
+    assert ask(port, ("GET", "/v1/writes?since=1"), **admin) == 400
 
 
 def test_a_page_of_another_site_flushes_nothing(port: int, roles_of: Roles) -> None:

@@ -26,13 +26,14 @@ def test_calls_of_cached_functions_arrive_as_levels_and_cost_nothing(
     def stock(item: str) -> str:
         return item * 10
 
-    @farthing.cached_component()
-    def context() -> str:
-        return "text"
+    @farthing.cached_component(max_bytes=300)
+    def context(topic: str) -> str:
+        return topic
 
     for _ in range(3):
         stock("tea")
-        context()
+        context("tea")
+    context("rum")  # there is room for one
     exporter = Exporter(f"http://127.0.0.1:{sender.port}", ingest_key="key-of-test")
     answer = exporter.post(exporter.encode(spans.get_finished_spans()), 10)
     assert (answer.status, answer.rejected) == (200, 0)
@@ -42,5 +43,7 @@ def test_calls_of_cached_functions_arrive_as_levels_and_cost_nothing(
     tool, component = sender.ask("cache_levels", **window)
     assert (tool["level"], tool["lookups"], tool["hits"], str(tool["saved_usd"])) == ("tool", 3, 2, "1.000000000")
     assert tool["served_bytes"] > 60 and tool["held_bytes"] > 256 and tool["saved_s"] > 0
-    assert (component["level"], component["hits"], component["saved_usd"]) == ("component", 2, None)
+    assert tool["evicted"] == 0
+    assert (component["level"], component["hits"], component["evicted"]) == ("component", 2, 1)
+    assert component["saved_usd"] is None
     assert sender.rows("SELECT count() FROM requests WHERE tenant = {tenant}") == [(0,)]

@@ -241,6 +241,28 @@ def test_spans_of_clocks_gone_wrong_hide_no_row_that_is_merged_with_them(
     assert store.rows()[3:] == [(9, True, ""), (9, False, "replayed")]
 
 
+def test_rows_of_a_clock_that_stood_in_1970_are_compared_without_the_years_in_between(
+    store: Store, span: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for received_ms, spans in ((1000, (span(1), span(2, parent=1))), (AT // 10**6, (span(3), span(4, parent=3)))):
+        body = otlp.traces([("service.name", "shop")], "test", "1", spans)
+        digest = segment.digest(store.tenant, body)
+        store.spool.append([segment.frame(store.tenant, body, received_ms, digest)])
+    store.flusher.flush()  # one segment, of [1970, 2026]
+    compared: list[int] = []
+    slots_of = corrections.slots_of
+
+    def noted(warehouse: Warehouse, received: tuple[int, int]) -> list[datetime]:
+        found = slots_of(warehouse, received)
+        compared.append(len(found))
+        return found
+
+    monkeypatch.setattr(corrections, "slots_of", noted)
+    store.settle()
+    assert store.rows() == [(1, False, "duplicate"), (2, True, ""), (3, False, "duplicate"), (4, True, "")]
+    assert len(compared) >= 2 and all(compared)  # each comparison had rows to compare
+
+
 def test_the_receive_times_of_a_segment_are_read_from_its_ends(tmp_path: Path) -> None:
     path = tmp_path / "one.otlp"
     frames = [segment.frame("acme", b"x" * size, 1_795_000_000_000 + size, b"d" * 16) for size in (0, 7, 300_000)]
@@ -249,7 +271,11 @@ def test_the_receive_times_of_a_segment_are_read_from_its_ends(tmp_path: Path) -
     path.write_bytes(frames[1])
     assert segment.received_ms(path) == (1_795_000_000_007, 1_795_000_000_007)
     path.write_bytes(segment.hollow(frames[1]) + frames[2])
-    assert segment.received_ms(path) == (0, 1_795_000_300_000)
+    assert segment.received_ms(path) == (1_795_000_300_000, 1_795_000_300_000)
+    path.write_bytes(frames[1] + segment.hollow(frames[0]) + frames[2] + segment.hollow(frames[0]))
+    assert segment.received_ms(path) == (1_795_000_000_007, 1_795_000_300_000)
+    path.write_bytes(segment.hollow(frames[1]))
+    assert segment.received_ms(path) is None
     path.write_bytes(b"")
     assert segment.received_ms(path) is None
 

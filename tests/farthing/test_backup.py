@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from farthing import cli_backup
+from farthing.audit import Audit
 from tests.clickhouse_http import ClickHouse
 from tests.conftest import REPOSITORY
 from tests.until import until
@@ -163,7 +164,7 @@ def test_a_home_with_rows_is_refused_unless_told_and_then_moved_aside(
     assert python(home, "-c", ANSWERS) == before
 
 
-def test_the_control_database_comes_along_as_one_state_while_it_is_written(tmp_path: Path) -> None:
+def test_control_database_and_audit_come_along_as_one_state_while_they_are_written(tmp_path: Path) -> None:
     home = tmp_path / "home"
     python(home, "-c", SEED, "10")
     with closing(sqlite3.connect(home / "control.db", isolation_level=None)) as live:
@@ -172,12 +173,14 @@ def test_the_control_database_comes_along_as_one_state_while_it_is_written(tmp_p
         live.execute("INSERT INTO budgets VALUES ('search', 7)")
         live.execute("BEGIN IMMEDIATE")
         live.execute("INSERT INTO budgets VALUES ('half', 1)")
+        Audit(home, "policies").tell("POST /v1/apply", "version 1")
         said = farthing(home, "backup", str(tmp_path / "backup"))
         live.execute("COMMIT")
     assert "not in it" not in said
     farthing(tmp_path / "fresh", "restore", str(tmp_path / "backup"))
     with closing(sqlite3.connect(tmp_path / "fresh" / "control.db")) as restored:
         assert restored.execute("SELECT * FROM budgets").fetchall() == [("search", 7)]
+    assert [one["note"] for one in Audit(tmp_path / "fresh", "policies").newest()] == ["version 1"]
 
 
 def test_a_backup_that_has_no_room_leaves_nothing_behind(backup: tuple[Path, Path], tmp_path: Path) -> None:

@@ -223,9 +223,9 @@ def test_results_end_and_those_used_longest_ago_make_room() -> None:
     now = [0.0]
     cache = AppCache(1000, lambda: now[0])
     for name in (b"a", b"b", b"c"):
-        cache.put(name, entry(300))
+        assert cache.put(name, entry(300)) == 0
     cache.get(b"a")
-    cache.put(b"d", entry(300))
+    assert cache.put(b"d", entry(300)) == 1
     assert [cache.get(name) is not None for name in (b"a", b"b", b"c", b"d")] == [True, False, True, True]
     cache.put(b"huge", entry(1001))
     assert cache.get(b"huge") is None and cache.counts().evictions == 1 and cache.size == 900

@@ -34,12 +34,19 @@ def run(*arguments: str, **environ: str) -> tuple[int, list[str]]:
         (("--config", "/nowhere.toml", "doctor"), "there is no such file"),
         (("replay", "/nowhere.csv"), "/nowhere.csv"),
         (("report", "--hours", "soon"), "Invalid value for '--hours'"),
+        (("prices", "history", "gpt-4o"), "Missing argument 'model'. (see farthing prices history --help)"),
     ],
 )
 def test_a_wrong_word_is_one_line_that_names_it(arguments: tuple[str, ...], says: str) -> None:
     code, lines = run(*arguments)
     assert code == 2
     assert len(lines) == 1 and lines[0].startswith("farthing: ") and says in lines[0]
+
+
+def test_a_group_without_a_command_shows_its_help_and_no_empty_error() -> None:
+    code, lines = run("budget")
+    assert code == 2
+    assert any("top-up" in line for line in lines) and not any(line.startswith("farthing:") for line in lines)
 
 
 def test_a_report_without_a_platform_says_how_to_start_one() -> None:
@@ -86,3 +93,23 @@ def test_a_key_is_made_listed_rotated_and_revoked(tmp_path: Path) -> None:
         assert len(listed) == 2 and "search-prod" in listed[1] and "revoked" in listed[1] and "fth_…" in listed[1]
         code, lines = run("key", "create", "x", "--expires", "someday", **here)
         assert code == 2 and "write a date such as 2026-12-31" in lines[0]
+
+
+def test_the_audit_shows_what_was_asked_and_says_which_parts_it_could_not_ask(tmp_path: Path) -> None:
+    from farthing.http_json import call
+    from farthing.settings import Settings
+    from policies.main import app
+    from tests.conftest import served
+
+    with served(app(Settings(data_dir=tmp_path))) as port:
+        call("POST", f"http://127.0.0.1:{port}/v1/tokens?name=ops&role=viewer&author=ann")
+        away = str(free_port())
+        here = {"FARTHING_POLICIES_PORT": str(port), "FARTHING_ANALYZER_PORT": away, "FARTHING_COLLECTOR_PORT": away}
+        code, lines = run("audit", **here)
+        assert code == 0 and lines[0].endswith(
+            "policies  no token (admin) at 127.0.0.1: "
+            "POST /v1/tokens [name=ops, role=viewer, author=ann] -> 201 name ops"
+        )
+        assert [line.split(" is left out")[0] for line in lines[1:]] == ["analyzer", "collector"]
+        code, lines = run("audit", "--part", "proxy", **here)
+        assert code == 2 and "allowed are policies, analyzer, collector" in lines[0]

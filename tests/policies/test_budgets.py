@@ -176,6 +176,7 @@ def test_a_budget_in_another_currency_counts_in_usd_at_its_own_rate(client: Any)
         ("thresholds: [{at: 80%, forecast: 100%}]", "set exactly one of at and forecast"),
         ("thresholds: [{at: 0}]", "thresholds.0.at"),
         ("thresholds: [{at: 80%, act: explode}]", "allowed: 'notify', 'route', 'cheapest', 'flex' or 'approve'"),
+        ("thresholds: [{at: 80%, act: batch}]", "no call that waits for its answer can use it; write flex"),
         ("thresholds: [{at: 80%, act: route}]", "act: route needs `to`"),
         ("thresholds: [{at: 80%, to: small}]", "act: route needs `to`"),
         ("thresholds: [{at: 80%, act: flex, to: small}]", "act: route needs `to`"),

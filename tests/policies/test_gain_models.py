@@ -5,15 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from farthing.policy import Document
 from farthing.policy.features import MARKS
 from farthing.policy.gain import GainModel, Head, Weights
 from farthing.policy.route import Pair
-from policies.database import open_database
+from farthing.policy.trained import Trained
+from policies import migrations
+from policies.database import open_database, writing
 from policies.gain_models import KEPT, GainStore
 from policies.load import load
+from policies.migrations import GAIN_TENANTS
 
 PAIR = Pair("small", "big", "right")
 GAIN = "strategy: gain, models: [small, big]"
@@ -33,16 +36,16 @@ def model(number: int) -> GainModel:
     return GainModel(Weights([7], [1.0], head, head, 1.0, 0.0), {"rows": number})
 
 
-def document(text: str) -> Document:
-    return Document.of(1, load(text).items)
+def document(written: str) -> Document:
+    return Document.of(1, load(written).items)
 
 
 def test_versions_ascend_the_last_few_are_kept_and_the_same_model_is_no_new_one(engine: Engine) -> None:
     store = GainStore(engine)
-    made = [store.put(PAIR, model(number)) for number in range(KEPT + 2)]
+    made = [store.put("acme", PAIR, model(number)) for number in range(KEPT + 2)]
     assert [one.version for one in made] == list(range(1, KEPT + 3))
-    assert store.put(PAIR, model(KEPT + 1)) == made[-1]
-    assert store.put(PAIR._replace(grade="polite"), model(0)).version == 1
+    assert store.put("acme", PAIR, model(KEPT + 1)) == made[-1]
+    assert store.put("acme", PAIR._replace(grade="polite"), model(0)).version == 1
     listed = [(one["grade"], one["version"], one["trained"]["rows"]) for one in store.listed()]
     assert listed == [("polite", 1, 0), *(("right", one.version, one.version - 1) for one in reversed(made[2:]))]
     body = store.body(made[-1].checksum)
@@ -50,13 +53,35 @@ def test_versions_ascend_the_last_few_are_kept_and_the_same_model_is_no_new_one(
     assert store.body(made[1].checksum) is None  # gone, and nobody else's
 
 
-@pytest.mark.parametrize("text", [POLICY % GAIN, ROUTE], ids=["Policy", "Route"])
-def test_a_document_names_the_newest_model_of_the_pairs_that_its_routes_ask_for(engine: Engine, text: str) -> None:
+@pytest.mark.parametrize("written", [POLICY % GAIN, ROUTE], ids=["Policy", "Route"])
+def test_a_document_names_the_newest_model_of_the_pairs_that_its_routes_ask_for(engine: Engine, written: str) -> None:
     store = GainStore(engine)
-    assert store.named_by(document(text)) == ()
-    store.put(PAIR, model(1))
-    newest = store.put(PAIR, model(2))
-    assert store.named_by(document(text)) == (newest,)
+    assert store.named_by(document(written)) == ()
+    store.put("acme", PAIR, model(1))
+    newest, others = store.put("acme", PAIR, model(2)), store.put("bolt", PAIR, model(1))
+    assert [(one.tenant, one.version) for one in (newest, others)] == [("acme", 2), ("bolt", 1)]
+    assert store.named_by(document(written)) == (newest, others)
     assert store.named_by(document(POLICY % "to: small")) == ()
-    told = document(text).with_told((), (), [newest])
-    assert told.checksum != document(text).checksum and Document.from_json(told.to_json()).trained == (newest,)
+    told = document(written).with_told((), (), [newest, others])
+    assert told.checksum != document(written).checksum
+    assert Document.from_json(told.to_json()).trained == (newest, others)
+
+
+def test_a_model_of_before_there_were_several_tenants_stays_the_proxies_own(
+    control_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[: migrations.MIGRATIONS.index(GAIN_TENANTS)])
+        before = open_database(control_db)
+    with writing(before) as connection:
+        old = {**PAIR._asdict(), "version": 3, "checksum": "a" * 64, "created_ns": 1, "trained": "{}", "body": "{}"}
+        columns = ", ".join(old)
+        connection.execute(text(f"INSERT INTO gain_models ({columns}) VALUES (:{columns.replace(', ', ', :')})"), old)
+    before.dispose()
+    after = open_database(control_db)
+    store = GainStore(after)
+    kept = store.named_by(document(POLICY % GAIN))
+    newer = store.put("acme", PAIR, model(1))
+    assert kept == (Trained(**PAIR._asdict(), version=3, checksum="a" * 64),)
+    assert store.named_by(document(POLICY % GAIN)) == (*kept, newer) and newer.version == 1
+    after.dispose()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import proxy.attempts
 from farthing import semconv
 from farthing.settings import Deployment
 from proxy.api_error import ApiError
@@ -13,7 +14,7 @@ from proxy.attempts import Attempts
 from proxy.dispatch import Target
 from proxy.health import COOLDOWN_S, MAX_COOLDOWN_S, Health
 from proxy.upstream import Timeouts
-from tests.proxy.rig import Rig, answer_of, answers, asked, hangs, in_turn, post, rig_in, until
+from tests.proxy.rig import Rig, answer_of, answers, asked, hangs, in_turn, post, rig_in, send_only, until
 
 
 class Clock:
@@ -115,6 +116,21 @@ def test_an_error_that_is_the_request_s_own_is_not_tried_again(rig: Rig, status:
     rig.upstream.next(answers(b"{}", status=status))
     assert post(rig, team, json.dumps(asked()).encode()).status == status
     assert len(rig.upstream.received) == 1 and semconv.ATTEMPTS not in rig.span(team)
+
+
+@pytest.mark.parametrize("model", ["gpt-plain", "own"])
+def test_a_client_that_goes_between_two_attempts_pays_nothing_and_nobody_is_asked_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.setattr(proxy.attempts, "_FIRST_WAIT_S", 250.0)  # until the client goes
+    monkeypatch.setattr(proxy.attempts, "_MAX_WAIT_S", 500.0)
+    team = rig.budget()
+    rig.upstream.next(answers(b"{}", status=503))
+    with send_only(rig, team, json.dumps(asked(model)).encode()):
+        until(lambda: rig.upstream.received and not rig.status()["in_flight"], "it waits for its second attempt")
+    span = rig.span(team)
+    assert (span[semconv.OUTCOME], span[semconv.SETTLED_NUSD]) == ("aborted", 0)
+    assert len(rig.upstream.received) == 1
 
 
 def test_the_last_error_reaches_the_client_with_its_retry_after(rig: Rig) -> None:

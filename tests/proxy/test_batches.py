@@ -37,6 +37,7 @@ from tests.proxy.rig import (
     answer_of,
     answers,
     asked,
+    in_turn,
     proxied,
     reply,
     send_only,
@@ -121,6 +122,16 @@ def test_our_own_servers_charge_a_line_as_a_batch_and_a_third_party_as_what_it_i
         client.chat.completions.create(**asked("own"), service_tier="flex")
     rig.quiet()
     assert rig.balance(own)["spent_nusd"] == 3 * COST
+
+
+def test_a_line_has_the_batch_s_price_at_the_next_model_of_a_cascade_too(rig: Rig) -> None:
+    team = rig.budget()
+    rig.policy(team, route={"strategy": "cascade", "models": ["small", "own"]})
+    rig.upstream.next(in_turn(answers(answer_of("I'm not sure, sorry.")), answers(answer_of())))
+    with rig.client(team) as client:
+        assert ended(client, begin(client, lines(1)).id).request_counts.completed == 1
+    rig.quiet()
+    assert rig.balance(team)["spent_nusd"] == COST + COST // 2
 
 
 def test_a_batch_stops_at_its_budget_and_says_so_line_by_line(rig: Rig) -> None:

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from farthing import semconv
+from farthing import http_json, semconv
 from farthing.policy.facts import Facts
 from farthing.settings import Deployment
 from proxy.call import Call
@@ -26,6 +27,7 @@ from tests.proxy.rig import (
     post,
     streams,
     until,
+    waits,
 )
 
 GOOD, UNSURE = answers(answer_of()), answers(answer_of("I'm not sure, sorry."))
@@ -163,3 +165,17 @@ def test_what_is_kept_of_a_call_is_what_every_attempt_at_it_shares() -> None:
     own = second.request_id
     first.swap(second)
     assert (first.request_id, second.request_id, second.held_nusd) == (own, "req_1", 7)
+
+
+def test_a_call_keeps_its_place_in_a_limit_while_the_next_model_answers(rig: Rig, team: str) -> None:
+    rig.apply(f"apiVersion: farthing/v1\nkind: Limit\nmetadata: {{name: one}}\nscope: {{team: {team}}}\nin_flight: 1\n")
+    rig.upstream.next(in_turn(UNSURE, waits(rig.upstream, GOOD)))
+    body = json.dumps(asked("any")).encode()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post, rig, team, body)
+        until(lambda: len(rig.upstream.received) == 2, "the next model is asked")
+        second = post(rig, team, body)
+        rig.upstream.release.set()
+        assert (first.result().status, second.status) == (200, 429)
+    until(lambda: post(rig, team, body).status == 200, "the place is free again")
+    http_json.call("DELETE", f"{rig.policies}/v1/objects/Limit/one")

@@ -46,11 +46,12 @@ def model(made: Gains, word: str = "prove", key: str = "") -> GainModel:
     return GainModel(Weights(buckets, [1.0] * len(buckets), strong, weak, 1.0, 0.0), {"key": key or made.key})
 
 
+def trained(one: GainModel, tenant: str = "default", version: int = 1) -> Trained:
+    return Trained(tenant=tenant, **PAIR._asdict(), version=version, checksum=one.checksum)
+
+
 def document(*models: GainModel, version: int = 1) -> CompiledDocument:
-    trained = [
-        Trained(weak="small", strong="big", grade="right", version=version, checksum=one.checksum) for one in models
-    ]
-    return CompiledDocument(Document(version=1, trained=tuple(trained)))
+    return CompiledDocument(Document(version=1, trained=tuple(trained(one, version=version) for one in models)))
 
 
 def put(folder: Path, one: GainModel, body: bytes = b"") -> None:
@@ -78,9 +79,34 @@ def test_the_last_good_model_is_used_while_the_control_plane_is_away(tmp_path: P
     made = gains(tmp_path)
     on_disk(tmp_path, model(made), made)
     hard, easy = (made.predict(Facts("default"), PAIR, question(text)) for text in ("prove it", "list it"))
-    assert hard is not None and easy is not None and hard.gain is not None and hard.gain > 0.9 and easy.gain == 0
-    assert (hard.version, made.told()) == (1, "small>big:right@1")
-    assert made.predict(Facts("another tenant"), PAIR, question("prove it")) is None
+    assert hard.gain is not None and hard.gain > 0.9 and easy.gain == 0
+    assert (hard.version, made.told()) == (1, "default/small>big:right@1")
+
+
+def test_each_tenant_s_calls_are_predicted_by_its_own_model_and_by_none_where_it_has_none(tmp_path: Path) -> None:
+    made = gains(tmp_path)
+    old, own, theirs = (model(made, word) for word in ("add", "prove", "derive"))
+    for one in (old, theirs):
+        put(tmp_path, one)
+
+    def gain(tenant: str, word: str) -> float | None:
+        return made.predict(Facts(tenant), PAIR, question(f"{word} it")).gain
+
+    async def follow() -> None:
+        named = (trained(old, ""), trained(theirs, "acme"))  # a proxy's own, of before there were several
+        made.follow(CompiledDocument(Document(version=1, trained=named)))
+        assert (gain("default", "prove"), gain("default", "derive")) == (0, 0)
+        assert [round(gain("default", "add") or 0, 1), gain("acme", "add")] == [1.0, 0]
+        put(tmp_path, own)
+        made.follow(CompiledDocument(Document(version=2, trained=(*named, trained(own)))))
+        await made.stop()
+
+    asyncio.run(follow())
+    found = [[gain(tenant, word) for word in ("prove", "derive")] for tenant in ("default", "acme", "nobody")]
+    assert found == [[pytest.approx(1, abs=0.1), 0], [0, pytest.approx(1, abs=0.1)], [None, None]]
+    assert made.predict(Facts("acme"), PAIR, question("prove it")).tenant == "acme"
+    assert made.predict(Facts("default"), PAIR, question("prove it")).tenant == ""
+    assert made.told() == "small>big:right@1, acme/small>big:right@1, default/small>big:right@1"
 
 
 @pytest.mark.parametrize(
@@ -93,9 +119,8 @@ def test_a_model_that_is_not_what_was_named_is_refused_and_said(tmp_path: Path, 
     bodies = {"damage": b"{", "other": model(made, "derive").to_json(), "key": named.to_json()}
     on_disk(tmp_path, named, made, bodies[change])
     assert why in str(made.status()[0]["refused"]) and made.status()[0]["version_in_use"] is None
-    assert made.told().startswith("small>big:right@1 missing (")
-    predicted = made.predict(Facts("default"), PAIR, question("prove it"))
-    assert predicted is not None and predicted.gain is None
+    assert made.told().startswith("default/small>big:right@1 missing (")
+    assert made.predict(Facts("default"), PAIR, question("prove it")).gain is None
 
 
 def test_the_model_before_stays_in_use_until_its_successor_is_here_and_goes_when_it_is_named_no_more(

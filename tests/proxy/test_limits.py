@@ -146,6 +146,14 @@ def test_a_full_table_forgets_the_oldest_and_never_who_is_under_way(tmp_path: Pa
     table.close()
 
 
+def test_the_whole_table_is_on_the_disk_from_the_start_since_a_full_one_would_kill_the_worker(tmp_path: Path) -> None:
+    (tmp_path / "counts-1").touch()
+    os.truncate(tmp_path / "counts-1", 2**20)  # as an earlier version left it
+    LimitTable(tmp_path).close()
+    found = (tmp_path / "counts-1").stat()
+    assert found.st_blocks * 512 >= SLOTS * 104
+
+
 TAKE = """
 import sys
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Overload control through the real proxy: windows and priorities are live, and what was not begun costs nothing."""
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,20 @@ import anthropic
 import pytest
 
 from farthing import semconv
-from tests.proxy.rig import Behaviour, Rig, answer_of, answers, asked, post, send_only, until, waits
+from tests.proxy.rig import (
+    EVENTS,
+    Behaviour,
+    Received,
+    Rig,
+    answer_of,
+    answers,
+    asked,
+    post,
+    send_only,
+    streams,
+    until,
+    waits,
+)
 
 BODY = json.dumps(asked("many")).encode()
 
@@ -121,6 +135,24 @@ def test_a_fallback_serves_where_the_model_has_no_place(one_place: Rig) -> None:
             until(lambda: [r for r in rig.upstream.received if r.path.startswith("/third")], "the fallback is asked")
             rig.upstream.release.set()
     assert rig.span(other)[semconv.REQUEST_MODEL] == "gpt-plain"
+
+
+def test_a_fallback_that_breaks_off_is_paid_although_the_first_choice_had_no_place(one_place: Rig) -> None:
+    rig, team, other = one_place, one_place.budget(), one_place.budget()
+    rig.policy(other, route={"fallbacks": ["gpt-plain"]})
+    waiting, broken = waits(rig.upstream, answers(answer_of())), streams(EVENTS, cut_at=100)
+
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await (broken if request.path.startswith("/third") else waiting)(request, reader, writer)
+
+    before = counted(rig, "queued")
+    with asking(rig, team, 4, behave):
+        until(lambda: counted(rig, "queued") == before + 2, "two wait")
+        post(rig, other, json.dumps(asked("many", stream=True)).encode())
+        rig.upstream.release.set()
+    span = rig.span(other)
+    assert (span[semconv.REQUEST_MODEL], span[semconv.USAGE_SOURCE]) == ("gpt-plain", "missing")
+    assert span[semconv.SETTLED_NUSD] == span[semconv.HELD_NUSD] > 0
 
 
 def test_anthropic_s_client_reads_an_overload_in_its_own_shape(one_place: Rig) -> None:

@@ -6,18 +6,24 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 
-from farthing.policy.key import ROUTES
+from farthing.access import GRANTS
+from farthing.policy.key import OPERATOR_ROUTES, ROUTES
 from farthing.settings import ProxyKey, Settings
 from proxy.main import Proxy
+from proxy.operators import NEEDS
+from proxy.routes import Route
 from tests.ports import free_port
 from tests.proxy.rig import deployments
+from tests.roles import ROOT, Roles, roles_of
 
+__all__ = ["roles_of"]
 PATHS = {"id": "x"}
 
 
@@ -71,6 +77,60 @@ def test_every_route_refuses_who_has_no_key_in_the_shape_of_its_own_api(strict: 
         assert is_anthropic == (route.name == "messages")
         assert answer["error"]["type"] == "authentication_error"
         assert ask(port, route.method, route.path.format(**PATHS), {}, authorization="Bearer of-bob")[0] == 401
+
+
+@pytest.fixture(scope="module")
+def watched(roles_of: Roles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, int]]:
+    """A proxy that needs keys and, to be looked at, tokens of the control API."""
+    away = free_port()
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("watched"), policies_url=roles_of.url, collector_port=away,
+        control_auth="tokens", control_token=ROOT, require_proxy_key=True,
+        deployments=tuple(one for one in deployments(away, away) if not one.api_key_env),
+    )  # fmt: skip
+    with opened(settings) as made:
+        yield made
+
+
+def status_of(port: int, route: Route, token: str = "") -> int:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
+        sent = {"authorization": f"Bearer {token}"} if token else {}
+        connection.request(route.method, route.path.format(**PATHS), b"{}", sent)
+        return connection.getresponse().status
+
+
+def test_a_token_of_a_viewer_shows_what_tells_of_everybody_and_opens_nothing_else(
+    watched: tuple[Proxy, int], roles_of: Roles
+) -> None:
+    proxy, port = watched
+    routes = list(proxy.routes)
+    assert {route.name for route in routes if route.is_operators} == set(OPERATOR_ROUTES)
+    for route in routes:
+        answers = {role: status_of(port, route, token) for role, token in roles_of.tokens.items()}
+        may = GRANTS[NEEDS] if route.is_operators else frozenset()
+        refused = 403 if route.is_operators else 401
+        assert answers == {role: 200 if role in may else refused for role in answers}, route
+        assert status_of(port, route) == status_of(port, route, "ftc_nonsense") == 401, route
+        assert status_of(port, route, ROOT) == (200 if route.is_operators else 401), route
+
+
+def test_who_may_not_look_is_told_of_both_ways(watched: tuple[Proxy, int], roles_of: Roles) -> None:
+    status, answer = ask(watched[1], "GET", "/metrics")
+    assert status == 401 and "--role viewer" in answer["error"]["message"]
+    status, answer = ask(watched[1], "GET", "/metrics", authorization=f"Bearer {roles_of.tokens['proxy']}")
+    assert status == 403 and "admin, operator, viewer" in answer["error"]["message"]
+
+
+def test_on_this_machine_figures_are_shown_without_a_token_unless_the_setting_asks_for_one(tmp_path: Path) -> None:
+    away = free_port()
+    for number, (mode, status) in enumerate((("loopback", 200), ("tokens", 401))):
+        settings = Settings(
+            data_dir=tmp_path / str(number), policies_port=away, collector_port=away, serve_without_policies=True,
+            deployments=(), control_auth=mode,
+        )  # fmt: skip
+        with opened(settings) as (_, port):
+            assert ask(port, "GET", "/v1/status")[0] == status
+            assert ask(port, "GET", "/v1/models")[0] == 200
 
 
 def test_only_the_sign_of_life_asks_for_no_key(strict: tuple[Proxy, int]) -> None:

@@ -38,5 +38,12 @@ def test_vector_marks_agree_where_meaning_numbers_and_names_do() -> None:
     assert not agree(mark, vector_mark("until 5 it is open, in Oslo", NEARLY, KEY, at_least=0.99))
 
 
+@pytest.mark.parametrize("text", ["42", "Der Laden hat heute leider schon geschlossen", "開いています"])
+def test_an_answer_that_the_guards_cannot_read_agrees_with_itself_and_no_other(text: str) -> None:
+    mark = vector_mark(text, NORTH, KEY)
+    assert agree(mark, vector_mark(text, NORTH, KEY))
+    assert not agree(mark, vector_mark(f"-{text}", NORTH, KEY))
+
+
 def test_marks_of_different_kinds_never_agree() -> None:
     assert not agree(vector_mark("it is so", NORTH, KEY), exact_mark("it is so", KEY))

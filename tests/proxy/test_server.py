@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -18,6 +18,7 @@ from tests.until import until
 MAX_BODY = 100_000
 HASTE = Patience(head=0.6, body=0.6, idle=0.6, stalled=0.5, linger=0.3, sweep=0.05)
 LONG = b"GET /" + b"long" * 300 + b" HTTP/1.1\r\nhost: x\r\n\r\n"
+CHUNKED = b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 GET = b"GET /echo HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
@@ -179,6 +180,27 @@ def test_what_two_servers_could_read_differently_is_refused_and_the_connection_c
     assert not answer or answer.split(b" ")[1] in (b"400", b"431", b"501", b"200")
     assert answer.count(b"HTTP/1.1 200") == 0 or hasty.seen[0].body in (b"a", b"")
     assert [request.path for request in hasty.seen].count("/b") == 0
+
+
+def test_what_follows_a_body_says_nothing_of_the_next_request(served: Served) -> None:
+    first = CHUNKED + b"2\r\nhi\r\n0\r\nauthorization: Bearer x\r\n\r\n"
+    answer = sent(served, first + GET.replace(b"host: x", b"connection: close"))
+    assert answer.count(b"HTTP/1.1 200") == 2
+    assert [(request.path, b"authorization" in request.headers) for request in served.seen] == [
+        ("/a", False), ("/echo", False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("endless", [b"0\r\nx: ", b"0\r\n", b"1;x="])
+def test_what_stands_beside_a_body_has_a_bound_too(served: Served, endless: bytes) -> None:
+    more = b"a: b\r\n" * 1000 if endless == b"0\r\n" else b"y" * 6000
+    with connect(served) as sock:
+        sock.sendall(CHUNKED + endless)
+        with suppress(OSError):  # it is cut off while it sends
+            for _ in range(200):
+                sock.sendall(more)
+        assert read_all(sock)[:13] in (b"HTTP/1.1 431 ", b"")
+    assert served.seen == []
 
 
 def test_a_body_that_is_too_large_is_answered_without_being_read_to_its_end(served: Served) -> None:

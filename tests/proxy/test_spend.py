@@ -56,6 +56,35 @@ def run(tmp_path: Path) -> Run:
     return run_in
 
 
+def test_a_disk_that_takes_no_file_costs_the_leases_and_no_call(tmp_path: Path) -> None:
+    taken = tmp_path / "a file, where a folder should be"
+    taken.touch()
+    seen: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            operations = json.loads(await body_of(reader))
+            seen.extend(o["op"] for o in operations)
+            body = json.dumps(granted(operations)[1]).encode()
+            writer.write(b"HTTP/1.1 200 X\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+    async def main() -> None:
+        async with server(serve) as url:
+            client = Client()
+            spend = Spend(client, url, taken, lease_s=2.0)
+            for number in range(10):  # enough for a lease
+                hold = await reserved(spend, f"r{number}", 5)
+                assert hold is not None and not hold.accounts
+                spend.settle(hold, 4)
+            while spend.waiting:
+                await asyncio.sleep(0.01)
+            await spend.drain(60.0)
+            client.close()
+
+    asyncio.run(main())
+    assert seen == ["reserve", "settle"] * 10
+
+
 def granted(operations: Operations) -> tuple[int, Any]:
     return 200, [{"ok": True, "budgets": ["b"]} for _ in operations]
 

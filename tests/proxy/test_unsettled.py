@@ -51,6 +51,14 @@ def test_what_the_ledger_was_told_is_gone_and_the_rest_is_read_as_it_stands(kept
     ]
 
 
+def test_the_whole_file_is_on_the_disk_from_the_start_since_a_full_one_would_kill_the_worker(
+    kept: Unsettled, tmp_path: Path
+) -> None:
+    kept.open()
+    (found,) = [path.stat() for path in tmp_path.glob("unsettled-*")]
+    assert found.st_blocks * 512 >= found.st_size > 0
+
+
 def test_a_call_that_no_slot_takes_is_not_kept(kept: Unsettled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unsettled, "_SLOTS", 4)  # the worker's own, one place, two calls
     one = account()

@@ -8,6 +8,7 @@ SELECT
     sum(level_tokens)     AS served_tokens,  -- that no model was asked for; NULL = the level hands out no tokens
     sum(level_bytes)      AS served_bytes,   -- that hits handed out; NULL = the level is not measured in bytes
     sum(level_held)       AS held_bytes,     -- as each function's cache last said; NULL = the proxy tells it on /metrics
+    sum(level_evicted)    AS evicted,        -- that made room for others; NULL = the proxy tells it on /metrics
     sum(level_saved_usd)  AS saved_usd,      -- NULL = of no hit is the saving known
     sum(level_unpriced)   AS unpriced_hits,  -- hits whose saving nobody can tell
     sum(level_saved_s)    AS saved_s         -- that the results had taken to make; NULL = unknown
@@ -22,6 +23,7 @@ FROM (
                                                                                          AS level_tokens,
         CAST(NULL AS Nullable(UInt64))                                                   AS level_bytes,
         CAST(NULL AS Nullable(UInt64))                                                   AS level_held,
+        CAST(NULL AS Nullable(UInt64))                                                   AS level_evicted,
         CAST(sum(saved_usd) AS Nullable(Decimal(38, 9)))                                 AS level_saved_usd,
         countIf((cache_hit != '' OR saved_input_tokens > 0) AND isNull(saved_usd))       AS level_unpriced,
         CAST(NULL AS Nullable(Float64))                                                  AS level_saved_s
@@ -44,6 +46,7 @@ FROM (
         NULL,
         sum(bytes),
         sum(held),
+        sum(evicted),
         sum(cost),
         sum(unpriced),
         sum(seconds)
@@ -55,6 +58,7 @@ FROM (
             countIf(ended = 'skipped')                         AS skipped,
             toNullable(sumIf(result_bytes, is_hit))            AS bytes,
             toNullable(argMax(cache_bytes, at))                AS held,
+            toNullable(sum(made_room))                         AS evicted,
             sumIf(saved_nusd, is_hit)                          AS nusd,
             toDecimal128(nusd, 9) / 1000000000                 AS cost,
             countIf(is_hit AND isNull(saved_nusd))             AS unpriced,
@@ -70,6 +74,7 @@ FROM (
                 ended IN ('hit', 'coalesced')                                    AS is_hit,
                 toUInt64OrZero(SpanAttributes['farthing.cache.bytes'])           AS result_bytes,
                 toUInt64OrZero(SpanAttributes['farthing.cache.held_bytes'])      AS cache_bytes,
+                toUInt64OrZero(SpanAttributes['farthing.cache.evicted'])         AS made_room,
                 toInt64OrNull(SpanAttributes['farthing.cache.saved_nusd'])       AS saved_nusd,
                 toFloat64OrZero(SpanAttributes['farthing.cache.saved_seconds'])  AS saved_seconds
             FROM otel_traces

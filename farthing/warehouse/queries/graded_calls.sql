@@ -1,5 +1,6 @@
--- Which calls since an instant were graded under a name, of those whose model was drawn from two: what a router saw of
--- each prompt, which model answered, how likely it was to be drawn, and the last grade? At most so many, the newest.
+-- Which calls of a caller ('' = the proxy's own tenant) since an instant were graded under a name, of those whose model
+-- was drawn from two: what a router saw of each prompt, which model answered, how likely it was to be drawn, and the last
+-- grade? At most so many, the newest.
 WITH grade AS (
     SELECT
         id,
@@ -66,6 +67,7 @@ INNER JOIN (
       AND Timestamp >= {since:DateTime64(3)}
       AND TraceId IN (SELECT trace_id FROM call)
       AND mapContains(SpanAttributes, 'farthing.route.propensity')
+      AND SpanAttributes['farthing.route.tenant'] = {caller:String}
 ) AS span
     ON span.TraceId = call.trace_id
    AND span.SpanId = call.span_id
