@@ -11,7 +11,7 @@ from farthing import semconv
 from proxy.api_error import ApiError
 from proxy.batch import Batches, BatchRecord, new_id
 from proxy.exchange import Exchange
-from proxy.file_api import listing, page_of
+from proxy.file_api import listing, page_of, storage_unavailable
 from proxy.files import Files
 from proxy.http import JSON
 from proxy.keys import Caller
@@ -65,7 +65,10 @@ class BatchApi:
             new_id(), owner, asked.endpoint, file.id, int(time.time()), self._limits.of(caller).keep_days,
             caller.key, caller.tenant, caller.team, caller.user, tags, asked.metadata,
         )  # fmt: skip
-        await asyncio.to_thread(self._batches.create, record, self._files.path(file.id))
+        try:
+            await asyncio.to_thread(self._batches.create, record, self._files.path(file.id))
+        except OSError as error:
+            raise storage_unavailable(str(error)) from None
         self._wake()
         self._answer(request, record)
 

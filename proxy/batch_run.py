@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ _SWEEP_S = 3600.0
 _TRIES = 5  # of a line that was refused for now
 _FIRST_WAIT_S = 1.0
 _MAX_WAIT_S = 60.0
+_PAUSE_S = 60.0  # until a batch that broke off is taken up again
 
 Exchanges = Callable[[str], Exchange | None]
 Release = Callable[[str], asyncio.Future[None]]
@@ -58,6 +60,7 @@ class _Run:
     courier: Courier
     tasks: set[asyncio.Task[None]]
     saved_at: float = 0.0
+    failure: OSError | None = None  # the disk did not take an answer
 
     @property
     def is_taken_up(self) -> bool:
@@ -92,6 +95,7 @@ class BatchRunner:
         self._task: asyncio.Task[None] | None = None
         self._swept_at = 0.0
         self._over: set[str] = set()  # batches that have ended
+        self._paused: dict[str, float] = {}  # batches that broke off -> when they are taken up again, monotonic seconds
 
     @property
     def running(self) -> int:
@@ -126,7 +130,7 @@ class BatchRunner:
         while True:
             try:
                 await self._look()
-            except OSError as error:
+            except (OSError, msgspec.DecodeError) as error:
                 log.error("batches: %s", error)
             self._wake.clear()
             try:
@@ -143,7 +147,14 @@ class BatchRunner:
             await asyncio.to_thread(self._batches.sweep)
         waiting = await asyncio.to_thread(self._waiting)
         for record in waiting:
-            if record.id not in self._runs and (run := self._claimed(record)) is not None:
+            if record.id in self._runs or self._paused.get(record.id, 0.0) > now:
+                continue
+            try:
+                run = self._claimed(record)
+            except (OSError, msgspec.DecodeError) as error:  # the others must not wait for this one
+                self._pause(record.id, error)
+                continue
+            if run is not None:
                 task = self._runs[record.id] = asyncio.create_task(self._run(run))
                 task.add_done_callback(lambda done, batch_id=record.id: self._ended(batch_id, done))
 
@@ -156,27 +167,34 @@ class BatchRunner:
     def _claimed(self, record: BatchRecord) -> _Run | None:
         """Take a batch on, where no other worker has it and there is room."""
         limits = self._limits.of(Caller(record.tenant, record.team, record.user, record.key))
-        slot = self._batches.claim_slot(limits.concurrent)
-        if slot is None:
-            return None
-        lock = self._batches.claim(record.id)
-        current = self._batches.read(record.id) if lock is not None else None
-        if lock is None or current is None or current.status in FINAL:  # another one has ended it meanwhile
-            slot.release()
-            if lock is not None:
-                lock.release()
-            return None
-        caller = Caller(current.tenant, current.team, current.user, current.key)
-        folder = self._batches.folder(record.id)
-        journal = Journal(folder / "answers.jsonl")
-        gatherer = Gatherer(folder, lambda: self._limits.of(caller), current.expires_at)
-        courier = Courier(self._post, gatherer, journal, record.id, lambda: self._batches.is_cancelled(record.id))
-        return _Run(current, journal, caller, limits, (slot, lock), gatherer, courier, set())
+        with ExitStack() as undo:
+            if (slot := self._batches.claim_slot(limits.concurrent)) is None:
+                return None
+            undo.callback(slot.release)
+            if (lock := self._batches.claim(record.id)) is None:
+                return None
+            undo.callback(lock.release)
+            current = self._batches.read(record.id)
+            if current is None or current.status in FINAL:  # another one has ended it meanwhile
+                return None
+            caller = Caller(current.tenant, current.team, current.user, current.key)
+            folder = self._batches.folder(record.id)
+            journal = Journal(folder / "answers.jsonl")
+            undo.callback(journal.close)
+            gatherer = Gatherer(folder, lambda: self._limits.of(caller), current.expires_at)
+            courier = Courier(self._post, gatherer, journal, record.id, lambda: self._batches.is_cancelled(record.id))
+            undo.pop_all()
+            return _Run(current, journal, caller, limits, (slot, lock), gatherer, courier, set())
 
     def _ended(self, batch_id: str, task: asyncio.Task[None]) -> None:
         del self._runs[batch_id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s broke off and is taken up again", batch_id, exc_info=error)
+            self._pause(batch_id, error)
+
+    def _pause(self, batch_id: str, error: BaseException) -> None:
+        """Leave a batch alone for a while: what broke it off, such as a full disk, may cost an answer each time."""
+        self._paused[batch_id] = time.monotonic() + _PAUSE_S
+        log.error("%s broke off and is taken up again in %g s", batch_id, _PAUSE_S, exc_info=error)
 
     async def _run(self, run: _Run) -> None:
         try:
@@ -226,8 +244,13 @@ class BatchRunner:
         delivery.result()
 
     async def _ask_all(self, run: _Run, delivery: asyncio.Task[None]) -> str:
-        """Ask every line that has no answer yet; return how the batch ends, '' where this worker stops before."""
+        """Ask every line that has no answer yet; return how the batch ends, '' where this worker stops before.
+
+        Raises:
+            OSError: the disk takes no answers.
+        """
         end = "completed"
+        await asyncio.to_thread(self._batches.write, run.record)  # before any line is paid for
         for number, line in self._open_lines(run):
             end = await self._room(run, model_of(line))
             if end != "room":
@@ -240,6 +263,7 @@ class BatchRunner:
         while asked := run.tasks - {delivery}:
             await asyncio.wait(asked, timeout=_SAVE_S)
             await self._save(run)
+        _refuse_lost(run)
         return "" if self._is_stopping and end == "completed" and not run.is_taken_up else end
 
     def _open_lines(self, run: _Run, or_parked: bool = False) -> Iterator[tuple[int, Line]]:
@@ -250,6 +274,7 @@ class BatchRunner:
     async def _room(self, run: _Run, model: str) -> str:
         """Wait until interactive calls leave room for a line; return 'room', or how the batch ends instead."""
         while True:
+            _refuse_lost(run)
             if self._is_stopping:
                 return ""
             if self._batches.is_cancelled(run.record.id):
@@ -294,7 +319,11 @@ class BatchRunner:
         """Have a line answered; return after how many seconds it is to be asked again, 0 = never."""
 
         def keep(status: int, body: bytes, headers: Headers) -> None:
-            run.journal.add(Answered(number, status == 200, msgspec.Raw(answer_record(line, status, body, headers))))
+            answered = Answered(number, status == 200, msgspec.Raw(answer_record(line, status, body, headers)))
+            try:
+                run.journal.add(answered)
+            except OSError as error:
+                run.failure = error
 
         record = run.record
         try:
@@ -350,6 +379,11 @@ class BatchRunner:
                 else:
                     record.error_file_id = made.id
             path.unlink()
+
+
+def _refuse_lost(run: _Run) -> None:
+    if run.failure is not None:
+        raise run.failure
 
 
 def _count(run: _Run) -> None:

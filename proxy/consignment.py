@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from proxy.files import write_durably
 from proxy.parked import Parked, decode_parked
 
 State = Literal["open", "closed", "creating", "made", "ended"]
@@ -101,13 +102,14 @@ class Stored:
     def sync(self) -> None:
         """Write the state so that it and the rows outlive a power cut too: before anything is asked of the provider."""
         os.fsync(self._fd)
-        self.write()
-        for path in (self._state, self._state.parent):  # the content, and its name
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        new = self._state.with_suffix(".new")
+        write_durably(new, msgspec.json.encode(self.consignment))
+        new.rename(self._state)
+        folder = os.open(self._state.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name too
+        finally:
+            os.close(folder)
 
     def close(self) -> None:
         os.close(self._fd)

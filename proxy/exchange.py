@@ -188,7 +188,10 @@ class Exchange:
             with Within(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)) as within:
                 if admitted.ticket is not None:
                     admitted.ticket.within = within
-                await self._exchange(call, admitted, request)
+                if call.chosen is not None and call.chosen.levels and self._form.operation != "embeddings":
+                    await self._cascade.run(call, admitted, request, self._ask_in_turn)
+                else:
+                    await self._ask_in_turn(call, admitted, request)
         except TimeoutError:
             error = ApiError(504, "upstream_timeout", f"no whole answer within {call.limit_s:g} s")
             await self._break_off(call, error, request)
@@ -214,12 +217,6 @@ class Exchange:
             raise error
         if not request.is_ended:  # a client that shared its stream may have been let go before
             await break_off(request, self._form.error_event(error))
-
-    async def _exchange(self, call: Call, admitted: Admitted, request: Request) -> None:
-        if call.chosen is not None and call.chosen.levels and self._form.operation != "embeddings":
-            await self._cascade.run(call, admitted, request, self._ask_in_turn)
-        else:
-            await self._ask_in_turn(call, admitted, request)
 
     async def _ask_in_turn(self, call: Call, admitted: Admitted, request: Taker) -> None:
         """Ask one deployment after the other until one answers, and relay its answer."""
@@ -258,7 +255,8 @@ class Exchange:
         hedge: Hedge | None = None,
     ) -> Target | None:
         """Ask one deployment; return whom to ask next, None where the call has its answer or none is to be had."""
-        self._admission.assign(call, admitted.asked, target)
+        if attempts.made or call.deployment is not target.deployment:
+            self._admission.assign(call, admitted.asked, target)
         call.usage, call.usage_source = None, ""  # what was said before is of attempts that used nothing
         attempts.begin(target)
         call.attempts = attempts.made

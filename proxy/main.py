@@ -1,6 +1,7 @@
 """One proxy worker: its routes, its state and its life.
 
-Every route that costs money goes through `Admission`; several workers share a port (SO_REUSEPORT) and nothing else.
+Every route that costs money goes through `Admission`; several workers share a port (SO_REUSEPORT) and what lies in
+their `data_dir`: limits, places at deployments, files, the disk behind the caches.
 """
 from __future__ import annotations
 
@@ -145,6 +146,7 @@ class Proxy:
         await self._gather.stop()
         self._limiter.close()
         await self._caches.close()
+        self._deployments.close()
         self._client.close()
 
     def _open_files(self, keys: Keys) -> FileApi:

@@ -51,8 +51,9 @@ class Offers:
         """Return what a deployment charges on the day of the call; nothing of it depends on the prompt."""
         given = asked.fields.get("service_tier")
         given_tier = given if isinstance(given, str) else None if given is None else ""
+        day = _date_of(call.started_ns // _DAY_NS)
         key = (deployment.provider, deployment.model, deployment.metered, given_tier, call.is_offline,
-               call.is_consigned, day_of(call))  # fmt: skip
+               call.is_consigned, day)  # fmt: skip
         known = self._offers.get(key)
         if known is not None:
             return known
@@ -73,12 +74,14 @@ class Offers:
 
     def prices_of(self, call: Call, deployment: Deployment) -> Mapping[str, Price]:
         """Return the prices of a deployment's model on the day of the call, by service tier."""
-        day = day_of(call)
+        day = _date_of(call.started_ns // _DAY_NS)
         key = (deployment.provider, deployment.model, day)
-        if key not in self._prices:
+        known = self._prices.get(key)
+        if known is None:
             history = self._book.every(deployment.provider, deployment.model)
-            self._prices[key] = {one.service_tier: one for one in history if one.valid_from <= day <= one.valid_to}
-        return self._prices[key]
+            known = {one.service_tier: one for one in history if one.valid_from <= day <= one.valid_to}
+            self._prices[key] = known
+        return known
 
 
 # What a project's settings at the provider may make of a call that leaves the choice open

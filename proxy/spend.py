@@ -239,7 +239,7 @@ def _reserve(request_id: str, facts: Facts, amount_nusd: int) -> Operation:
 def _draw(worker: str, hold: Hold, actual_nusd: int) -> Operation:
     return {
         "op": "draw", "worker": worker, "request_id": hold.request_id, "attempt": 0, "held_nusd": hold.amount_nusd,
-        "actual_nusd": actual_nusd, "places": [(one.budget, one.period) for one in hold.accounts],
+        "actual_nusd": actual_nusd, "places": [one.named for one in hold.accounts],
         "reserved_ns": hold.reserved_ns,
     }  # fmt: skip
 

@@ -18,9 +18,10 @@ from farthing.settings import Deployment, PriceOverride, Settings
 from proxy.batch import WINDOW_S
 from proxy.dispatch import Deployments
 from tests.ports import free_port
+from tests.proxy.processes import process
 from tests.proxy.provider import Provider, answered, lapsed, providing, refused
 from tests.proxy.rig import COST, Rig, proxied, until
-from tests.proxy.test_batches import begin, ended, lines, process, rows
+from tests.proxy.test_batches import begin, ended, lines, rows
 
 HALF = COST // 2
 
