@@ -105,6 +105,7 @@ class Teller:
             balance = Balance(budget.name, period, budget.limit_nusd, budget.hard)
         if balance is not None:
             memory.balances[key] = balance
+            balance.period = period  # the budget may have moved to another time zone since its row was written
             if budget.window.rolling is not None:
                 balance.is_past, balance.earlier = False, self._earlier(connection, memory, budget, at_ns)
         return balance
