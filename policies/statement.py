@@ -179,4 +179,5 @@ def _cursor_text(row: dict[str, Any]) -> str:
 
 def _settlement(row: dict[str, Any]) -> dict[str, Any]:
     times = {"reserved_at": iso(row.pop("reserved_ns")), "at": iso(row.pop("settled_ns"))}
+    del row["expires_ns"]  # it has ended
     return {**row, **times}
