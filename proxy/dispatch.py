@@ -23,6 +23,7 @@ from proxy.window import Bounds, Window
 _FORMATS = {"openai": "openai", "azure": "openai", "anthropic": "anthropic"}  # how it is spoken to -> what is said
 _ROUTES = {"openai": "OpenAI's API (/v1/chat/completions and others)", "anthropic": "Anthropic's API (/v1/messages)"}
 _KEY_HEADERS = {"openai": ("authorization", "Bearer "), "azure": ("api-key", ""), "anthropic": ("x-api-key", "")}
+_WITH_BATCHES = ("openai", "anthropic")  # whose own batches lines can be handed over in
 _busyness = attrgetter("health.in_flight")
 
 
@@ -108,6 +109,14 @@ class Deployments:
         waiting = self._queues[model].waiting if model in self._queues else 0
         return waiting + sum([target.health.in_flight for target in pool])
 
+    def hands_over(self, model: str) -> bool:
+        """Tell whether lines may go to a provider's own batches, which take nothing of its other capacity."""
+        return any(target.deployment.provider_batches for target in self._pools.get(model, ()))
+
+    def target(self, name: str) -> Target | None:
+        """Return a deployment by its name."""
+        return next((target for target in self.targets if target.name == name), None)
+
     def candidates(self, model: str, api: str = "openai") -> list[Target]:
         """Return the deployments of `model` that speak an API, the least busy first.
 
@@ -179,6 +188,9 @@ def _target(deployment: Deployment, settings: Settings) -> Target:
     if deployment.api_version and spoken != "azure":
         where = f"deployment {deployment.model}: api_version = {deployment.api_version!r}"
         raise SettingsError(f"{where}; only api = 'azure' has versions, and this one speaks {spoken}")
+    if deployment.provider_batches and not (spoken in _WITH_BATCHES and deployment.metered):
+        where = f"deployment {deployment.model}: provider_batches = true; it needs metered = true, and as its api"
+        raise SettingsError(f"{where} {' or '.join(_WITH_BATCHES)}: this one speaks {spoken}")
     headers: tuple[tuple[str, str], ...] = ()
     if deployment.api_key_env:
         name, scheme = _KEY_HEADERS[spoken]

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import httptools
 
 from farthing.serving import Headers
 from proxy.spool import Spool
+
+if TYPE_CHECKING:
+    from proxy.gatherer import Parking
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ class Request:
                  "method", "on_gone", "path", "raw_query", "spooled")  # fmt: skip
 
     is_offline = False  # a line of a batch: served in spare capacity, at the batch's price
+    parking: Parking | None = None  # where such a line waits for its provider's batch
 
     def __init__(
         self, connection: Connection, method: str, path: str, headers: dict[bytes, bytes], raw_query: bytes = b""

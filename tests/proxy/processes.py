@@ -48,9 +48,9 @@ def workers(rig: Rig, folder: Path, max_in_flight: int = 0) -> Iterator[Workers]
 
 
 @contextmanager
-def process(rig: Rig, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def process(rig: Rig, folder: Path, port: int, config: str = "") -> Iterator[subprocess.Popen[bytes]]:
     """Run a proxy alone until the block ends, or until it is killed before."""
-    with start(rig, folder, port) as started:
+    with start(rig, folder, port, config=config) as started:
         try:
             until(lambda: is_up(port), "the proxy answers")
             yield started
@@ -59,12 +59,13 @@ def process(rig: Rig, folder: Path, port: int) -> Iterator[subprocess.Popen[byte
 
 
 def start(
-    rig: Rig, folder: Path, port: int, number: int = 1, max_in_flight: int = 0, stderr: int | None = None
-) -> subprocess.Popen[bytes]:
-    """Start one of so many workers that serves `gpt-plain`."""
+    rig: Rig, folder: Path, port: int, number: int = 1, max_in_flight: int = 0, stderr: int | None = None,
+    config: str = "",
+) -> subprocess.Popen[bytes]:  # fmt: skip
+    """Start one of so many workers that serves `gpt-plain`, or what `config` says."""
     url = rig.settings.deployments[1].url
     (folder / "farthing.toml").write_text(
-        f"[[deployments]]\nmodel = 'gpt-plain'\nurl = '{url}'\nprovider = 'openai'\nmetered = true\n"
+        config or f"[[deployments]]\nmodel = 'gpt-plain'\nurl = '{url}'\nprovider = 'openai'\nmetered = true\n"
         f"max_in_flight = {max_in_flight}\n"
         "[[prices]]\nprovider = 'openai'\nmodel = 'gpt-plain'\ninput = '1'\noutput = '2'\n"
     )
