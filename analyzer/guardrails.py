@@ -117,17 +117,28 @@ def _value(rail: Guardrail, row: Mapping[str, Any]) -> float | None:
 def _verdict(policy: Policy, rail: Guardrail, seen: _Observations) -> Verdict:
     treated, control = int(seen.treated.sum()), int((~seen.treated).sum())
     told = (policy.name, rail.title, rail.max_increase, treated, control)
+    units = f"{policy.verify.unit}s"
     if not treated or not control:
-        return Verdict(*told, None, None, None, False, "one side has no calls yet")
+        where = "on either side" if treated == control else "where it does not act" if treated else "where it acts"
+        return Verdict(*told, None, None, None, False, f"{rail.title}: nothing measured yet {where}")
     means = (float(seen.values[seen.treated].mean()), float(seen.values[~seen.treated].mean()))
     if treated + control < BURN_IN:
-        return Verdict(*told, *means, None, False, f"{treated + control} of {BURN_IN} units that a first look needs")
+        says = f"{rail.title}: {treated + control} of {BURN_IN} {units} that a first look needs"
+        return Verdict(*told, *means, None, False, says)
     low = _excess_low(rail, seen)
-    allowed = f"{rail.max_increase:g}" if rail.is_share else f"{rail.max_increase:.0%}"
-    says = f"{rail.title}: {means[0]:.6g} treated, {means[1]:.6g} held out, over {treated} and {control} units"
+    acting, not_acting = (_shown(rail, mean) for mean in means)
+    says = f"{rail.title}: {acting} where it acts, {not_acting} where it does not ({treated} and {control} {units})"
     if low > 0:
-        says += f"; more than the allowed increase of {allowed} by at least {low:.3g}, at any number of looks (95 %)"
+        allowed = f"the allowed increase of {rail.max_increase * 100:.3g}%"
+        says += f"; at least {_shown(rail, low)} more than {allowed}, with 95% confidence over all looks"
     return Verdict(*told, *means, low, low > 0, says)
+
+
+def _shown(rail: Guardrail, value: float) -> str:
+    """Return a figure of a guardrail as people read it."""
+    if rail.is_share:
+        return f"{value:.1%}"
+    return f"{value:.3g} USD" if rail.metric == "cost" else f"{value:.3g} s"
 
 
 def _excess_low(rail: Guardrail, seen: _Observations) -> float:

@@ -20,6 +20,7 @@ from analyzer.window import Window
 from farthing.policy import Budget, Document, Policy
 from farthing.settings import Settings
 from farthing.warehouse.client import Warehouse
+from farthing.warehouse.price_store import PriceStore
 
 MAX_ROWS = 50_000  # replayed of one window; more are drawn from
 
@@ -52,6 +53,7 @@ def make(warehouse: Warehouse, settings: Settings, window: Window, before: Docum
 
     Raises:
         WarehouseError: the store refused the question.
+        PriceError: a price that somebody added cannot be read.
     """
     rows = figures.ask(warehouse, window, "plan_requests", limit=MAX_ROWS)
     changed = _changed(before, after)
@@ -60,7 +62,8 @@ def make(warehouse: Warehouse, settings: Settings, window: Window, before: Docum
     scale = total / len(rows) if rows else 1.0
     spent = [spent_before(warehouse, window, document) for document in (before, full)]
     tasks = _tasks(warehouse, window) if any(_is_tiered(one) for one in (*before.rules, *full.rules)) else {}
-    ground = Ground(window.tenant, settings, Pricing(settings), Shown(settings, rows), tasks, spent, scale)
+    pricing = Pricing(settings, PriceStore(warehouse).own())
+    ground = Ground(window.tenant, settings, pricing, Shown(settings, rows), tasks, spent, scale)
     calls = replay(rows, before, full, ground)
     days = (window.until - window.since).total_seconds() / 86_400
     found = effects(calls, scale, days)

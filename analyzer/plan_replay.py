@@ -252,8 +252,9 @@ def _draws(row: Mapping[str, Any]) -> Callable[[], float]:
 class Pricing:
     """What a call costs at another model: its own tokens at the price of the day."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, added: Iterable[Price]) -> None:
         self._book = PriceBook(settings.prices)
+        self._book.add(added)  # at run time, so that a plan has the prices that the warehouse books by
         self._providers = {one.model: one.provider for one in reversed(settings.deployments)}
         self._known: dict[tuple[str, str, date], Price | None] = {}
 

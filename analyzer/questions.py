@@ -33,6 +33,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "coverage": _WINDOW,
     "settled": _WINDOW,
     "settled_calls": (*_WINDOW, "request_ids"),
+    "leased_calls": (*_WINDOW, "workers", "after", "limit"),
     "findings": ("limit",),
     "dimensions": (),
     "call": ("request_id",),
@@ -62,7 +63,8 @@ def parameters(question: str, given: Mapping[str, Any], now: datetime) -> dict[s
             raise ParameterError(f"{question}: unknown parameter {name!r}; allowed are {', '.join(names) or 'none'}")
     window = last_hours("", _HOURS, now)
     defaults: dict[str, object] = {
-        "until": window.until, "teams": [], "models": [], "request_ids": [], "limit": 100, "step": 3600, "tz": "UTC",
+        "until": window.until, "teams": [], "models": [], "request_ids": [], "workers": [], "after": "", "limit": 100,
+        "step": 3600, "tz": "UTC",
     }  # fmt: skip
     values = {name: _READ[name](name, given[name]) if name in given else defaults.get(name) for name in names}
     if "since" in names and values["since"] is None:
@@ -125,6 +127,8 @@ _READ: dict[str, Callable[[str, Any], object]] = {
     "teams": _names,
     "models": _names,
     "request_ids": _names,
+    "workers": _names,
+    "after": _text,
     "limit": _whole(MAX_LIMIT),
     "step": _whole(MAX_STEP_S),
     "tz": _zone,

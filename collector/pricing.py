@@ -86,7 +86,7 @@ class Pricing:
             log.warning("the prices are filled with the first segment: %s", error)
 
     def _start_anew(self) -> None:
-        self.book.add(own_price(one.override) for one in self.store.added())
+        self.book.add(self.store.own())
         self.store.clear()
         self.store.put_servers(self._servers)
         self._resolved.clear()
@@ -109,7 +109,7 @@ class Pricing:
             if not self._is_started:
                 self._start_anew()
             self.store.add(Added(override, by, reason, datetime.now(timezone.utc)))
-            self.book.add(own_price(one.override) for one in self.store.added())
+            self.book.add(self.store.own())
             pair = price.provider, price.model
             history = self.book.every(*pair)
             self.store.replace(*pair, history)

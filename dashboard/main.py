@@ -30,6 +30,7 @@ INDEX = """<!DOCTYPE html>
 def app(settings: Settings, warehouse: Warehouse) -> Asgi:
     """Return the dashboard of `settings.tenant` over an open, migrated warehouse."""
     server: Any = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # its pages would load scripts from a CDN
+    server.get("/healthz")(_health)
     dash = Dash(
         "dashboard",
         server=server,
@@ -46,6 +47,10 @@ def app(settings: Settings, warehouse: Warehouse) -> Asgi:
     shell.register(dash)
     overview.register(dash, Questions(warehouse, settings.tenant), settings)
     return Lifespan(SecurityHeaders(StaticFiles(server), dash.csp_hashes()))
+
+
+async def _health() -> dict[str, str]:
+    return {"status": "ok"}
 
 
 class Lifespan:

@@ -212,7 +212,19 @@ def _usage(error: Exception) -> None:
     format_message = getattr(error, "format_message", None)
     if format_message is None:
         raise error
-    _fail(f"{format_message()} (see farthing --help)")
+    message = format_message()
+    if not message:  # a group without a command, which has shown its help
+        sys.exit(2)
+    _fail(f"{message} (see {_named(getattr(error, 'ctx', None))} --help)")
+
+
+def _named(context: Any) -> str:
+    """Return the command that an error is about, as it is written."""
+    names: list[str] = []
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name)
+        context = context.parent
+    return " ".join(["farthing", *names])
 
 
 def _fail(message: str) -> None:

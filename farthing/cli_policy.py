@@ -18,6 +18,7 @@ app = typer.Typer(help="Write, check, apply and follow policy documents.", no_ar
 app.command()(cut)
 
 _Files = Annotated[list[Path], typer.Argument(help="YAML files.", exists=True, dir_okay=False)]
+_SMALL = 6  # lines of a change that the history shows as they are
 _Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
 
 
@@ -90,7 +91,7 @@ def explain(
     for name, value in told["recorded"]["routing"].items():
         _say(f"  {name}: {value}")
     for one in told["policies"]:
-        arm = f" [{one['arm']}, drawn with {one['propensity']:g}]" if one["arm"] else ""
+        arm = f" [{one['arm']} side, {one['propensity']:.1%} are treated]" if one["arm"] else ""
         _say(f"  {one['became']:<10} {one['policy']}{arm}: {one['why']}; saw {_seen(one['saw'])}")
     for one in told["budgets"]:
         _say(f"  budget     {one['budget']}: saw {_seen(one['saw'])}")
@@ -105,15 +106,16 @@ def status(context: typer.Context) -> None:
     by = f", {told['since'][:19]} by {told['author'] or 'somebody'}" if told["since"] else ""
     _say(f"version {told['version']}{by}{': ' + told['reason'] if told['reason'] else ''}")
     for one in told["policies"]:
-        ends = f"  until {one['expires']}" if one["expires"] else ""
-        _say(f"  {one['mode']:<8} {one['name']:<40} {_rank(one['priority'])}{ends}")
+        _say(f"  {one['mode']:<8} {one['name']:<40} {_rank(one['priority'])}{_trial(one)}{_end(one)}")
     _warn(told["warnings"])
     for one in told["pending"]:
         _say(f"waits for approval: {one['number']}, of {one['author']}: {one['why']}")
     for one in told["guardrails"]:
         _say(f"guardrail of {one['policy']}: {one['says']}")
     for one in told["rollbacks"]:
-        _say(f"rolled back {one['at'][:19]}: {one['policy']} (version {one['version']}): {one['reason']}")
+        if one["stands"]:
+            _say(f"rolled back {one['at'][:19]}: {one['policy']} (version {one['version']}): {one['reason']}")
+            _say(f"  it acts on nobody now; `farthing policy mode {one['policy']} canary --share 0.1` tries it again")
     for one in told["proxies"]:
         took = "" if one["took_s"] is None else f", took it after {one['took_s'] * 1000:.1f} ms"
         why = f": {one['refused']}" if one["refused"] else ""
@@ -161,6 +163,8 @@ def history(
         _say(f"version {entry['version']:<5} {entry['at'][:19]} {entry['act']} by {entry['author'] or 'somebody'}{why}")
         for change in entry["changes"]:
             _say(f"  {change['change']:<10} {change['kind']} {change['name']}")
+            for line in _changed_lines(change):
+                _say(f"    {line}")
 
 
 @app.command()
@@ -190,6 +194,28 @@ def revert(
 
 def _rank(priority: int | None) -> str:
     return "goes after every policy" if priority is None else f"priority {priority}"
+
+
+def _trial(one: dict[str, Any]) -> str:
+    """Return on how many a policy acts that does not act on all."""
+    if "share" not in one or one["is_over"]:
+        return ""
+    grows = one.get("grows")
+    on = f"  acts on {one['share']:.1%}"
+    return on if grows is None else f"{on}, growing from {grows['from']} to {grows['to']:.1%} on {grows['until']}"
+
+
+def _end(one: dict[str, Any]) -> str:
+    if not one["expires"]:
+        return ""
+    return f"  ended with {one['expires']}" if one["is_over"] else f"  until {one['expires']}"
+
+
+def _changed_lines(change: dict[str, str]) -> list[str]:
+    """Return the lines of a small change; a larger one is for `farthing policy diff`."""
+    lines = [line for line in change["diff"].splitlines() if line[:1] in ("+", "-")]
+    lines = [line for line in lines if not line.startswith(("+++", "---"))]
+    return lines if change["change"] == "changed" and len(lines) <= _SMALL else []
 
 
 def _seen(saw: dict[str, str]) -> str:

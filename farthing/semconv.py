@@ -84,6 +84,8 @@ SERVICE_TIER = "farthing.service_tier"  # what the provider served the call as: 
 CACHE_WRITE_1H_TOKENS = "farthing.usage.cache_write_1h.input_tokens"  # of those written, the ones kept for an hour
 SETTLED_NUSD = "farthing.settled_nusd"  # what the ledger was charged, nano-dollars
 HELD_NUSD = "farthing.held_nusd"  # what was reserved before the call, nano-dollars
+LEASES = "farthing.leases"  # budget and period, with a space between, of each lease that it was reserved from
+INSTANCE = "service.instance.id"  # of the resource; of a proxy's spans the worker whose leases those are
 POLICIES = "farthing.policies"  # names of the policies that acted
 POLICIES_SHADOWED = "farthing.policies.shadowed"  # names of the shadow policies that would have acted
 POLICY_ARMS = "farthing.policy.arms"  # of the policies on trial: <policy>:treatment|control:<propensity>
@@ -383,7 +385,7 @@ CONTENT_FREE_PREFIXES = (
 # of these is meant and stays; a key or a token does not.
 CONTENT_IDENTITY_KEYS = frozenset((
     *ALIASES["user"], *ALIASES["session"], *ALIASES["response_id"], TEAM, FEATURE, REQUEST_ID, REQUEST_HASH,
-    PREFIX_HASHES, ROUTE_FEATURES, "gen_ai.user", "service.instance.id", "host.id", "container.id", "user.email",
+    PREFIX_HASHES, ROUTE_FEATURES, LEASES, "gen_ai.user", INSTANCE, "host.id", "container.id", "user.email",
 ))  # fmt: skip
 
 # What the length and the hash of a span's status message are stored as, in the span's attributes

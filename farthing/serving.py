@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import signal
 import socket
@@ -54,11 +55,10 @@ def bind(name: str, host: str, port: int, reuse_port: bool = False) -> socket.so
         sock.listen(2048)
     except OSError as error:
         sock.close()
-        setting = f"FARTHING_{name.upper()}_PORT"
-        raise ServeError(
-            f"{name}: cannot listen on {host}:{port} ({error.strerror}); "
-            f"stop the program that uses it, or set {setting} to a free port"
-        ) from None
+        remedy = f"stop the program that uses it, or set FARTHING_{name.upper()}_PORT to a free port"
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            remedy = "set FARTHING_HOST to an address of this machine"
+        raise ServeError(f"{name}: cannot listen on {host}:{port} ({error.strerror}); {remedy}") from None
     return sock
 
 

@@ -10,11 +10,13 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from farthing.errors import SettingsError
+from farthing.settings_limits import check
 
 PREFIX = "FARTHING_"
 
@@ -44,6 +46,8 @@ class Deployment:
     warm_connections: int = 0  # opened at the start of each worker and kept open
     # azure: the version of its dated API, with url = https://NAME.openai.azure.com/openai; default: its v1 API
     api_version: str = ""
+    # Lines of /v1/batches go to it in batches of the provider's own, at the price of the service tier `batch`.
+    provider_batches: bool = False
 
 
 @dataclass(frozen=True)
@@ -210,6 +214,9 @@ class Settings:
     approval_share: float = 0.0  # and one that treats more of the calls otherwise, 0 to 1; 0 = none does
     guardrail_interval_s: float = 60.0  # seconds between looks at the guardrails of policies on trial; 0 = never
     reconcile_interval_s: float = 60.0  # seconds between looks for the usage of calls charged by guess; 0 = never
+    # Seconds after a lost proxy worker's leases were charged in full until they are corrected to what the calls came to
+    # whose spans have arrived; longer than spans may take to arrive. 0 = never.
+    lease_correct_after_s: float = 3600.0
     analyze_interval_s: float = 300.0  # seconds between runs of the analyzer's jobs
     gain_interval_s: float = 3600.0  # seconds between trainings of gain models by new grades; 0 = never
     alert_interval_s: float = 60.0  # seconds between looks at the alerts; 0 = none are looked at
@@ -278,7 +285,9 @@ def read_settings(
             values[name] = Path(values[name]).expanduser()
     made = Settings(**values)
     expanded = {name: getattr(made, name).expanduser() for name in _PATHS}
-    return Settings(**(values | {k: v.absolute() if str(v) != "." else v for k, v in expanded.items()}))
+    settings = Settings(**(values | {k: v.absolute() if str(v) != "." else v for k, v in expanded.items()}))
+    check(settings)
+    return settings
 
 
 def secret(name: str, environ: Mapping[str, str] | None = None) -> str:
@@ -292,8 +301,8 @@ def secret(name: str, environ: Mapping[str, str] | None = None) -> str:
         return env[name]
     path = env.get(f"{name}_FILE")
     if not path:
-        message = f"the environment variable {name} is not set; a deployment takes its key from it"
-        raise SettingsError(f"{message}, or from the file that {name}_FILE names")
+        taken = f"its secret is taken from it, or from the file that {name}_FILE names"
+        raise SettingsError(f"the environment variable {name} is not set; {taken}")
     try:
         found = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -421,13 +430,22 @@ def _parse(key: str, value: Any, setting: Field[Any]) -> Any:
             return text.lower() in ("1", "true", "yes")
         raise SettingsError(f"{key}={value!r}: allowed are true and false")
     if kind not in ("int", "float"):
-        return Path(text) if kind == "Path" else text
+        return _text(key, text, setting)
     try:
         number = int(text) if kind == "int" else float(text)
     except ValueError:
         what = "a whole number" if kind == "int" else "a number"
         raise SettingsError(f"{key}={value!r}: allowed is {what}, such as {setting.default}") from None
-    if number < 0 or (setting.name.endswith("_port") and number > 65535):
+    if not 0 <= number < inf or (setting.name.endswith("_port") and number > 65535):
         limit = "a port from 0 to 65535" if setting.name.endswith("_port") else "0 or more"
         raise SettingsError(f"{key}={value!r}: allowed is {limit}")
     return number
+
+
+def _text(key: str, text: str, setting: Field[Any]) -> str | Path:
+    """Return a text or a path; an empty one would stand for any address, or for the working folder."""
+    if not text and setting.default not in ("", Path(), MISSING):
+        raise SettingsError(f"{key} is empty; write a value, or leave it out for the default, {setting.default}")
+    if "\0" in text:
+        raise SettingsError(f"{key}={text!r}: a NUL stands in it")
+    return Path(text) if setting.type == "Path" else text

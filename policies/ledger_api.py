@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from policies import statement
+from policies import lost, statement
 from policies.http import MAX_WAIT_S, HttpError, Reply, Request, first_of
 from policies.operations import OfWorkers
 
@@ -34,6 +34,12 @@ async def ledger(plane: ControlPlane, request: Request) -> Reply:
     if len(operations) > MAX_OPERATIONS:
         raise HttpError(413, "too_many_operations", f"{len(operations)} operations; send at most {MAX_OPERATIONS}")
     return Reply(await plane.perform(operations) if operations else [])
+
+
+async def corrections(plane: ControlPlane, request: Request) -> Reply:
+    """List what came back of the leases of lost workers."""
+    rows = await asyncio.to_thread(lost.corrections, plane.engine, request.instant_ns("since"))
+    return Reply({"corrections": rows})
 
 
 async def recalls(plane: ControlPlane, request: Request) -> Reply:

@@ -12,7 +12,8 @@ from policies.balance import Balance
 from policies.journal import opened_row
 from policies.lease import LeaseRow
 from policies.memory import Memory
-from policies.operations import Draw, Lease, Leased
+from policies.operations import Correct, Draw, Lease, Leased
+from policies.tables import lease_corrections
 
 SHARE = 4  # the part of a budget's room that one grant may take is 1/SHARE
 TIGHT_NS = NS_PER_S  # after a reservation that did not fit, nothing is lent for so long
@@ -83,6 +84,23 @@ def retire(memory: Memory, worker: str, now: int) -> int:
         left = lease.leased_nusd + lease.charged_nusd
         lease.give_back(left)
         _changed(memory, lease, lease.number, 0, now)
+        returned += left
+    return returned
+
+
+def correct(memory: Memory, asked: Correct, now: int) -> int:
+    """Take back what is left of the charges of a worker's expired leases, unless it was heard of since."""
+    mine = [lease for lease in memory.leases.values() if lease.worker == asked.worker]
+    if any(lease.leased_nusd or lease.renewed_ns > asked.heard_ns for lease in mine):
+        return 0
+    returned = 0
+    for lease in [lease for lease in mine if lease.charged_nusd]:
+        left = lease.charged_nusd
+        lease.give_back(left)
+        _touch(memory, lease)
+        row = dict(zip(("worker", "budget", "period"), lease.key, strict=True))
+        figures = {"at_ns": now, "heard_ns": asked.heard_ns, "returned_nusd": left}
+        memory.notes.append((lease_corrections, {**row, **figures}))
         returned += left
     return returned
 

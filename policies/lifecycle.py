@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+from farthing.policy import Policy
 from farthing.policy.defaults import AFTER_ALL
 from farthing.policy.envelope import json_schema
 from policies import approval_api, warehouse
@@ -65,11 +67,15 @@ async def set_mode(plane: ControlPlane, request: Request) -> Reply:
 async def status(plane: ControlPlane, _request: Request) -> Reply:
     """Tell what is in force, since when and by whom, what is odd about it, and which proxies run it."""
     document = plane.document_in_force
+    today = datetime.now(timezone.utc).date()
     newest = next(iter(await asyncio.to_thread(plane.store.history, 1)), None)
+    tried = [one for one in document.policies if one.trial() is not None]
+    on_trial = {(one.name, rail.title) for one in tried for rail in one.verify.guardrails}  # a look may be older
     policies = [
         {"name": one.name, "owner": one.owner, "mode": one.mode}
         | {"priority": None if one.priority == AFTER_ALL else one.priority}
         | {"expires": one.expires.isoformat() if one.expires else None}
+        | _state(one, today)
         for one in document.rules
     ]
     return Reply(
@@ -82,7 +88,7 @@ async def status(plane: ControlPlane, _request: Request) -> Reply:
             "policies": policies,
             "warnings": await asyncio.to_thread(warnings, document),
             "proxies": plane.followers.status(document.version),
-            "guardrails": plane.guard.verdicts,
+            "guardrails": [one for one in plane.guard.verdicts if (one["policy"], one["metric"]) in on_trial],
             "pending": await asyncio.to_thread(_waiting, plane),
             "rollbacks": await asyncio.to_thread(_rollbacks, plane, document.version),
         }
@@ -108,6 +114,19 @@ async def explain(plane: ControlPlane, request: Request) -> Reply:
     return Reply(await asyncio.to_thread(warehouse.explained, plane.settings, name, plane.store.at))
 
 
+def _state(policy: Policy, today: date) -> dict[str, Any]:
+    """Return what a policy does today: the share that it acts on, and how that goes on."""
+    told: dict[str, Any] = {"is_over": policy.expires is not None and policy.expires < today}
+    trial = None if policy.mode == "shadow" else policy.trial()
+    if trial is None:
+        return told
+    told["share"] = round(trial.share(today), 6)
+    ramp = policy.canary.ramp if policy.mode == "canary" else None
+    if ramp is not None and today < (end := ramp.start + timedelta(days=ramp.days)):
+        told["grows"] = {"from": ramp.start.isoformat(), "until": end.isoformat(), "to": round(trial.share(end), 6)}
+    return told
+
+
 def _waiting(plane: ControlPlane) -> list[dict[str, Any]]:
     kept = ("number", "author", "reason", "why", "at")
     return [{name: one[name] for name in kept} for one in plane.pending.listed() if one["state"] == "waiting"]
@@ -117,8 +136,11 @@ def _rollbacks(plane: ControlPlane, version: int) -> list[dict[str, Any]]:
     """Return what was rolled back up to a version; one that is written and not out yet is not told before it is."""
     rolled = [entry for entry in plane.store.audit() if entry["act"] == "rollback"]
     entries = [entry for entry in rolled if entry["version"] <= version]
+    sources, there = plane.store.sources(), by_key(plane.document_in_force)
+    newest = {key: sources[key][0] for key in there}
     return [
         {"policy": change["name"], "at": iso(entry["at_ns"]), "reason": entry["reason"], "version": entry["version"]}
+        | {"stands": newest.get(("Policy", change["name"])) == entry["version"]}
         for entry in entries
         for change in entry["changes"]
     ]

@@ -61,6 +61,7 @@ class PoliciesApp:
         looks = (
             repeat(plane.guard.look, settings.guardrail_interval_s, "guardrails are not judged"),
             repeat(plane.reconciler.look, settings.reconcile_interval_s, "expired holds are not corrected"),
+            repeat(plane.lost_leases.look, settings.reconcile_interval_s, "lost leases are not corrected"),
         )
         watching = [asyncio.create_task(look) for look in looks]
         await receive()

@@ -233,7 +233,25 @@ GAIN_TENANTS: tuple[Statement, ...] = (
     "CREATE INDEX gain_models_checksum ON gain_models (checksum)",
 )
 
-MIGRATIONS = (DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING, GAINS, EXPIRED, GAIN_TENANTS)
+CORRECTIONS: tuple[Statement, ...] = (
+    """CREATE TABLE lease_corrections (
+        entry BIGINT NOT NULL PRIMARY KEY,
+        at_ns BIGINT NOT NULL,
+        worker TEXT NOT NULL,
+        budget TEXT NOT NULL,
+        period TEXT NOT NULL,
+        heard_ns BIGINT NOT NULL,
+        returned_nusd BIGINT NOT NULL CHECK (returned_nusd >= 0)
+    )""",
+    "CREATE INDEX lease_corrections_at ON lease_corrections (at_ns)",
+)
+
+LASTING: tuple[Statement, ...] = ("ALTER TABLE holds ADD COLUMN expires_ns BIGINT",)
+
+MIGRATIONS = (
+    DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING, GAINS, EXPIRED, GAIN_TENANTS, CORRECTIONS,
+    LASTING,
+)  # fmt: skip
 
 
 def migrate(connection: Connection) -> int:

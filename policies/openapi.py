@@ -26,6 +26,7 @@ QUERY: dict[str, tuple[str, ...]] = {
     "/v1/proposals/{name}/accept": _SIGNED,
     "/v1/pending/{number}/refuse": ("author",),
     "/v1/ledger/settlements": ("since",),
+    "/v1/ledger/corrections": ("since",),
     "/v1/ledger/recalls": ("worker", "wait"),
     "/v1/keys/{name}/rotate": ("overlap_s", *_SIGNED),
     "/v1/keys/{name}": _SIGNED,

@@ -15,6 +15,7 @@ RequestId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,200}\Z")]  # printabl
 Attempt = Annotated[int, msgspec.Meta(ge=0, le=MAX_ATTEMPT)]
 Nusd = Annotated[int, msgspec.Meta(ge=0, le=MAX_OPERATION_NUSD)]
 WorkerId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,100}\Z")]
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=7 * 86_400)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Instant = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # Unix time, nanoseconds
 Place = tuple[str, str]  # a budget and one of its periods
@@ -27,6 +28,7 @@ class Reserve(msgspec.Struct, frozen=True, tag="reserve", tag_field="op", forbid
     attempt: Attempt  # a retry or a fallback is an attempt of its own
     amount_nusd: Nusd  # upper bound of the bill
     facts: Facts
+    lifetime_s: Seconds = 0  # after which it is charged in full; 0: as long as any hold
 
 
 class Settle(msgspec.Struct, frozen=True, tag="settle", tag_field="op", forbid_unknown_fields=True):
@@ -76,6 +78,13 @@ class Retire(msgspec.Struct, frozen=True, tag="retire", tag_field="op", forbid_u
     """Say that a worker has died and that its calls have all been told of: what is left of its leases was not spent."""
 
     worker: WorkerId
+
+
+class Correct(msgspec.Struct, frozen=True, tag="correct", tag_field="op", forbid_unknown_fields=True):
+    """Take back what is left of the charges of a lost worker's leases: its calls that are known have been drawn."""
+
+    worker: WorkerId
+    heard_ns: Instant  # it was last heard of; nothing is taken back of a worker that was heard of since
 
 
 class Charge(msgspec.Struct, frozen=True, tag="charge", tag_field="op", forbid_unknown_fields=True):
@@ -148,6 +157,13 @@ class Retired(msgspec.Struct, frozen=True):
     ok: bool = True
 
 
+class Corrected(msgspec.Struct, frozen=True):
+    """What came back of a lost worker's leases, over all its budgets; nothing is lent to it any more."""
+
+    returned_nusd: int
+    ok: bool = True
+
+
 class ToppedUp(msgspec.Struct, frozen=True):
     """What was granted on top of a budget's limit in the period that runs, all told."""
 
@@ -157,8 +173,8 @@ class ToppedUp(msgspec.Struct, frozen=True):
 
 
 OfWorkers = Reserve | Settle | Lease | Renew | Draw | Charge | Retire  # what a proxy may ask for
-Operation = OfWorkers | TopUp
-Result = Reserved | Settled | Refused | Leased | Renewed | Retired | ToppedUp
+Operation = OfWorkers | TopUp | Correct
+Result = Reserved | Settled | Refused | Leased | Renewed | Retired | Corrected | ToppedUp
 HoldId = tuple[str, int]  # request id and attempt
 
 
@@ -175,7 +191,7 @@ def check(operation: Operation) -> None:
         amount = getattr(operation, name, 0)
         if not 0 <= amount <= MAX_OPERATION_NUSD:
             raise LedgerError(f"amount {amount!r} nUSD: allowed is 0 to {MAX_OPERATION_NUSD}")
-    if isinstance(operation, (Lease, Renew, Retire, TopUp)):
+    if isinstance(operation, (Lease, Renew, Retire, Correct, TopUp)):
         return
     if not operation.request_id or not 0 <= operation.attempt <= MAX_ATTEMPT:
         raise LedgerError(f"hold {operation.request_id!r}, {operation.attempt!r}: give a request id and an attempt")

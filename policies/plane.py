@@ -25,6 +25,7 @@ from policies.gain_models import GainStore
 from policies.guard import Guard
 from policies.keys import KeyStore
 from policies.ledger import Ledger
+from policies.lost import LostLeases
 from policies.operations import Operation, Result
 from policies.recalls import Recalls
 from policies.reconcile import Reconciler
@@ -62,6 +63,7 @@ class ControlPlane:
         self.followers = Followers()
         self.guard = Guard(self)
         self.reconciler = Reconciler(self)
+        self.lost_leases = LostLeases(self)
 
     def close(self) -> None:
         """Answer what the ledger has queued, then let go of the database."""

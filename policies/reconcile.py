@@ -1,7 +1,7 @@
 """Corrects what was charged in full because nobody told the ledger what it cost, once the warehouse knows the call.
 
 A proxy that dies, or whose disk is lost, may have sent a call's span and not its settlement. A call is corrected once,
-however often its span is read.
+however often its span is read. What a worker had leased is `lost.py`'s to correct.
 """
 from __future__ import annotations
 

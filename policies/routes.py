@@ -48,6 +48,7 @@ ROUTES = tuple(
         ("POST", "/v1/budgets/{name}/top-up", "operator", budget_api.top_up),
         ("POST", "/v1/budgets/{name}/approve", "operator", budget_api.approve),
         ("GET", "/v1/ledger/settlements", "viewer", ledger_api.settlements),
+        ("GET", "/v1/ledger/corrections", "viewer", ledger_api.corrections),
         ("GET", "/v1/ledger/recalls", "proxy", ledger_api.recalls),
         ("GET", "/metrics", "viewer", metrics.page),
         ("GET", "/v1/keys", "operator", key_api.list_keys),

@@ -98,6 +98,7 @@ holds = Table(
     Column("state", Text),  # open | settled | expired (charged in full) | corrected (settled after that)
     Column("reserved_ns", BigInteger),
     Column("settled_ns", BigInteger),
+    Column("expires_ns", BigInteger),  # of a hold that asked for a lifetime of its own; NULL: as the settings say
 )
 budget_grants = Table(
     "budget_grants",
@@ -133,6 +134,17 @@ leases = Table(
     Column("number", BigInteger),  # of the last change
     Column("granted_nusd", BigInteger),  # by the last change
     Column("renewed_ns", BigInteger),
+)
+lease_corrections = Table(
+    "lease_corrections",
+    METADATA,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger),
+    Column("worker", Text),
+    Column("budget", Text),
+    Column("period", Text),
+    Column("heard_ns", BigInteger),  # the worker was last heard of
+    Column("returned_nusd", BigInteger),  # of the charge: what no call is known to have cost
 )
 gain_models = Table(
     "gain_models",

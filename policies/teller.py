@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from farthing.errors import LedgerError, OverBudgetError
+from farthing.errors import LedgerError
 from farthing.policy import Budget, CompiledDocument
 from farthing.policy.periods import NS_PER_S, period_at, slots
 from policies import lending
@@ -20,12 +20,13 @@ from policies.lease import LeaseKey, LeaseRow
 from policies.memory import Hold, Memory
 from policies.operations import (
     Charge,
+    Correct,
+    Corrected,
     Draw,
     HoldId,
     Lease,
     Leased,
     Operation,
-    Refused,
     Renew,
     Renewed,
     Reserve,
@@ -38,6 +39,7 @@ from policies.operations import (
     ToppedUp,
     TopUp,
 )
+from policies.refusal import over_budget, used_before
 from policies.tables import budget_grants
 
 MAX_RETIRED = 1000  # workers
@@ -53,7 +55,7 @@ class Teller:
         self.follow(compiled)
         self._acts: dict[type, Any] = {
             Reserve: self._reserve, Settle: self._settle, Lease: self._lease, Renew: self._renew, Draw: self._draw,
-            Charge: self._charge_unheld, TopUp: self._top_up, Retire: self._retire,
+            Charge: self._charge_unheld, TopUp: self._top_up, Retire: self._retire, Correct: self._correct_leases,
         }  # fmt: skip
 
     def follow(self, compiled: CompiledDocument) -> None:
@@ -72,9 +74,9 @@ class Teller:
         for row in self._journal.open_holds(connection):
             key = (row.request_id, row.attempt)
             balance = self._stored(connection, memory, row.budget, row.period)
-            earlier = memory.holds.get(key)
+            earlier = memory.held(key)
             others = earlier.balances if earlier else ()
-            memory.holds[key] = Hold(row.held_nusd, row.reserved_ns, (*others, balance))
+            memory.keep(key, Hold(row.held_nusd, row.reserved_ns, (*others, balance), row.expires_ns))
         for row in self._journal.leases(connection):
             self._loaded(connection, memory, row)
         return memory
@@ -103,6 +105,7 @@ class Teller:
             balance = Balance(budget.name, period, budget.limit_nusd, budget.hard)
         if balance is not None:
             memory.balances[key] = balance
+            balance.period = period  # the budget may have moved to another time zone since its row was written
             if budget.window.rolling is not None:
                 balance.is_past, balance.earlier = False, self._earlier(connection, memory, budget, at_ns)
         return balance
@@ -132,7 +135,7 @@ class Teller:
 
     def _reserve(self, connection: Connection, memory: Memory, asked: Reserve, now: int) -> Result:
         key, amount = (asked.request_id, asked.attempt), asked.amount_nusd
-        held = memory.holds.get(key)
+        held = memory.held(key)
         if held is not None:
             return Reserved(held.names) if held.amount_nusd == amount else used_before(asked)
         if key in memory.settled:
@@ -143,21 +146,23 @@ class Teller:
         short = [balance for balance in balances if not balance.fits(amount)]
         if short:
             recalled = lending.recall(memory, short, amount, now)
-            return _refused(memory, min(short, key=lambda balance: balance.free_nusd), amount, recalled)
-        return self._hold(memory, key, Hold(amount, now, balances))
+            return over_budget(memory, min(short, key=lambda balance: balance.free_nusd), amount, recalled)
+        expires_ns = now + asked.lifetime_s * NS_PER_S if asked.lifetime_s else None
+        return self._hold(memory, key, Hold(amount, now, balances, expires_ns))
 
     def _hold(self, memory: Memory, key: HoldId, hold: Hold) -> Result:
         for balance in hold.balances:
             balance.hold(hold.amount_nusd)
             memory.touch(balance)
-            memory.opened.append(opened_row(key, balance, hold.amount_nusd, hold.reserved_ns))
+            opened = opened_row(key, balance, hold.amount_nusd, hold.reserved_ns, expires_ns=hold.expires_ns)
+            memory.opened.append(opened)
         if hold.balances:
-            memory.holds[key] = hold
+            memory.keep(key, hold)
         return Reserved(hold.names)
 
     def _settle(self, connection: Connection, memory: Memory, asked: Settle, now: int) -> Result:
         key = (asked.request_id, asked.attempt)
-        hold = memory.holds.pop(key, None)
+        hold = memory.let_go(key)
         if hold is not None:
             overrun = close(memory, key, hold, asked.actual_nusd, "settled", now)
             memory.remember(key, hold.names)
@@ -219,10 +224,19 @@ class Teller:
         return Renewed(lending.renew(memory, asked.worker, now))
 
     def _retire(self, _connection: Connection, memory: Memory, asked: Retire, now: int) -> Result:
-        self._retired[asked.worker] = None
+        self._lend_no_more(asked.worker)
+        return Retired(lending.retire(memory, asked.worker, now))
+
+    def _correct_leases(self, _connection: Connection, memory: Memory, asked: Correct, now: int) -> Result:
+        returned = lending.correct(memory, asked, now)
+        if returned:
+            self._lend_no_more(asked.worker)
+        return Corrected(returned)
+
+    def _lend_no_more(self, worker: str) -> None:
+        self._retired[worker] = None
         if len(self._retired) > MAX_RETIRED:
             self._retired.popitem(last=False)
-        return Retired(lending.retire(memory, asked.worker, now))
 
     def _draw(self, connection: Connection, memory: Memory, asked: Draw, now: int) -> Result:
         key = (asked.request_id, asked.attempt)
@@ -279,23 +293,3 @@ def close(memory: Memory, key: HoldId, hold: Hold, actual: int, state: str, now:
         memory.touch(balance)
         memory.closed.append(closed_row(key, balance.budget, charge, state, now))
     return overrun
-
-
-def _refused(
-    memory: Memory, short: Balance, asked_nusd: int, recalled: tuple[tuple[str, str], ...]
-) -> Refused:
-    if not recalled:
-        short.refused += 1
-        memory.touch(short)
-    error = OverBudgetError(short.budget, short.total_nusd, short.free_nusd, asked_nusd)
-    figures = (short.budget, short.total_nusd, short.free_nusd, asked_nusd)
-    return Refused(*figures, str(error), recalled=recalled)
-
-
-def used_before(asked: Reserve) -> Refused:
-    """Return the refusal of a hold id that is taken."""
-    message = (
-        f"hold {asked.request_id!r}, attempt {asked.attempt}, was used before with other figures or is settled; "
-        "reserve a new attempt"
-    )
-    return Refused("", 0, 0, asked.amount_nusd, message)

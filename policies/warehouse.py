@@ -17,6 +17,7 @@ from policies.explain import explain
 from policies.http import HttpError
 from policies.periods import NS_PER_S, iso
 
+MAX_CALLS = 10_000  # of one question
 BEFORE_NS = 3600 * NS_PER_S  # a call begins before it is reserved, by its way through limits and caches
 
 
@@ -87,6 +88,19 @@ def settled_calls(settings: Settings, request_ids: Sequence[str], since_ns: int)
     asked = {"request_ids": list(request_ids), "since": iso(max(0, since_ns - BEFORE_NS)), "until": iso(time.time_ns())}
     rows = _asked(lambda: analyzer(settings, "POST", "/v1/ask/settled_calls", asked))["rows"]
     return {row["request_id"]: nusd_from_usd(row["settled_usd"]) for row in rows}
+
+
+def leased_calls(settings: Settings, workers: Sequence[str], since: str, after: str) -> list[dict[str, Any]]:
+    """Return the calls, MAX_CALLS at most, that workers of the proxy made out of leases, the first received first.
+
+    `since` and `after` are where the page before ended: when its last call was received, and its request id.
+
+    Raises:
+        HttpError: the analyzer is away.
+    """
+    asked: dict[str, Any] = {"workers": list(workers), "since": since, "until": iso(time.time_ns()), "limit": MAX_CALLS}
+    asked |= {"after": after} if after else {}
+    return _asked(lambda: analyzer(settings, "POST", "/v1/ask/leased_calls", asked))["rows"]
 
 
 def slos(settings: Settings, document: Document) -> list[dict[str, Any]]:

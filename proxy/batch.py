@@ -12,13 +12,13 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Set
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from proxy.api_error import ApiError
+from proxy.files import making, sweep_unfinished, write_durably
 
 WINDOW_S = 86_400
 FINAL = frozenset(("failed", "completed", "expired", "cancelled"))
@@ -98,10 +98,18 @@ class Journal:
         os.ftruncate(self._fd, content.rfind(b"\n") + 1)
 
     def add(self, answered: Answered) -> None:
-        """Write an answer down; it outlives this process from now on, and a power cut from the next `sync` on."""
-        whole = msgspec.json.encode(answered) + b"\n"
-        while whole:
-            whole = whole[os.write(self._fd, whole) :]
+        """Write an answer down; it outlives this process from now on, and a power cut from the next `sync` on.
+
+        Raises:
+            OSError: the disk does not take it; nothing of it is there.
+        """
+        whole, before = msgspec.json.encode(answered) + b"\n", os.fstat(self._fd).st_size
+        try:
+            while whole:
+                whole = whole[os.write(self._fd, whole) :]
+        except OSError:
+            os.ftruncate(self._fd, before)  # half a line would spoil the one that comes behind it
+            raise
         self.lines[answered.line] = answered.is_good
 
     def read(self) -> Iterator[Answered]:
@@ -128,14 +136,12 @@ class Batches:
 
     def create(self, record: BatchRecord, source: Path) -> None:
         """Keep a new batch; its input is a link, so that the uploaded file may be deleted meanwhile."""
-        making = self._folder / f".{record.id}"
-        making.mkdir(parents=True)
-        try:
-            os.link(source, making / "input")
-        except OSError:  # a file system without links
-            shutil.copyfile(source, making / "input")
-        (making / "batch.json").write_bytes(msgspec.json.encode(record))
-        making.rename(self.folder(record.id))
+        with making(self._folder, record.id) as folder:
+            try:
+                os.link(source, folder / "input")
+            except OSError:  # a file system without links
+                shutil.copyfile(source, folder / "input")
+            write_durably(folder / "batch.json", msgspec.json.encode(record))
 
     def get(self, owner: str, batch_id: str) -> BatchRecord:
         """Return a batch.
@@ -168,10 +174,7 @@ class Batches:
         """Put a new state in the place of the old one, at once."""
         path = self.folder(record.id) / "batch.json"
         new = path.with_suffix(".new")
-        with new.open("wb") as file:
-            file.write(msgspec.json.encode(record))
-            file.flush()
-            os.fsync(file.fileno())
+        write_durably(new, msgspec.json.encode(record))
         new.rename(path)
 
     def cancel(self, batch_id: str) -> None:
@@ -192,8 +195,9 @@ class Batches:
         return next((lock for number in range(most) if (lock := Lock.take(slots / str(number))) is not None), None)
 
     def sweep(self) -> None:
-        """Forget batches that ended long ago."""
+        """Forget batches that ended long ago, and what was left of those that were never whole."""
         now = self._clock()
+        sweep_unfinished(self._folder, "batch_", now)
         for record in self.all():
             if record.status in FINAL and record.ended_at + record.keep_days * 86_400 <= now:
                 shutil.rmtree(self.folder(record.id), ignore_errors=True)
@@ -216,8 +220,9 @@ class Lock:
         return cls(fd)
 
     def release(self) -> None:
-        with suppress(OSError):
-            os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def new_id() -> str:

@@ -11,7 +11,7 @@ from farthing import semconv
 from proxy.api_error import ApiError
 from proxy.batch import Batches, BatchRecord, new_id
 from proxy.exchange import Exchange
-from proxy.file_api import listing, page_of
+from proxy.file_api import listing, page_of, storage_unavailable
 from proxy.files import Files
 from proxy.http import JSON
 from proxy.keys import Caller
@@ -45,9 +45,8 @@ class BatchApi:
         self._names: dict[str, str] = {}  # endpoint -> the route's name
 
     def register(self, routes: Routes) -> None:
-        """Add the routes; every priced one that speaks OpenAI's API may be a batch's endpoint."""
-        priced = [(route.path, route.handle) for route in routes if isinstance(route.handle, Exchange)]
-        self._names = {path: exchange.name for path, exchange in priced if exchange.form.api == "openai"}
+        """Add the routes; every priced one may be a batch's endpoint."""
+        self._names = {route.path: route.handle.name for route in routes if isinstance(route.handle, Exchange)}
         routes.free("POST", "/v1/batches", "batches", self._create)
         routes.free("GET", "/v1/batches", "batches", self._list)
         routes.free("GET", "/v1/batches/{id}", "batches", self._get)
@@ -66,7 +65,10 @@ class BatchApi:
             new_id(), owner, asked.endpoint, file.id, int(time.time()), self._limits.of(caller).keep_days,
             caller.key, caller.tenant, caller.team, caller.user, tags, asked.metadata,
         )  # fmt: skip
-        await asyncio.to_thread(self._batches.create, record, self._files.path(file.id))
+        try:
+            await asyncio.to_thread(self._batches.create, record, self._files.path(file.id))
+        except OSError as error:
+            raise storage_unavailable(str(error)) from None
         self._wake()
         self._answer(request, record)
 

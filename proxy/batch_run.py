@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +18,19 @@ import msgspec
 from farthing import semconv
 from farthing.policy.kinds.batch import Batch
 from farthing.serving import Headers
+from proxy import anthropic_batch
 from proxy.api_error import ApiError
 from proxy.batch import FINAL, Answered, Batches, BatchRecord, Journal, Lock
 from proxy.batch_answer import LineRequest, answer_record, expired_record
 from proxy.batch_lines import Line, lines_of, model_of, problems_of
-from proxy.dispatch import Deployments
+from proxy.courier import Courier, Post
+from proxy.dispatch import Deployments, Target
 from proxy.exchange import Exchange
 from proxy.files import Files
+from proxy.gatherer import Gatherer, Parking
 from proxy.keys import Caller, Keys
 from proxy.offline import Limits
+from proxy.provider_batch import ProviderBatches
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +41,10 @@ _SWEEP_S = 3600.0
 _TRIES = 5  # of a line that was refused for now
 _FIRST_WAIT_S = 1.0
 _MAX_WAIT_S = 60.0
+_PAUSE_S = 60.0  # until a batch that broke off is taken up again
 
 Exchanges = Callable[[str], Exchange | None]
+Release = Callable[[str], asyncio.Future[None]]
 
 
 @dataclass
@@ -49,8 +56,21 @@ class _Run:
     caller: Caller
     limits: Batch
     locks: tuple[Lock, Lock]
+    gatherer: Gatherer
+    courier: Courier
     tasks: set[asyncio.Task[None]]
     saved_at: float = 0.0
+    failure: OSError | None = None  # the disk did not take an answer
+
+    @property
+    def is_taken_up(self) -> bool:
+        """Every line has its answer or waits for it at a provider."""
+        return len(self.journal.lines.keys() | self.gatherer.lines) >= self.record.total
+
+    @property
+    def end(self) -> str:
+        """How it ends where lines came back from their provider without an answer; '' = as it would otherwise."""
+        return self.courier.end if self.gatherer.lines - self.journal.lines.keys() else ""
 
 
 class BatchRunner:
@@ -58,7 +78,7 @@ class BatchRunner:
 
     def __init__(
         self, batches: Batches, files: Files, limits: Limits, keys: Keys, deployments: Deployments,
-        exchange_of: Exchanges,
+        exchange_of: Exchanges, batches_of: Callable[[Target], ProviderBatches], release: Release,
     ) -> None:  # fmt: skip
         self._batches = batches
         self._files = files
@@ -66,6 +86,8 @@ class BatchRunner:
         self._keys = keys
         self._deployments = deployments
         self._exchange_of = exchange_of
+        self._post = Post(deployments.target, batches_of, exchange_of, lambda: self._is_stopping)
+        self._release = release  # what was set aside for a call that never was sent
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._lines: dict[str, int] = {}  # model -> lines under way
         self._is_stopping = False
@@ -73,6 +95,7 @@ class BatchRunner:
         self._task: asyncio.Task[None] | None = None
         self._swept_at = 0.0
         self._over: set[str] = set()  # batches that have ended
+        self._paused: dict[str, float] = {}  # batches that broke off -> when they are taken up again, monotonic seconds
 
     @property
     def running(self) -> int:
@@ -107,7 +130,7 @@ class BatchRunner:
         while True:
             try:
                 await self._look()
-            except OSError as error:
+            except (OSError, msgspec.DecodeError) as error:
                 log.error("batches: %s", error)
             self._wake.clear()
             try:
@@ -124,7 +147,14 @@ class BatchRunner:
             await asyncio.to_thread(self._batches.sweep)
         waiting = await asyncio.to_thread(self._waiting)
         for record in waiting:
-            if record.id not in self._runs and (run := self._claimed(record)) is not None:
+            if record.id in self._runs or self._paused.get(record.id, 0.0) > now:
+                continue
+            try:
+                run = self._claimed(record)
+            except (OSError, msgspec.DecodeError) as error:  # the others must not wait for this one
+                self._pause(record.id, error)
+                continue
+            if run is not None:
                 task = self._runs[record.id] = asyncio.create_task(self._run(run))
                 task.add_done_callback(lambda done, batch_id=record.id: self._ended(batch_id, done))
 
@@ -137,37 +167,57 @@ class BatchRunner:
     def _claimed(self, record: BatchRecord) -> _Run | None:
         """Take a batch on, where no other worker has it and there is room."""
         limits = self._limits.of(Caller(record.tenant, record.team, record.user, record.key))
-        slot = self._batches.claim_slot(limits.concurrent)
-        if slot is None:
-            return None
-        lock = self._batches.claim(record.id)
-        current = self._batches.read(record.id) if lock is not None else None
-        if lock is None or current is None or current.status in FINAL:  # another one has ended it meanwhile
-            slot.release()
-            if lock is not None:
-                lock.release()
-            return None
-        caller = Caller(current.tenant, current.team, current.user, current.key)
-        journal = Journal(self._batches.folder(record.id) / "answers.jsonl")
-        return _Run(current, journal, caller, limits, (slot, lock), set())
+        with ExitStack() as undo:
+            if (slot := self._batches.claim_slot(limits.concurrent)) is None:
+                return None
+            undo.callback(slot.release)
+            if (lock := self._batches.claim(record.id)) is None:
+                return None
+            undo.callback(lock.release)
+            current = self._batches.read(record.id)
+            if current is None or current.status in FINAL:  # another one has ended it meanwhile
+                return None
+            caller = Caller(current.tenant, current.team, current.user, current.key)
+            folder = self._batches.folder(record.id)
+            journal = Journal(folder / "answers.jsonl")
+            undo.callback(journal.close)
+            gatherer = Gatherer(folder, lambda: self._limits.of(caller), current.expires_at)
+            courier = Courier(self._post, gatherer, journal, record.id, lambda: self._batches.is_cancelled(record.id))
+            undo.pop_all()
+            return _Run(current, journal, caller, limits, (slot, lock), gatherer, courier, set())
 
     def _ended(self, batch_id: str, task: asyncio.Task[None]) -> None:
         del self._runs[batch_id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s broke off and is taken up again", batch_id, exc_info=error)
+            self._pause(batch_id, error)
+
+    def _pause(self, batch_id: str, error: BaseException) -> None:
+        """Leave a batch alone for a while: what broke it off, such as a full disk, may cost an answer each time."""
+        self._paused[batch_id] = time.monotonic() + _PAUSE_S
+        log.error("%s broke off and is taken up again in %g s", batch_id, _PAUSE_S, exc_info=error)
 
     async def _run(self, run: _Run) -> None:
         try:
             if run.record.status == "validating" and not await self._validate(run):
                 return
-            end = await self._ask_all(run)
-            if end:
-                await self._finish(run, end)
+            for request_id in run.gatherer.orphans():
+                self._release(request_id)
+            delivery = asyncio.create_task(run.courier.deliver())
+            run.tasks.add(delivery)
+            end = await self._ask_all(run, delivery)
+            run.locks[0].release()  # what waits for a provider takes nothing of this host
+            run.courier.is_fed = True
+            await self._delivered(run, delivery)
+            if end and run.gatherer.is_over:
+                # once more: what a worker that was killed had asked for may have come behind the first time
+                await asyncio.gather(*[self._release(request_id) for request_id in run.gatherer.orphans()])
+                await self._finish(run, run.end or end)
         finally:
             for task in run.tasks:
                 task.cancel()
             await asyncio.gather(*run.tasks, return_exceptions=True)
             run.journal.close()
+            run.gatherer.close()
             for lock in run.locks:
                 lock.release()
             self.wake()
@@ -185,9 +235,22 @@ class BatchRunner:
         await asyncio.to_thread(self._batches.write, record)
         return not record.errors
 
-    async def _ask_all(self, run: _Run) -> str:
-        """Ask every line that has no answer yet; return how the batch ends, '' where this worker stops before."""
+    async def _delivered(self, run: _Run, delivery: asyncio.Task[None]) -> None:
+        saved = -1
+        while not delivery.done():
+            await asyncio.wait((delivery,), timeout=_SAVE_S)
+            if saved != (saved := len(run.journal.lines)):  # it may take a day
+                await self._save(run)
+        delivery.result()
+
+    async def _ask_all(self, run: _Run, delivery: asyncio.Task[None]) -> str:
+        """Ask every line that has no answer yet; return how the batch ends, '' where this worker stops before.
+
+        Raises:
+            OSError: the disk takes no answers.
+        """
         end = "completed"
+        await asyncio.to_thread(self._batches.write, run.record)  # before any line is paid for
         for number, line in self._open_lines(run):
             end = await self._room(run, model_of(line))
             if end != "room":
@@ -197,19 +260,21 @@ class BatchRunner:
             run.tasks.add(task)
             task.add_done_callback(run.tasks.discard)
             await self._save(run)
-        while run.tasks:
-            await asyncio.wait(set(run.tasks), timeout=_SAVE_S)
+        while asked := run.tasks - {delivery}:
+            await asyncio.wait(asked, timeout=_SAVE_S)
             await self._save(run)
-        return "" if self._is_stopping and end == "completed" and len(run.journal.lines) < run.record.total else end
+        _refuse_lost(run)
+        return "" if self._is_stopping and end == "completed" and not run.is_taken_up else end
 
-    def _open_lines(self, run: _Run) -> Iterator[tuple[int, Line]]:
+    def _open_lines(self, run: _Run, or_parked: bool = False) -> Iterator[tuple[int, Line]]:
         for number, line in lines_of(self._batches.folder(run.record.id) / "input"):
-            if number not in run.journal.lines:
+            if number not in run.journal.lines and (or_parked or number not in run.gatherer.lines):
                 yield number, line
 
     async def _room(self, run: _Run, model: str) -> str:
         """Wait until interactive calls leave room for a line; return 'room', or how the batch ends instead."""
         while True:
+            _refuse_lost(run)
             if self._is_stopping:
                 return ""
             if self._batches.is_cancelled(run.record.id):
@@ -217,7 +282,8 @@ class BatchRunner:
             if time.time() >= run.record.expires_at:
                 return "expired"
             run.limits = self._limits.of(run.caller)
-            if max(self._deployments.busy(model), self._lines.get(model, 0)) < run.limits.lines_in_flight:
+            busy = 0 if self._deployments.hands_over(model) else self._deployments.busy(model)
+            if max(busy, self._lines.get(model, 0)) < run.limits.lines_in_flight:
                 return "room"
             await self._save(run)
             await asyncio.sleep(_ROOM_S)
@@ -253,7 +319,11 @@ class BatchRunner:
         """Have a line answered; return after how many seconds it is to be asked again, 0 = never."""
 
         def keep(status: int, body: bytes, headers: Headers) -> None:
-            run.journal.add(Answered(number, status == 200, msgspec.Raw(answer_record(line, status, body, headers))))
+            answered = Answered(number, status == 200, msgspec.Raw(answer_record(line, status, body, headers)))
+            try:
+                run.journal.add(answered)
+            except OSError as error:
+                run.failure = error
 
         record = run.record
         try:
@@ -265,9 +335,12 @@ class BatchRunner:
             keep(error.status, error.body(), ())
             return 0
         headers = {semconv.HEADER_PRIORITY.encode(): b"0"}
+        if exchange.form.api == "anthropic":
+            headers |= {name.encode(): value.encode() for name, value in anthropic_batch.HEADERS}
         if record.tags:
             headers[semconv.HEADER_TAGS.encode()] = record.tags.encode("latin-1", "replace")
-        request = LineRequest(record.endpoint, headers, bytes(line.body), keep, may_wait)
+        request = LineRequest(record.endpoint, headers, bytes(line.body), keep, may_wait,
+                              Parking(run.gatherer, number, line.custom_id))  # fmt: skip
         try:
             await exchange(request, caller)
         except Exception as error:  # a defect that one line meets must not keep the others from their answers
@@ -283,7 +356,7 @@ class BatchRunner:
         record.status, record.finalizing_at = "finalizing", int(time.time())
         await asyncio.to_thread(self._batches.write, record)
         if end == "expired":
-            for number, line in self._open_lines(run):
+            for number, line in self._open_lines(run, or_parked=True):
                 run.journal.add(Answered(number, False, msgspec.Raw(expired_record(line))))
         await asyncio.to_thread(self._write_files, run, folder)
         _count(run)
@@ -306,6 +379,11 @@ class BatchRunner:
                 else:
                     record.error_file_id = made.id
             path.unlink()
+
+
+def _refuse_lost(run: _Run) -> None:
+    if run.failure is not None:
+        raise run.failure
 
 
 def _count(run: _Run) -> None:

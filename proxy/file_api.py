@@ -86,7 +86,10 @@ class FileApi:
                 raise ApiError(413, "storage_full", message, param="file")
             form.seek(file.start)
             name = file.filename or "upload.jsonl"
-            record = await asyncio.to_thread(self._files.add, owner, name, form, file.size, limits.keep_days)
+            try:
+                record = await asyncio.to_thread(self._files.add, owner, name, form, file.size, limits.keep_days)
+            except OSError as error:
+                raise storage_unavailable(str(error)) from None
         _answer(request, record.described())
 
     async def _list(self, request: Request, caller: Caller) -> None:
@@ -149,10 +152,15 @@ def _form(request: Request, most: int) -> BinaryIO:
     if request.spooled is None:
         return BytesIO(request.body)
     if request.spooled.file is None:
-        log.error("an upload cannot be kept: %s", request.spooled.error)
-        message = "the proxy's disk cannot take the file now; try again later"
-        raise ApiError(503, "storage_unavailable", message, retry_after_s=60)
+        raise storage_unavailable(request.spooled.error)
     return request.spooled.file
+
+
+def storage_unavailable(why: str) -> ApiError:
+    """Return the refusal of what the disk does not take."""
+    log.error("an upload or a batch cannot be kept: %s", why)
+    message = "the proxy's disk cannot take it now; try again later"
+    return ApiError(503, "storage_unavailable", message, retry_after_s=60)
 
 
 def _too_large(most: int) -> ApiError:

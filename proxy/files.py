@@ -10,6 +10,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ import msgspec
 from proxy.api_error import ApiError
 
 _BLOCK = 1024 * 1024
+_UNFINISHED_S = 86_400  # after which nobody is making it any more
 _ID = re.compile(r"file-[0-9a-f]{24}")
 
 
@@ -88,8 +90,9 @@ class Files:
         shutil.rmtree(self._folder / self.get(owner, file_id).id, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Forget files whose time is over."""
+        """Forget files whose time is over, and what was left of those that were never whole."""
         now = self._clock()
+        sweep_unfinished(self._folder, "file-", now)
         for record in self._all():
             if record.expires_at <= now:
                 shutil.rmtree(self._folder / record.id, ignore_errors=True)
@@ -98,14 +101,12 @@ class Files:
         self, owner: str, filename: str, purpose: str, keep_days: int, write: Callable[[Path], object]
     ) -> FileRecord:
         file_id = f"file-{secrets.token_hex(12)}"
-        making = self._folder / f".{file_id}"
-        making.mkdir(parents=True)
-        write(making / "content")
         now = int(self._clock())
-        size = (making / "content").stat().st_size
-        record = FileRecord(file_id, size, now, filename, purpose, owner, now + keep_days * 86_400)
-        _write(making / "record.json", msgspec.json.encode(record))
-        making.rename(self._folder / file_id)
+        with making(self._folder, file_id) as folder:
+            write(folder / "content")
+            size = (folder / "content").stat().st_size
+            record = FileRecord(file_id, size, now, filename, purpose, owner, now + keep_days * 86_400)
+            write_durably(folder / "record.json", msgspec.json.encode(record))
         return record
 
     def _record(self, file_id: str) -> FileRecord | None:
@@ -120,8 +121,29 @@ class Files:
                 yield record
 
 
+@contextmanager
+def making(folder: Path, name: str) -> Iterator[Path]:
+    """Yield a new folder that gets its name once it is whole; nothing is left of one that does not."""
+    new = folder / f".{name}"
+    new.mkdir(parents=True)
+    try:
+        yield new
+        new.rename(folder / name)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def sweep_unfinished(folder: Path, prefix: str, now: float) -> None:
+    """Remove what a process that was killed was making."""
+    for new in folder.glob(f".{prefix}*"):
+        with suppress(FileNotFoundError):  # another worker was quicker
+            if new.stat().st_mtime < now - _UNFINISHED_S:
+                shutil.rmtree(new, ignore_errors=True)
+
+
 def _copy(source: BinaryIO, size: int, path: Path) -> None:
-    """Write a part of another file as `_write` does."""
+    """Write a part of another file as `write_durably` does."""
     with path.open("wb") as file:
         while size and (block := source.read(min(size, _BLOCK))):
             file.write(block)
@@ -130,7 +152,7 @@ def _copy(source: BinaryIO, size: int, path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes) -> None:
     """Write a file that is still there after a power cut."""
     with path.open("wb") as file:
         file.write(content)

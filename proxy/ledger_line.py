@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -32,24 +33,14 @@ class RefusedError(LedgerError):
     """The ledger is there and will never take these operations: one of them is malformed."""
 
 
-class Waiting:
+class Waiting(msgspec.Struct, eq=False):
     """One operation that the ledger has not answered yet."""
 
-    __slots__ = ("answer", "is_kept", "operation", "slot", "then")
-
-    def __init__(
-        self,
-        operation: Operation,
-        answer: asyncio.Future[Any] | None = None,  # somebody waits for it, and hears at once of a ledger that is away
-        then: Answered | None = None,  # told of the answer, whenever it comes
-        is_kept: bool = False,  # it is in the backlog
-        slot: int = 0,  # where its call is kept until the ledger or the backlog has it; 0: nowhere
-    ) -> None:
-        self.operation = operation
-        self.answer = answer
-        self.then = then
-        self.is_kept = is_kept
-        self.slot = slot
+    operation: Operation
+    answer: asyncio.Future[Any] | None = None  # somebody waits for it, and hears at once of a ledger that is away
+    then: Answered | None = None  # told of the answer, whenever it comes
+    is_kept: bool = False  # it is in the backlog
+    slot: int = 0  # where its call is kept until the ledger or the backlog has it; 0: nowhere
 
 
 class LedgerLine:
@@ -64,6 +55,7 @@ class LedgerLine:
         self._alone = 0  # operations to send one by one, because a batch with them was refused
         self._task: asyncio.Task[None] | None = None
         self.is_away = False  # the ledger did not answer the last time
+        self.heard_s = time.monotonic()  # when it last answered
 
     @property
     def waiting(self) -> int:
@@ -104,7 +96,7 @@ class LedgerLine:
                 await self._backlog.sync()
                 await asyncio.sleep(_RETRY_S)
             else:
-                self.is_away = False
+                self.is_away, self.heard_s = False, time.monotonic()
                 self._answer(results)
         self._backlog.all_taken()
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from farthing import otlp, semconv
 from farthing.errors import UpstreamError
 from farthing.policy.decide import Decision
+from farthing.prices import Usage
 from farthing.settings import Deployment
 from proxy.call import Call
 from proxy.tokens.cut import cut_attributes
@@ -79,7 +80,7 @@ _SHARED = (
     semconv.RESPONSE_FINISH_REASONS, semconv.ERROR_TYPE, semconv.REQUEST_STREAM, semconv.REQUEST_MAX_TOKENS,
     semconv.ATTEMPTS, semconv.CACHE_HIT, semconv.MICRO_BATCH_CALLS, "gen_ai.request.temperature", semconv.DEPLOYMENT,
     semconv.DEPLOYMENT_NAME, semconv.ROUTED_FROM, semconv.POLICY_VERSION, semconv.POLICIES, semconv.POLICIES_SHADOWED,
-    semconv.POLICY_ARMS,
+    semconv.POLICY_ARMS, semconv.LEASES,
 )  # fmt: skip
 _NOWHERE = (None, None, None)
 _UNDECIDED = (None, None, None, None)
@@ -109,6 +110,7 @@ def _shared(call: Call) -> Values:
         call.temperature,
         *(_place(call, deployment) if deployment else _NOWHERE),
         *(_decided(decision) if decision else _UNDECIDED),
+        call.hold.leases or None if call.hold else None,
     )
 
 
@@ -156,15 +158,8 @@ def _usage(call: Call) -> list[Attribute]:
     if call.usage is not None:
         used = call.usage
         values += [(semconv.USAGE_INPUT_TOKENS, used.input), (semconv.USAGE_OUTPUT_TOKENS, used.output_total)]
-        parts: tuple[Attribute, ...] = (
-            (semconv.USAGE_CACHE_READ_TOKENS, used.cache_read + used.cache_audio),
-            (semconv.USAGE_CACHE_WRITE_TOKENS, used.cache_write + used.cache_write_1h),
-            (semconv.CACHE_WRITE_1H_TOKENS, used.cache_write_1h),
-            (semconv.AUDIO_INPUT_TOKENS, used.input_audio + used.cache_audio),
-            (semconv.CACHED_AUDIO_TOKENS, used.cache_audio),
-            (semconv.AUDIO_OUTPUT_TOKENS, used.output_audio),
-        )
-        values += [part for part in parts if part[1]]
+        if sum(used) > used.input_uncached + used.output:
+            values += _parts(used)
     if call.semantic is not None:
         kind, reason, similarity = call.semantic
         values += [(semconv.CACHE_SEMANTIC, kind), (semconv.CACHE_SEMANTIC_SIMILARITY, similarity)]
@@ -186,14 +181,29 @@ def _usage(call: Call) -> list[Attribute]:
     return values
 
 
+def _parts(used: Usage) -> list[Attribute]:
+    """Return which of the tokens have a price of their own."""
+    parts: tuple[Attribute, ...] = (
+        (semconv.USAGE_CACHE_READ_TOKENS, used.cache_read + used.cache_audio),
+        (semconv.USAGE_CACHE_WRITE_TOKENS, used.cache_write + used.cache_write_1h),
+        (semconv.CACHE_WRITE_1H_TOKENS, used.cache_write_1h),
+        (semconv.AUDIO_INPUT_TOKENS, used.input_audio + used.cache_audio),
+        (semconv.CACHED_AUDIO_TOKENS, used.cache_audio),
+        (semconv.AUDIO_OUTPUT_TOKENS, used.output_audio),
+    )
+    return [part for part in parts if part[1]]
+
+
 class Recorder:
     """Sends spans to the collector in the background."""
 
-    def __init__(self, client: Client, collector_url: str, service: str, ingest_key: str = "") -> None:
+    def __init__(
+        self, client: Client, collector_url: str, service: str, ingest_key: str = "", instance: str = ""
+    ) -> None:
         self._client = client
         self._headers = (*_HEADERS, (semconv.HEADER_TENANT_KEY, ingest_key)) if ingest_key else _HEADERS
         self._url = f"{collector_url}/v1/traces"
-        self._resource = (("service.name", service),)
+        self._resource = (("service.name", service), (semconv.INSTANCE, instance))
         self._ended: list[Call] = []  # not encoded yet
         self._spans: deque[bytes] = deque()
         self._batch: list[bytes] = []  # under way; sent again unchanged, so that the collector knows a repeat

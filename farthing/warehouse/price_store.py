@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from farthing.prices_own import own_price
 from farthing.servers import Rule
 from farthing.settings import PriceOverride
 from farthing.tariff import Price
@@ -84,6 +85,14 @@ class PriceStore:
         """Return the prices that people added, in the order they did."""
         rows = self._warehouse.query("SELECT * FROM own_prices ORDER BY added_at")
         return [_added(row) for row in rows]
+
+    def own(self) -> list[Price]:
+        """Return the prices that people added, in the order they did, for a book to take.
+
+        Raises:
+            PriceError: one of them cannot be read.
+        """
+        return [own_price(one.override) for one in self.added()]
 
     def add(self, added: Added) -> None:
         """Keep a price for good."""

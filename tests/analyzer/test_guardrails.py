@@ -80,7 +80,7 @@ def test_a_user_is_one_observation_however_many_calls_they_make() -> None:
         row["user"] = f"u{n % 10}{row['arms'][10]}"
     verdict = judged(policy("latency", 0.1, unit="user"), rows)
     assert verdict.treated + verdict.control <= 20 and not verdict.is_crossed
-    assert verdict.says.endswith(f"of {BURN_IN} units that a first look needs")
+    assert verdict.says.endswith(f"of {BURN_IN} users that a first look needs")
 
 
 def test_what_was_before_the_policy_became_what_it_is_does_not_count() -> None:
@@ -90,4 +90,4 @@ def test_what_was_before_the_policy_became_what_it_is_does_not_count() -> None:
 
 @pytest.mark.parametrize("metric", ["cost", "ttft"])
 def test_what_nobody_measured_is_not_judged(metric: str) -> None:
-    assert judged(policy(metric, 0.0), calls(300)).says == "one side has no calls yet"
+    assert judged(policy(metric, 0.0), calls(300)).says == f"{metric}: nothing measured yet on either side"

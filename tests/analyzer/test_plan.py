@@ -1,6 +1,8 @@
 """analyzer/plan*.py: what a change would do, from the calls that were, by the code that will decide."""
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,8 +12,11 @@ import pytest
 from analyzer import html, plan
 from analyzer.plan_page import page
 from analyzer.window import Window
+from collector.price_api import PriceApi
+from collector.pricing import Pricing
 from farthing import semconv
 from farthing.policy import Budget, Document, Named, Policy
+from farthing.prices import PriceBook
 from farthing.settings import Deployment, Settings
 from farthing.warehouse.client import Warehouse
 
@@ -82,6 +87,19 @@ def test_taking_a_policy_out_is_the_opposite_of_putting_it_in(planned: Make) -> 
     there, back = planned(route()), planned(before=(route(),))
     assert back.effects[0].usd_per_day.value == pytest.approx(-(there.effects[0].usd_per_day.value or 0))
     assert back.hits == [plan.Hit("cheap", "removed", "enforce", 0.0, 20)]
+
+
+def test_a_model_whose_price_was_added_at_run_time_is_planned_at_that_price(
+    planned: Make, warehouse: Warehouse
+) -> None:
+    model = f"house-{uuid.uuid4().hex}"
+    assert planned(route(to=model)).effects[0].usd_per_day.value is None
+    price = {"provider": "openai", "model": model, "input": "1", "output": "2", "valid_from": "2026-01-01"}
+    api = PriceApi(Settings(), warehouse, Pricing(warehouse, PriceBook()))
+    api.write("/v1/prices", json.dumps(price).encode(), {"content-type": "application/json"}, "default")
+    whole = planned(route(to=model)).effects[0]
+    assert (whole.hit, whole.unknown) == (20, 0)
+    assert whole.usd_per_day.value == pytest.approx(-20 * (0.0035 - 0.0012) / 2)
 
 
 def test_what_has_no_price_or_was_never_seen_is_unknown_and_not_zero(planned: Make) -> None:

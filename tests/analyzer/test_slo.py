@@ -118,7 +118,7 @@ def test_a_policy_that_makes_calls_miss_an_objective_more_often_crosses_its_guar
     found = verdict(slower=2.0)
     assert found.is_crossed and found.metric == "slo good"
     assert found.treated_mean == pytest.approx(0.55, abs=0.05) and found.control_mean == pytest.approx(0.1, abs=0.05)
-    assert "more than the allowed increase of 0.05" in found.says
+    assert "% more than the allowed increase of 5%" in found.says
 
 
 def test_what_is_within_the_allowed_increase_or_outside_the_scope_is_not_crossed() -> None:

@@ -363,9 +363,6 @@ def fill(folder: Path) -> None:
     warehouse.close()
 
 
-AWAY = [pytest.param(30, id="short"), pytest.param(1000, id="long", marks=pytest.mark.proof)]
-
-
 class Absent:
     """A warehouse that can go away."""
 
@@ -379,10 +376,10 @@ class Absent:
         return getattr(self._warehouse, name)
 
 
-@pytest.mark.parametrize("rounds", AWAY)  # of 20 bodies; 15 rounds fill the spool
 def test_a_store_that_is_away_costs_refusals_that_are_counted_and_no_memory(
-    tmp_path: Path, warehouse: Warehouse, rounds: int
+    tmp_path: Path, warehouse: Warehouse
 ) -> None:
+    rounds = 30  # of 20 bodies; 15 rounds fill the spool
     absent, tenant = Absent(warehouse), f"away-{os.urandom(4).hex()}"
     spool = Spool(tmp_path / "spool", 30_000_000)
     flusher = Flusher(spool, absent, Pricing(absent, PriceBook()), 0.1)  # type: ignore[arg-type]

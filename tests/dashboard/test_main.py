@@ -11,6 +11,7 @@ import pytest
 
 from dashboard.main import app
 from farthing.settings import Settings
+from farthing.supervisor import is_ready
 from farthing.warehouse import Warehouse
 
 SEEDED, EMPTY = "dash-seeded", "dash-empty"
@@ -42,6 +43,10 @@ def test_every_answer_forbids_foreign_scripts_and_frames(serve: Serve) -> None:
         assert "'unsafe-inline'" not in script
         assert "frame-ancestors 'none'" in policy
         assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_it_says_that_it_is_there_as_every_part_does(serve: Serve) -> None:
+    assert is_ready(serve(EMPTY) + "/healthz")
 
 
 def test_the_index_page_says_its_language(serve: Serve) -> None:

@@ -34,12 +34,19 @@ def run(*arguments: str, **environ: str) -> tuple[int, list[str]]:
         (("--config", "/nowhere.toml", "doctor"), "there is no such file"),
         (("replay", "/nowhere.csv"), "/nowhere.csv"),
         (("report", "--hours", "soon"), "Invalid value for '--hours'"),
+        (("prices", "history", "gpt-4o"), "Missing argument 'model'. (see farthing prices history --help)"),
     ],
 )
 def test_a_wrong_word_is_one_line_that_names_it(arguments: tuple[str, ...], says: str) -> None:
     code, lines = run(*arguments)
     assert code == 2
     assert len(lines) == 1 and lines[0].startswith("farthing: ") and says in lines[0]
+
+
+def test_a_group_without_a_command_shows_its_help_and_no_empty_error() -> None:
+    code, lines = run("budget")
+    assert code == 2
+    assert any("top-up" in line for line in lines) and not any(line.startswith("farthing:") for line in lines)
 
 
 def test_a_report_without_a_platform_says_how_to_start_one() -> None:

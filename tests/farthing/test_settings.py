@@ -63,6 +63,26 @@ def test_a_bad_file_stops_the_start_and_names_the_key(tmp_path: Path, content: s
         read_settings({"FARTHING_CONFIG": str(file)})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("FLUSH_INTERVAL_S", "nan", "'nan': allowed is 0 or more"),
+        ("REQUEST_TIMEOUT_S", "inf", "'inf': allowed is 0 or more"),
+        ("HOST", "", "FARTHING_HOST is empty; write a value, or leave it out for the default, 127.0.0.1"),
+        ("DATA_DIR", " ", "FARTHING_DATA_DIR is empty"),
+        ("DATA_DIR", f"{__file__}/below", r"data_dir='.*below': .*test_settings.py is a file; name a folder"),
+        ("ENGINE_SLOTS", "0", "engine_slots=0: allowed is more than 0"),
+        ("APPROVAL_SHARE", "7", "approval_share=7: allowed is 0 to 1"),
+        ("POLICIES_URL", "127.0.0.1:7301", "policies_url='127.0.0.1:7301': write an address, such as http://"),
+        ("ANALYZER_URL", "http://127.0.0.1:abc", "analyzer_url='http://127.0.0.1:abc': write an address"),
+        ("WAREHOUSE", "localhost", "warehouse does not begin with chdb://, clickhouse://"),
+    ],
+)
+def test_a_value_that_means_nothing_stops_the_start(name: str, value: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        read_settings({f"FARTHING_{name}": value})
+
+
 def test_an_unknown_variable_stops_the_start() -> None:
     with pytest.raises(SettingsError, match="unknown setting FARTHING_PROXI='1'"):
         read_settings({"FARTHING_PROXI": "1"})

@@ -18,6 +18,8 @@ from policies.book import Book
 from policies.database import open_database
 from policies.lending import SHARE
 from policies.operations import (
+    Correct,
+    Corrected,
     Draw,
     Lease,
     Leased,
@@ -99,6 +101,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.drawn: dict[str, tuple[str, ...]] = {}
         self.guesses: list[tuple[Draw, dict[str, int], int]] = []  # with what was charged to each budget, and the day
         self.lives: dict[str, int] = {}  # of a worker: how often it has died
+        self.lost: list[tuple[str, tuple[str, ...], int]] = []  # worker, budgets and day of corrected leases
+        self.taken_back = 0
         self.number = 0
         self.book = self.opened()
 
@@ -237,7 +241,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.expire()
         worker = self.alive(worker)
         day = self.now_s // DAY_S
-        period = f"day:{date.fromordinal(date(1970, 1, 1).toordinal() + day)}"
+        period = day_name(day)
         lease = self.leases.get((worker, name, day))
         back = (lease.leased or lease.charged) * back // 2 if lease else 0
         self.number += 1
@@ -277,7 +281,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         held = min(one.leased + one.charged for one in mine.values()) * part // 4
         actual = held if is_guess else held + over if over > 20 else max(0, held - over)
-        period = f"day:{date.fromordinal(date(1970, 1, 1).toordinal() + day)}"
+        period = day_name(day)
         request = f"d{len(self.drawn)}"
         places = tuple((name, period) for _, name, _ in mine)
         asked = Draw(worker, request, 0, held, actual, places, self.now_s * S, is_guess)
@@ -358,6 +362,55 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.perform(Lease(name, 10**6, "watch", want_nusd=5), crash=False).granted_nusd == 0
         self.lives[worker] = self.lives.get(worker, 0) + 1
 
+    @rule(worker=st.sampled_from(["w1", "w2"]), was_heard=st.booleans(), crash=st.booleans(), again=st.booleans())
+    def lost_leases_are_corrected(self, worker: str, was_heard: bool, crash: bool, again: bool) -> None:
+        """What nothing has accounted for comes back, unless one of its leases is open or it was heard of since."""
+        name = self.alive(worker)
+        mine = {key: one for key, one in self.leases.items() if key[0] == name and one.leased + one.charged}
+        heard_s = max((one.at_s for one in mine.values()), default=self.now_s) - was_heard
+        asked = Correct(name, heard_s * S)
+        result = self.perform(asked, crash)
+        self.expire()
+        if crash:
+            return
+        is_due = not was_heard and not any(one.leased for one in mine.values())
+        returned = sum(one.charged for one in mine.values()) if is_due else 0
+        assert result == Corrected(returned)
+        if not returned:
+            return
+        for (_, budget, day), lease in mine.items():
+            self.balance(budget, day).spent -= lease.charged
+            lease.charged = 0
+        day = max(key[2] for key in mine)
+        self.lost.append((name, tuple(sorted(key[1] for key in mine if key[2] == day)), day))
+        self.taken_back += returned
+        if again:
+            assert self.perform(asked, crash=False) == Corrected(0)
+        assert self.perform(Lease(name, 10**6, "watch", want_nusd=5), crash=False).granted_nusd == 0
+        self.lives[worker] = self.lives.get(worker, 0) + 1
+
+    @precondition(lambda self: self.lost)
+    @rule(which=st.integers(0, 9), held=st.integers(0, 60), actual=st.integers(0, 60), crash=st.booleans(),
+          again=st.booleans())  # fmt: skip
+    def span_of_a_lost_worker_comes_late(self, which: int, held: int, actual: int, crash: bool, again: bool) -> None:
+        """It is charged as far as there is room, once; the rest is shown as an overrun."""
+        worker, names, day = self.lost[which % len(self.lost)]
+        request, period = f"d{len(self.drawn)}", day_name(day)
+        asked = Draw(worker, request, 0, held, actual, tuple((name, period) for name in names), self.now_s * S)
+        result = self.perform(asked, crash)
+        self.expire()
+        if crash:
+            return
+        self.drawn[request] = names
+        assert isinstance(result, Settled) and result.budgets == names
+        for name in names:
+            balance = self.balance(name, day)
+            charged = min(actual, self.free(name, day)) if HARD[name] else actual
+            balance.spent += charged
+            balance.overrun += actual - charged
+        if again:
+            assert self.perform(asked, crash=False).budgets == names
+
     def free_beside(self, name: str, day: int, amount: int) -> int:
         """What is free beside an amount that is about to be charged."""
         balance = self.balance(name, day)
@@ -408,6 +461,8 @@ class LedgerMachine(RuleBasedStateMachine):
             rows = connection.execute(text("SELECT * FROM balances")).mappings().all()
             sums = connection.execute(text(_SUMS)).mappings().all()
             leases = connection.execute(text("SELECT * FROM leases")).mappings().all()
+            taken_back = connection.execute(text("SELECT SUM(returned_nusd) FROM lease_corrections")).scalar()
+        assert (taken_back or 0) == self.taken_back
         for row in rows:
             day = period_day(row["period"])
             expected = self.balance(row["budget"], day)
@@ -441,6 +496,10 @@ _SUMS = """
 SELECT budget, period, SUM(charged_nusd) AS spent, SUM(CASE WHEN state = 'open' THEN held_nusd ELSE 0 END) AS held
 FROM holds GROUP BY budget, period
 """
+
+
+def day_name(day: int) -> str:
+    return f"day:{date.fromordinal(date(1970, 1, 1).toordinal() + day)}"
 
 
 def period_day(name: str) -> int:

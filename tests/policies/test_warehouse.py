@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -30,7 +30,10 @@ action: {route: {to: gpt-4o-mini}}
 """
 
 
-Put = Callable[[list[bytes]], None]
+class Put(Protocol):
+    """Store spans, as a worker of the proxy sends them."""
+
+    def __call__(self, spans: list[bytes], worker: str = "") -> None: ...
 
 
 class Planes:
@@ -52,8 +55,9 @@ def planes(
     tenant = f"tenant-{uuid.uuid4().hex[:12]}"
     warehouse.put_prices(PriceBook().history("openai", "gpt-4o"))
 
-    def put(spans: list[bytes]) -> None:
-        body = otlp.traces([("service.name", "p")], semconv.PROXY_SCOPE, "1", spans)
+    def put(spans: list[bytes], worker: str = "") -> None:
+        resource = [("service.name", "p"), (semconv.INSTANCE, worker)]
+        body = otlp.traces(resource, semconv.PROXY_SCOPE, "1", spans)
         path = tmp_path / f"{uuid.uuid4().hex}.otlp"
         path.write_bytes(segment.frame(tenant, body, time.time_ns() // 10**6, segment.digest(tenant, body)))
         warehouse.insert_otlp(path, path.name)
@@ -62,7 +66,7 @@ def planes(
         port = stack.enter_context(serve(analyzer_app(Settings(data_dir=tmp_path, tenant=tenant), warehouse)))
         control = Settings(
             data_dir=tmp_path, tenant=tenant, analyzer_port=port, guardrail_interval_s=0.1, reconcile_interval_s=0.1,
-            hold_ttl_s=0.2,
+            hold_ttl_s=0.2, lease_correct_after_s=0.2,
         )  # fmt: skip
         yield Planes(Client(stack.enter_context(serve(app(control)))), Client(port), put)
 
@@ -121,6 +125,34 @@ def test_an_expired_hold_is_corrected_once_by_the_span_that_comes_after_all(plan
     assert [states[name] for name in names] == ["corrected", "corrected", "settled"]
 
 
+def test_a_lost_worker_s_leases_are_corrected_once_to_what_its_calls_came_to(planes: Planes) -> None:
+    client = planes.client
+    client.apply("apiVersion: farthing/v1\nkind: Budget\nmetadata: {name: company}\nlimit: 1 USD\n")
+    worker, known = f"1-{uuid.uuid4().hex}", f"req_{uuid.uuid4().hex}"
+    asked = {"op": "lease", "worker": worker, "number": 1, "budget": "company", "want_nusd": 1000}
+    period = client.ledger(asked | {"want_nusd": 0, "worker": "nobody"}, asked)[1]["period"]
+
+    def call(name: str, held: int, settled: int) -> bytes:
+        figures = {semconv.HELD_NUSD: held, semconv.SETTLED_NUSD: settled, semconv.LEASES: (f"company {period}",)}
+        return proxy_span(time.time_ns(), 0.5, **{semconv.REQUEST_ID: name}, **figures)
+
+    def spent() -> int:
+        return client.get("/v1/budgets/company").json["spent_nusd"]
+
+    told = call(known, 300, 100)  # by the worker too
+    planes.put([told, call(f"{known}-untold", 90, 44), call(f"{known}-of-unknown-usage", 70, 70)], worker)
+    planes.put([call(f"{known}-of-another", 90, 90)], f"{worker}-that-lives")
+    client.ledger({"op": "draw", "worker": worker, "request_id": known, "attempt": 0, "held_nusd": 300,
+                   "actual_nusd": 100, "places": [["company", period]], "reserved_ns": time.time_ns()})  # fmt: skip
+    until(lambda: spent() == 100 + 44 + 70, "the lease is charged in full and corrected")
+    planes.put([told, call(f"{known}-late", 60, 55)], worker)
+    until(lambda: spent() == 214 + 55, "the span that came late is charged")
+    planes.put([told, call(f"{known}-later", 60, 1)], worker)
+    until(lambda: spent() == 269 + 1, "and nothing twice")
+    corrections = client.get("/v1/ledger/corrections").json["corrections"]
+    assert [(one["worker"], one["budget"]) for one in corrections] == [(worker, "company")]
+
+
 def test_a_finding_is_proposed_with_its_plan_and_accepted_in_shadow(planes: Planes) -> None:
     same = {semconv.REQUEST_HASH: "h", "gen_ai.request.temperature": 0.0}
     planes.put([proxy_span(time.time_ns() - n * 10**9, 0.5, **same) for n in (10, 5)])
@@ -162,10 +194,13 @@ def test_a_policy_that_crosses_a_guardrail_goes_back_to_shadow_and_says_why(plan
     told = client.get("/v1/status").json
     (back,) = told["rollbacks"]
     assert (back["policy"], back["version"], told["policies"][0]["mode"]) == ("tried", 2, "shadow")
+    assert back["stands"]
     assert back["reason"].startswith("latency: ") and "more than the allowed increase of 20%" in back["reason"]
     (entry, _) = client.get("/v1/audit").json["audit"]
     assert (entry["act"], entry["author"]) == ("rollback", "guardrail")
     assert "+mode: shadow # a fifth of the calls" in entry["changes"][0]["diff"]
+    client.call("POST", "/v1/policies/tried/mode?mode=enforce")
+    assert not client.get("/v1/status").json["rollbacks"][0]["stands"]
 
 
 def test_a_mode_is_set_in_the_text_as_it_was_written(client: Client) -> None:

@@ -5,6 +5,8 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,8 +29,11 @@ from farthing.settings import Settings
 from proxy.api_error import ApiError
 from proxy.batch import FINAL, WINDOW_S, Answered, Batches, BatchRecord, Journal, new_id
 from proxy.files import Files
+from proxy.keys import Caller
+from proxy.offline import owner_of
 from tests.conftest import REPOSITORY
 from tests.ports import free_port
+from tests.proxy.processes import process
 from tests.proxy.rig import (
     COST,
     Behaviour,
@@ -336,34 +341,55 @@ def test_a_journal_forgets_what_a_kill_left_of_a_line(tmp_path: Path) -> None:
     again.close()
 
 
-@contextlib.contextmanager
-def process(rig: Rig, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a proxy as a process that can be killed."""
-    url = vars(rig.settings)["deployments"][1].url
-    (folder / "farthing.toml").write_text(
-        f"[[deployments]]\nmodel = 'gpt-plain'\nurl = '{url}'\nprovider = 'openai'\nmetered = true\n"
-        "[[prices]]\nprovider = 'openai'\nmodel = 'gpt-plain'\ninput = '1'\noutput = '2'\n"
-    )
-    environ = {
-        **os.environ, "FARTHING_CONFIG": str(folder / "farthing.toml"), "FARTHING_DATA_DIR": str(folder / "data"),
-        "FARTHING_PROXY_PORT": str(port), "FARTHING_POLICIES_URL": rig.policies,
-        "FARTHING_COLLECTOR_URL": vars(rig.settings)["collector_url"],
-    }  # fmt: skip
-    started = subprocess.Popen([sys.executable, "-m", "farthing", "proxy"], cwd=REPOSITORY, env=environ)
+FULL = """
+import os, resource, sys
+from io import BytesIO
+from pathlib import Path
+from msgspec import Raw
+from proxy.batch import Answered, Journal
+from proxy.files import Files
+folder = Path(sys.argv[1])
+journal, files = Journal(folder / "answers.jsonl"), Files(folder / "files")
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # nothing gets longer: as good as full
+for write in (
+    lambda: journal.add(Answered(1, True, Raw(b'"' + b"x" * 5000 + b'"'))),
+    lambda: files.add("me", "large", BytesIO(b"x" * 5000), 5000, 1),
+):
     try:
-        until(lambda: _is_up(port), "the proxy answers")
-        yield started
-    finally:
-        started.kill()
-        started.wait()
+        write()
+    except OSError:
+        print("refused")
+journal.add(Answered(2, True, Raw(b"{}")))
+files.add("me", "small", BytesIO(b"x"), 1, 1)
+print([one.line for one in journal.read()], [one.filename for one in files.of("me")], len(os.listdir(folder / "files")))
+"""
 
 
-def _is_up(port: int) -> bool:
-    try:
-        http_json.call("GET", f"http://127.0.0.1:{port}/healthz")
-    except Exception:  # noqa: BLE001 - whatever it is, it is not up
-        return False
-    return True
+def test_what_a_full_disk_cuts_short_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["refused", "refused", "[2] ['small'] 1"]
+
+
+def test_a_batch_that_cannot_be_run_keeps_no_other_from_running(rig: Rig, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(lines(1))
+    there = vars(rig.settings)["data_dir"] / "proxy" / "batches"
+    there.mkdir(parents=True, exist_ok=True)
+    with rig.client("batch-of-others") as client:
+        batches, broken = Batches(tmp_path / "made"), [new_id() for _ in range(4)]  # more than may run at once
+        for one in broken:
+            made = BatchRecord(one, "x", "/v1/chat/completions", "f", 1, 1, "", "default", "t", "", "")
+            batches.create(made, source)
+            (batches.folder(one) / "answers.jsonl").mkdir()  # where its answers should go
+            batches.folder(one).rename(there / one)
+        try:
+            assert ended(client, begin(client, lines(2)).id).request_counts.completed == 2
+        finally:
+            for one in broken:
+                shutil.rmtree(there / one)
 
 
 def test_a_batch_survives_kill_9_and_asks_no_answered_line_again(rig: Rig, tmp_path: Path) -> None:
@@ -399,6 +425,21 @@ def test_a_batch_survives_kill_9_and_asks_no_answered_line_again(rig: Rig, tmp_p
     assert found == Counter({f"line-{number}": 1 for number in range(count)})
     assert {seen[custom] for custom in answered} == {1}, "an answered line was asked again"
     assert sum(seen.values()) <= count + 8, "no more than the lines under way were asked twice"
+
+
+def test_answers_that_the_disk_does_not_take_end_the_run_before_more_are_paid_for(rig: Rig, tmp_path: Path) -> None:
+    port = free_port()
+    rig.upstream.next(waits(rig.upstream, answers(answer_of())))
+    url = f"http://127.0.0.1:{port}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=5) as client, process(rig, tmp_path, port) as run:
+        batch = begin(client, lines(30))
+        until(lambda: len(rig.upstream.received) == 8, "as many lines as may be are asked")
+        resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))  # no file gets longer
+        rig.upstream.release.set()
+        batches = Batches(tmp_path / "data" / "proxy" / "batches")
+        until(lambda: batches.claim(batch.id) is not None, "it breaks off")
+        assert batches.get(owner_of(Caller("default")), batch.id).status == "in_progress"
+        assert len(rig.upstream.received) == 8
 
 
 def record(folder: Path, content: bytes, **more: Any) -> tuple[Batches, BatchRecord]:

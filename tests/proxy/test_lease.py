@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,11 @@ def plane(tmp_path: Path) -> Iterator[Plane]:
 
 
 @asynccontextmanager
-async def workers(url: str, folder: Path, number: int = 1, lease_s: float = 0.4) -> AsyncIterator[list[Spend]]:
+async def workers(
+    url: str, folder: Path, number: int = 1, lease_s: float = 0.4, hold_ttl_s: float = 600.0
+) -> AsyncIterator[list[Spend]]:
     client = Client()
-    made = [Spend(client, url, folder, lease_s) for _ in range(number)]
+    made = [Spend(client, url, folder, lease_s, hold_ttl_s) for _ in range(number)]
     for one in made:
         one.start()
     try:
@@ -195,6 +197,31 @@ def test_calls_let_through_while_the_ledger_is_away_are_booked_when_it_is_back_b
     asyncio.run(back())
     assert list(tmp_path.glob("backlog-*")) == []
     asyncio.run(back())
+
+
+def test_a_worker_leaves_its_leases_alone_once_a_silent_ledger_has_charged_them_in_full(tmp_path: Path) -> None:
+    async def main(spend: Spend, document: Document) -> None:
+        while not spend.leased.get("company"):
+            await call(spend, document, f"r{random.random()}", 100, 1)
+            await asyncio.sleep(0.01)
+        held = await spend.reserve("leased", FACTS, document.budgets, 1)
+        assert held is not None and held.accounts
+        spend.settle(held, 0)
+        await asyncio.to_thread(close)
+        with pytest.raises(LedgerError):
+            async with asyncio.timeout(60):
+                while True:  # calls that cost nothing never use a lease up
+                    await call(spend, document, f"s{random.random()}", 1, 0)
+                    await asyncio.sleep(0.01)
+
+    async def work(url: str, document: Document) -> None:
+        async with workers(url, tmp_path / "proxy", lease_s=60.0, hold_ttl_s=0.5) as (spend,):
+            await main(spend, document)
+
+    with ExitStack() as stack:
+        plane = Plane(stack.enter_context(served(app(Settings(data_dir=tmp_path / "control")))))
+        close = stack.close
+        asyncio.run(work(plane.url, plane.limit(10**6)))
 
 
 KILLED = """

@@ -1,4 +1,7 @@
-"""Ledger and warehouse to the nano-dollar: real proxies killed with calls under way, one ledger, one collector."""
+"""Ledger and warehouse to the nano-dollar: real proxies killed with calls under way, one ledger, one collector.
+
+A host that is lost takes with it what its workers had kept for whoever comes after them.
+"""
 from __future__ import annotations
 
 import asyncio
@@ -6,6 +9,7 @@ import http.client
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +77,16 @@ class Site:
         self.proxies[port].kill()
         self.proxies[port].wait()
 
+    def lose(self, host: Path) -> None:
+        """Have a host with all its workers die and come back with an empty disk."""
+        ports = [port for port, disk in self.hosts.items() if disk == host]
+        for port in ports:
+            self.kill(port)
+        shutil.rmtree(host)
+        host.mkdir()
+        for port in ports:
+            self.start(port)
+
     def ask(self, port: int) -> int:
         """Make one call; return its status, 0 where the proxy died under it."""
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -129,7 +143,7 @@ def site(warehouse: Warehouse, tmp_path: Path) -> Iterator[Site]:
         collector = stack.enter_context(served(Collector(own, warehouse)))
         analyzer = stack.enter_context(served(analyzer_app(own, warehouse)))
         control = Settings(data_dir=tmp_path, tenant=tenant, analyzer_port=analyzer, hold_ttl_s=5.0,
-                           reconcile_interval_s=0.2)  # fmt: skip
+                           reconcile_interval_s=0.2, lease_correct_after_s=2.0)  # fmt: skip
         policies = stack.enter_context(served(policies_app(control)))
         config = tmp_path / "farthing.toml"
         config.write_text(
@@ -183,6 +197,7 @@ def agree(site: Site) -> tuple[int, int]:
         return not any(state == "expired" and name in settled for name, (state, _) in site.charges().items())
 
     until(is_corrected, "expired holds are corrected", seconds=60)
+    until(lambda: is_accounted_for(site), "leases of lost hosts are corrected", seconds=60)
     charges = site.charges()
     assert {name: charges[name][1] for name in settled} == settled  # none is missing, none is off by a nano-dollar
     untold = {name: charge for name, (_, charge) in charges.items() if name not in settled}
@@ -193,15 +208,20 @@ def agree(site: Site) -> tuple[int, int]:
     return len(settled), len(untold)
 
 
+def is_accounted_for(site: Site) -> bool:
+    """Tell whether all that is spent has a call's name."""
+    return site.line("company")["spent_nusd"] == sum(charge for _, charge in site.charges().values())
+
+
 @pytest.mark.parametrize(
-    ("hosts", "callers", "calls", "kills"),  # calls that the budget pays for
+    ("hosts", "callers", "calls", "kills", "losses"),  # calls that the budget pays for
     [
-        pytest.param(1, 8, 60, 1, id="1 kill of 1 worker"),
-        pytest.param(2, 64, 2500, 12, id="12 kills of 2 workers x 2 hosts", marks=pytest.mark.proof),
+        pytest.param(1, 8, 60, 1, 1, id="1 kill and 1 loss of 1 worker"),
+        pytest.param(2, 64, 2500, 12, 4, id="12 kills and 4 losses of 2 workers x 2 hosts", marks=pytest.mark.proof),
     ],
 )
 def test_ledger_and_warehouse_agree_to_the_nano_dollar_whatever_was_killed(
-    site: Site, tmp_path: Path, hosts: int, callers: int, calls: int, kills: int
+    site: Site, tmp_path: Path, hosts: int, callers: int, calls: int, kills: int, losses: int
 ) -> None:
     workers = 1 if hosts == 1 else 2 * hosts
     for number, port in enumerate(free_ports(workers)):
@@ -215,12 +235,15 @@ def test_ledger_and_warehouse_agree_to_the_nano_dollar_whatever_was_killed(
     chance = random.Random(kills)
 
     def kill() -> None:
-        for _ in range(kills):
+        for number in range(kills + losses):
             enough = site.heard() + callers
             until(lambda enough=enough: site.heard() >= enough, "calls are recorded, or refused", seconds=60)
             port = chance.choice(list(site.hosts))
-            site.kill(port)
-            site.start(port)
+            if number < losses:
+                site.lose(site.hosts[port])
+            else:
+                site.kill(port)
+                site.start(port)
 
     spend(site, callers, kill)
     at_rest(site)
@@ -233,8 +256,9 @@ def test_ledger_and_warehouse_agree_to_the_nano_dollar_whatever_was_killed(
     at_rest(site)
     more, _ = agree(site)
     line = site.line("edge")
-    print(f"{known} calls agree, {untold} were under way or unrecorded at {kills} kills; {more - known} fitted after")
+    ends = f"{kills} kills and {losses} losses"
+    print(f"{known} calls agree, {untold} were under way or unrecorded at {ends}; {more - known} fitted after")
     body = len(json.dumps(asked()))
     assert line["free_nusd"] < (body + 128) * 1000 + 20 * 2000
     assert known >= callers
-    assert untold <= kills * (callers + 64)  # those under way, and a batch of spans that had not left
+    assert untold <= (kills + losses * workers) * (callers + 64)  # under way, or in a batch of spans that had not left

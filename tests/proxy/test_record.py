@@ -8,10 +8,13 @@ from msgspec import structs
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from farthing import semconv
 from farthing.policy import CompiledDocument, Document, Facts, Policy, decide
 from farthing.policy.holdout import Canary
 from proxy.call import Call
+from proxy.lease import Account
 from proxy.record import Recorder, encode_span
+from proxy.spend import Hold
 from proxy.upstream import Client
 from tests.proxy.test_upstream import Handler, body_of, server
 
@@ -86,6 +89,27 @@ def test_a_collector_that_wants_a_key_gets_the_one_of_the_proxy_s_tenant() -> No
 
     asyncio.run(main())
     assert b"x-farthing-key: k1\r\n" in heads[0]
+
+
+def test_a_span_names_the_leases_that_its_call_was_reserved_from_and_its_resource_the_worker() -> None:
+    account, bodies = Account("company"), list[bytes]()
+    account.lease = "company day:2026-03-01"
+
+    async def main() -> None:
+        async with server(collector(bodies, [])) as url:
+            client = Client()
+            recorder = Recorder(client, url, "test", instance="worker-1")
+            one = call(1)
+            one.hold, one.settled_nusd = Hold(one.request_id, 90, 1, (account,)), 7
+            recorder.put(one)
+            await recorder.stop(60.0)
+            client.close()
+
+    asyncio.run(main())
+    (sent,) = ExportTraceServiceRequest.FromString(bodies[0]).resource_spans
+    assert {one.key: one.value.string_value for one in sent.resource.attributes}["service.instance.id"] == "worker-1"
+    (leases,) = [one.value for one in sent.scope_spans[0].spans[0].attributes if one.key == semconv.LEASES]
+    assert [one.string_value for one in leases.array_value.values] == ["company day:2026-03-01"]
 
 
 def test_what_cannot_be_sent_before_the_end_is_counted() -> None:

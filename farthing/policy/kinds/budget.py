@@ -63,6 +63,16 @@ class Window(Record):
         return int(self.rolling[:-1]) * _ROLLING[self.rolling[-1]] if self.rolling else 0
 
 
+def usable_act(act: object) -> object:
+    """Return what a threshold is to do; a ValueError where it names the batch tier, which has no answer for a call."""
+    if act == "batch":
+        raise ValueError(
+            "the batch tier answers within a day, so no call that waits for its answer can use it; write "
+            "flex, the cheaper tier of such calls, and send work that can wait to /v1/batches"
+        )
+    return act
+
+
 class Threshold(Record):
     """Do something once a share of the limit is spent, or will be by the period's end as it goes; told once a period.
 
@@ -73,7 +83,9 @@ class Threshold(Record):
     forecast: Share | None = None  # of the limit, at the period's end if it goes on as so far
     # notify: only tell; route: send the scope's calls to the model `to`; cheapest: to the cheapest deployment of their
     # model; flex: ask for the provider's flex tier; approve: refuse them until somebody approves
-    act: Literal["notify", "route", "cheapest", "flex", "approve"] = "notify"
+    act: Annotated[
+        Literal["notify", "route", "cheapest", "flex", "approve"], BeforeValidator(usable_act)
+    ] = "notify"
     to: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None  # one exact model name
 
     @model_validator(mode="after")

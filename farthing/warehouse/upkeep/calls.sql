@@ -22,4 +22,8 @@ WHERE (billed OR unbilled_reason IN ('duplicate', 'replayed'))
   ))
   -- not of toDateTime(started_at): it wraps after 2106, and the index then leaves out parts that hold such a row
   AND (NOT {is_wide:Bool} OR toStartOfFifteenMinutes(started_at, 'UTC') IN {slots:Array(DateTime('UTC'))})
-  AND (span IN (SELECT key FROM keys) OR parent IN (SELECT key FROM keys) OR response IN (SELECT key FROM keys))
+  AND (
+      bitAnd(span, 4611686018427387903) IN (SELECT key FROM keys)
+      OR bitAnd(parent, 4611686018427387903) IN (SELECT key FROM keys)
+      OR bitAnd(response, 4611686018427387903) IN (SELECT key FROM keys)
+  )
