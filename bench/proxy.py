@@ -80,7 +80,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         if nginx:
             with nginx_before(folder, nginx, model) as server:
                 costs = peer(server, "", arguments.windows, arguments.requests, arguments.streams)
-            figures |= {f"nginx_{cost}": costs[cost] for cost in COSTS}
+                ask, stream = fresh(request_of("")), fresh(stream_of("", 1))
+                adds = added_ms(server.port, model, ask, stream, arguments.pairs)
+            figures |= {f"nginx_{name}": value for name, value in {**costs, **adds}.items()}
             figures |= {f"{cost}_over_nginx": round(figures[cost] / costs[cost], 2) for cost in COSTS}
         else:
             print(f"nginx is left out: {why}")

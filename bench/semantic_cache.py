@@ -1,6 +1,6 @@
 """What the semantic cache serves, and how much of it wrong: banking77's questions through the real proxy.
 
-    python bench/semantic_cache.py [--orders 3]
+    python bench/semantic_cache.py [--orders 3] [--questions 13083]
 
 Every question is asked of a proxy worker behind the real control plane, one after the other in a random order, under a
 policy that serves and says nothing else: delta, guards, verified share and alarm are the defaults. The upstream answers
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy
 from proxy_governed import Governed, governed, status
-from semantic_peers import Served, plain_threshold, vcache
+from semantic_peers import Served, plain_thresholds, vcache
 from semantic_questions import ENCODER, PARTS, Questions, load
 from semantic_upstream import upstream
 from servers import cpu_s, rss_mb
@@ -55,12 +55,13 @@ class Run:
 
 def main() -> int:
     """Measure, print, and return the exit code."""
-    orders = _arguments().orders
+    arguments = _arguments()
+    orders, most = arguments.orders, arguments.questions
     if not all(part.exists() for part in PARTS):
         print(f"{', '.join(map(str, PARTS))}: not all there; nothing was measured", file=sys.stderr)
         return 1
     questions = load()
-    rows = [numpy.random.default_rng(seed).permutation(len(questions.texts)).tolist() for seed in range(orders)]
+    rows = [numpy.random.default_rng(seed).permutation(len(questions.texts))[:most].tolist() for seed in range(orders)]
     asked = {f"order-{i}": ("", order) for i, order in enumerate(rows)}
     asked |= {f"delta-{delta:g}".replace(".", "-"): (f", delta: {delta}", rows[0]) for delta in DELTAS}
     text = "---\n".join(policy(name, more) for name, (more, _) in asked.items())
@@ -72,7 +73,7 @@ def main() -> int:
         runs = {name: through(running, name, questions, order) for name, (_, order) in asked.items()}
         rss = rss_mb(running.workers[0].pid)
     baseline = compare(questions, rows[0])
-    figures = judged([runs[f"order-{i}"] for i in range(orders)], questions)
+    figures = judged([runs[f"order-{i}"] for i in range(orders)])
     figures |= baseline | {"proxy_rss_mb": round(rss, 1), "embed_ms": round(questions.embed_ms, 2)}
     return conclude("semantic_cache", figures, LIMITS, numpy=numpy.__version__)
 
@@ -80,6 +81,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--orders", type=int, default=3, help="random orders, each with an empty cache")
+    parser.add_argument("--questions", type=int, help="of each order; default: all of them")
     return parser.parse_args()
 
 
@@ -147,7 +149,7 @@ def _upper(served: Served) -> float:
 def compare(questions: Questions, order: Sequence[int]) -> dict[str, float]:
     """Print what other rules make of the first order; return the figures that the verdict shows."""
     vectors, categories = questions.vectors[order], [questions.categories[i] for i in order]
-    plain = {threshold: plain_threshold(vectors, categories, threshold) for threshold in THRESHOLDS}
+    plain = plain_thresholds(vectors, categories, THRESHOLDS)
     for threshold, served in plain.items():
         show(f"plain threshold {threshold:.2f}", served)
     show("vCache's rule, delta 0.01", vcache(vectors, categories, 0.01, Random(1).random))
@@ -159,16 +161,17 @@ def compare(questions: Questions, order: Sequence[int]) -> dict[str, float]:
     }
 
 
-def judged(runs: list[Run], questions: Questions) -> dict[str, float]:
+def judged(runs: list[Run]) -> dict[str, float]:
     """Return the figures of the default over all orders."""
     served = [run.served for run in runs]
     count, wrong = sum(one.count for one in served), sum(one.wrong for one in served)
+    asked = sum(len(one.hits) for one in served)
     return {
-        "questions": len(questions.texts),
+        "questions": asked // len(runs),
         "orders": len(runs),
         "served": count,
         "wrong": wrong,
-        "hit_share": round(count / (len(runs) * len(questions.texts)), 4),
+        "hit_share": round(count / asked, 4),
         "hit_share_second_half": round(sum(one.late_share for one in served) / len(runs), 4),
         "wrong_share": round(wrong / count, 5) if count else 0.0,
         "wrong_share_worst_order": round(max(one.wrong_share for one in served), 5),

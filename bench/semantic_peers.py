@@ -8,7 +8,7 @@ Both answer with the nearest earlier question's answer; what they do not serve i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy
@@ -16,6 +16,7 @@ import numpy
 Z = ((0.5, 0.0), (0.3, 0.524), (0.2, 0.842), (0.1, 1.282), (0.05, 1.645), (0.02, 2.054), (0.01, 2.326), (0.001, 3.09))
 FEWEST = 6  # outcomes of an entry before the logistic rule serves it; a fit to fewer says nothing
 STEPS = 25  # of Newton's method
+BLOCK = 256  # questions that are compared with all before them in one product
 RIDGE = 1e-2  # keeps a fit finite where right and wrong do not overlap
 
 
@@ -45,23 +46,36 @@ class Served:
         return self.wrong / self.count if self.count else 0.0
 
 
-def plain_threshold(vectors: numpy.ndarray, answers: list[str], threshold: float) -> Served:
-    """Serve the nearest question's answer from `threshold` on; what is served is not stored."""
-    kept = numpy.zeros_like(vectors)
-    owners: list[str] = []
-    hits: list[bool] = []
-    wrong = 0
-    for vector, answer in zip(vectors, answers, strict=True):
-        near = kept[: len(owners)] @ vector
-        best = int(near.argmax()) if len(near) else -1
-        is_hit = best >= 0 and float(near[best]) >= threshold
-        hits.append(is_hit)
-        if is_hit:
-            wrong += owners[best] != answer
-        else:
-            kept[len(owners)] = vector
-            owners.append(answer)
-    return Served(hits, wrong)
+def plain_thresholds(
+    vectors: numpy.ndarray, answers: Sequence[str], thresholds: Iterable[float]
+) -> dict[float, Served]:
+    """Serve the nearest question's answer from each threshold on; what is served is not stored."""
+    rules = {threshold: _Plain(len(answers), threshold) for threshold in thresholds}
+    for first in range(0, len(answers), BLOCK):
+        last = first + BLOCK
+        for i, near in enumerate(vectors[first:last] @ vectors[:last].T, start=first):
+            for rule in rules.values():
+                rule.ask(near[:i], i, answers)
+    return {threshold: Served(rule.hits, rule.wrong) for threshold, rule in rules.items()}
+
+
+class _Plain:
+    """A plain threshold as it goes through the stream."""
+
+    def __init__(self, rows: int, threshold: float) -> None:
+        self._threshold = threshold
+        self._kept = numpy.zeros(rows, bool)
+        self.hits: list[bool] = []
+        self.wrong = 0
+
+    def ask(self, near: numpy.ndarray, row: int, answers: Sequence[str]) -> None:
+        """Answer question `row`; `near` has its similarity to each one before it."""
+        stored = numpy.where(self._kept[:row], near, -1.0)
+        best = int(stored.argmax()) if row else -1
+        is_hit = best >= 0 and float(stored[best]) >= self._threshold
+        self.hits.append(is_hit)
+        self.wrong += is_hit and answers[best] != answers[row]
+        self._kept[row] = not is_hit
 
 
 @dataclass

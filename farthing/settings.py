@@ -46,6 +46,8 @@ class Deployment:
     warm_connections: int = 0  # opened at the start of each worker and kept open
     # azure: the version of its dated API, with url = https://NAME.openai.azure.com/openai; default: its v1 API
     api_version: str = ""
+    # Lines of /v1/batches go to it in batches of the provider's own, at the price of the service tier `batch`.
+    provider_batches: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ STANDARD_TIERS = ("default", "standard", "standard_only", "auto", "on_demand")
 
 def service_tier(told: str) -> str:
     """Return the service tier that a price is looked up by, from what a provider or a client calls it."""
+    if not told:
+        return ""
     name = told.strip().lower()
     return "" if name in STANDARD_TIERS else name
 
@@ -41,7 +43,7 @@ class Usage(NamedTuple):
 
     @property
     def input(self) -> int:
-        return sum(self) - self.output_total
+        return sum(self) - self.output - self.output_audio
 
     @property
     def output_total(self) -> int:
@@ -164,7 +166,7 @@ class Price:
 
     def cost_nusd(self, usage: Usage) -> int:
         """Return what `usage` costs, nano-dollars; the rule that the warehouse applies too."""
-        rates = self.rates_for(usage.input)
+        rates = self.rates_for(usage.input) if self.tiers else self.rates
         return rounded(sum(map(mul, usage, rates)))
 
     def bound_nusd(self, max_input: int, max_output: int) -> int:

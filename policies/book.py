@@ -159,8 +159,8 @@ class Book:
 
     def _next_expiry(self, memory: Memory) -> int | None:
         """Return when something may expire next; a lease perhaps later, since workers renew theirs."""
-        due = [one for one in (self._next_hold_expiry(memory), memory.leases_due_ns) if one is not None]
-        return min(due, default=None)
+        ends = (self._next_hold_expiry(memory), memory.lasting_due_ns, memory.leases_due_ns)
+        return min([one for one in ends if one is not None], default=None)
 
     def _next_hold_expiry(self, memory: Memory) -> int | None:
         oldest = next(iter(memory.holds.values()), None)
@@ -171,6 +171,9 @@ class Book:
         while (due := self._next_hold_expiry(memory)) is not None and due <= now:
             key = next(iter(memory.holds))
             hold = memory.holds.pop(key)
+            close(memory, key, hold, hold.amount_nusd, "expired", now)
+        for key in memory.overdue(now):
+            hold = memory.lasting.pop(key)
             close(memory, key, hold, hold.amount_nusd, "expired", now)
         if memory.leases_due_ns is not None and memory.leases_due_ns <= now:
             lending.expire(memory, self._hold_ttl_ns, now)

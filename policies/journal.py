@@ -219,11 +219,12 @@ def opened_row(
     amount_nusd: int,
     reserved_ns: int,
     closed: tuple[int, int, str, int | None] = (0, 0, "open", None),  # charge, overrun, state, when
+    expires_ns: int | None = None,
 ) -> Row:
     """Return the row of a new hold in one budget, as OPENED names it."""
     charged, overrun, state, settled_ns = closed
     place = (balance.budget, balance.period.name)
-    return (*hold, *place, amount_nusd, charged, overrun, state, reserved_ns, settled_ns)
+    return (*hold, *place, amount_nusd, charged, overrun, state, reserved_ns, settled_ns, expires_ns)
 
 
 def closed_row(hold: HoldId, budget: str, charge: tuple[int, int], state: str, settled_ns: int) -> Row:

@@ -69,6 +69,8 @@ async def status(plane: ControlPlane, _request: Request) -> Reply:
     document = plane.document_in_force
     today = datetime.now(timezone.utc).date()
     newest = next(iter(await asyncio.to_thread(plane.store.history, 1)), None)
+    tried = [one for one in document.policies if one.trial() is not None]
+    on_trial = {(one.name, rail.title) for one in tried for rail in one.verify.guardrails}  # a look may be older
     policies = [
         {"name": one.name, "owner": one.owner, "mode": one.mode}
         | {"priority": None if one.priority == AFTER_ALL else one.priority}
@@ -86,7 +88,7 @@ async def status(plane: ControlPlane, _request: Request) -> Reply:
             "policies": policies,
             "warnings": await asyncio.to_thread(warnings, document),
             "proxies": plane.followers.status(document.version),
-            "guardrails": plane.guard.verdicts,
+            "guardrails": [one for one in plane.guard.verdicts if (one["policy"], one["metric"]) in on_trial],
             "pending": await asyncio.to_thread(_waiting, plane),
             "rollbacks": await asyncio.to_thread(_rollbacks, plane, document.version),
         }

@@ -21,6 +21,7 @@ class Hold:
     amount_nusd: int
     reserved_ns: int
     balances: tuple[Balance, ...]
+    expires_ns: int | None = None  # None: as the settings say
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -31,7 +32,9 @@ class Hold:
 class Memory:
     """What the database holds, as far as it is needed, and what the transaction in progress has changed."""
 
-    holds: dict[HoldId, Hold] = field(default_factory=dict)  # the oldest first
+    holds: dict[HoldId, Hold] = field(default_factory=dict)  # those that live as long as any, the oldest first
+    lasting: dict[HoldId, Hold] = field(default_factory=dict)  # those that asked for a lifetime of their own
+    lasting_due_ns: int | None = None  # none of these expires before; None: there is none
     balances: dict[tuple[str, str], Balance] = field(default_factory=dict)  # by budget and period
     current: dict[str, Balance] = field(default_factory=dict)  # by budget: the one of the period that runs
     settled: OrderedDict[HoldId, tuple[str, ...]] = field(default_factory=OrderedDict)  # the newest last
@@ -46,6 +49,30 @@ class Memory:
 
     def touch(self, balance: Balance) -> None:
         self.touched[balance.budget, balance.period.name] = balance
+
+    def held(self, key: HoldId) -> Hold | None:
+        return self.holds.get(key) or self.lasting.get(key)
+
+    def keep(self, key: HoldId, hold: Hold) -> None:
+        """Keep an open hold."""
+        if hold.expires_ns is None:
+            self.holds[key] = hold
+            return
+        self.lasting[key] = hold
+        due = self.lasting_due_ns
+        self.lasting_due_ns = hold.expires_ns if due is None else min(due, hold.expires_ns)
+
+    def let_go(self, key: HoldId) -> Hold | None:
+        """Return a hold that is open no more."""
+        return self.holds.pop(key, None) or self.lasting.pop(key, None)
+
+    def overdue(self, now: int) -> list[HoldId]:
+        """Return which of those with a lifetime of their own are over; each is to be let go of."""
+        if self.lasting_due_ns is None or self.lasting_due_ns > now:
+            return []
+        ends = [(hold.expires_ns or 0, key) for key, hold in self.lasting.items()]
+        self.lasting_due_ns = min([end for end, _ in ends if end > now], default=None)
+        return [key for end, key in ends if end <= now]
 
     def remember(self, key: HoldId, names: tuple[str, ...]) -> None:
         self.settled[key] = names
@@ -68,7 +95,7 @@ class Memory:
 
     def prune(self) -> None:
         """Let go of balances of past periods that no open hold points to."""
-        needed = [balance for hold in self.holds.values() for balance in hold.balances]
+        needed = [balance for hold in (*self.holds.values(), *self.lasting.values()) for balance in hold.balances]
         needed += [lease.balance for lease in self.leases.values()]
         needed += [slot for balance in self.current.values() for slot in balance.earlier]
         kept = [*self.current.values(), *needed]

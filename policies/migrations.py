@@ -246,8 +246,11 @@ CORRECTIONS: tuple[Statement, ...] = (
     "CREATE INDEX lease_corrections_at ON lease_corrections (at_ns)",
 )
 
+LASTING: tuple[Statement, ...] = ("ALTER TABLE holds ADD COLUMN expires_ns BIGINT",)
+
 MIGRATIONS = (
     DOCUMENTS, LEDGER, KEYS, LEASES, BUDGETS, TOKENS, PENDING, GAINS, EXPIRED, GAIN_TENANTS, CORRECTIONS,
+    LASTING,
 )  # fmt: skip
 
 

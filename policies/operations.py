@@ -15,6 +15,7 @@ RequestId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,200}\Z")]  # printabl
 Attempt = Annotated[int, msgspec.Meta(ge=0, le=MAX_ATTEMPT)]
 Nusd = Annotated[int, msgspec.Meta(ge=0, le=MAX_OPERATION_NUSD)]
 WorkerId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,100}\Z")]
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=7 * 86_400)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Instant = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # Unix time, nanoseconds
 Place = tuple[str, str]  # a budget and one of its periods
@@ -27,6 +28,7 @@ class Reserve(msgspec.Struct, frozen=True, tag="reserve", tag_field="op", forbid
     attempt: Attempt  # a retry or a fallback is an attempt of its own
     amount_nusd: Nusd  # upper bound of the bill
     facts: Facts
+    lifetime_s: Seconds = 0  # after which it is charged in full; 0: as long as any hold
 
 
 class Settle(msgspec.Struct, frozen=True, tag="settle", tag_field="op", forbid_unknown_fields=True):

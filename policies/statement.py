@@ -22,6 +22,7 @@ MAX_SETTLEMENTS = 10_000  # rows of one answer
 MAX_EVENTS = 1000
 FIGURES = ("spent_nusd", "held_nusd", "leased_nusd", "overrun_nusd", "refused", "granted_nusd")
 HOUR_NS = 3600 * NS_PER_S
+ZONES_NS = 48 * HOUR_NS  # by which a period's stored end may be early, where its budget has moved to another time zone
 
 Rows = dict[tuple[str, str], dict[str, Any]]  # by budget and period
 
@@ -29,7 +30,7 @@ Rows = dict[tuple[str, str], dict[str, Any]]  # by budget and period
 def budgets(engine: Engine, document: Document, now_ns: int) -> list[dict[str, Any]]:
     """Return one line for each budget, from the committed rows that refusals are decided on."""
     names = [budget.name for budget in document.budgets]
-    back_ns = max((one.window.rolling_s for one in document.budgets), default=0) * 2 * NS_PER_S
+    back_ns = max(ZONES_NS, max((one.window.rolling_s for one in document.budgets), default=0) * 2 * NS_PER_S)
     query = select(balances).where(balances.c.budget.in_(names))
     running = (balances.c.end_ns.is_(None)) | (balances.c.end_ns > now_ns - back_ns)
     kept: Rows = {(row["budget"], row["period"]): row for row in rows(engine, query.where(running))}
@@ -178,4 +179,5 @@ def _cursor_text(row: dict[str, Any]) -> str:
 
 def _settlement(row: dict[str, Any]) -> dict[str, Any]:
     times = {"reserved_at": iso(row.pop("reserved_ns")), "at": iso(row.pop("settled_ns"))}
+    del row["expires_ns"]  # it has ended
     return {**row, **times}

@@ -98,6 +98,7 @@ holds = Table(
     Column("state", Text),  # open | settled | expired (charged in full) | corrected (settled after that)
     Column("reserved_ns", BigInteger),
     Column("settled_ns", BigInteger),
+    Column("expires_ns", BigInteger),  # of a hold that asked for a lifetime of its own; NULL: as the settings say
 )
 budget_grants = Table(
     "budget_grants",

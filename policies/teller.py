@@ -74,9 +74,9 @@ class Teller:
         for row in self._journal.open_holds(connection):
             key = (row.request_id, row.attempt)
             balance = self._stored(connection, memory, row.budget, row.period)
-            earlier = memory.holds.get(key)
+            earlier = memory.held(key)
             others = earlier.balances if earlier else ()
-            memory.holds[key] = Hold(row.held_nusd, row.reserved_ns, (*others, balance))
+            memory.keep(key, Hold(row.held_nusd, row.reserved_ns, (*others, balance), row.expires_ns))
         for row in self._journal.leases(connection):
             self._loaded(connection, memory, row)
         return memory
@@ -105,6 +105,7 @@ class Teller:
             balance = Balance(budget.name, period, budget.limit_nusd, budget.hard)
         if balance is not None:
             memory.balances[key] = balance
+            balance.period = period  # the budget may have moved to another time zone since its row was written
             if budget.window.rolling is not None:
                 balance.is_past, balance.earlier = False, self._earlier(connection, memory, budget, at_ns)
         return balance
@@ -134,7 +135,7 @@ class Teller:
 
     def _reserve(self, connection: Connection, memory: Memory, asked: Reserve, now: int) -> Result:
         key, amount = (asked.request_id, asked.attempt), asked.amount_nusd
-        held = memory.holds.get(key)
+        held = memory.held(key)
         if held is not None:
             return Reserved(held.names) if held.amount_nusd == amount else used_before(asked)
         if key in memory.settled:
@@ -146,20 +147,22 @@ class Teller:
         if short:
             recalled = lending.recall(memory, short, amount, now)
             return over_budget(memory, min(short, key=lambda balance: balance.free_nusd), amount, recalled)
-        return self._hold(memory, key, Hold(amount, now, balances))
+        expires_ns = now + asked.lifetime_s * NS_PER_S if asked.lifetime_s else None
+        return self._hold(memory, key, Hold(amount, now, balances, expires_ns))
 
     def _hold(self, memory: Memory, key: HoldId, hold: Hold) -> Result:
         for balance in hold.balances:
             balance.hold(hold.amount_nusd)
             memory.touch(balance)
-            memory.opened.append(opened_row(key, balance, hold.amount_nusd, hold.reserved_ns))
+            opened = opened_row(key, balance, hold.amount_nusd, hold.reserved_ns, expires_ns=hold.expires_ns)
+            memory.opened.append(opened)
         if hold.balances:
-            memory.holds[key] = hold
+            memory.keep(key, hold)
         return Reserved(hold.names)
 
     def _settle(self, connection: Connection, memory: Memory, asked: Settle, now: int) -> Result:
         key = (asked.request_id, asked.attempt)
-        hold = memory.holds.pop(key, None)
+        hold = memory.let_go(key)
         if hold is not None:
             overrun = close(memory, key, hold, asked.actual_nusd, "settled", now)
             memory.remember(key, hold.names)

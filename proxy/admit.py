@@ -29,7 +29,7 @@ from proxy.offers import FLEX_TIER, Offers, day_of
 from proxy.prompt_cache import breakpoints
 from proxy.request import Asked
 from proxy.router import Router
-from proxy.spend import MAX_NUSD, Spend
+from proxy.spend import MAX_NUSD, Hold, Spend
 from proxy.tokens import TokenControl
 
 _WITH_FLEX = ("chat/completions", "responses")  # whose requests can ask for the flex tier
@@ -101,12 +101,16 @@ class Admission:
             candidates = call.chosen.targets
         else:
             candidates = self._candidates(decision.route_to or call.asked_model, decision.fallbacks, form.api)
-        if decision.is_flex:
+        candidates = _consigned(call, candidates)
+        if decision.is_flex and not call.is_consigned:
             asked = self._in_flex(form, call, asked, candidates)
         self.assign(call, asked, candidates[0])
         admitted = Admitted(form, asked, candidates)
         if decision.cache is not None:
             ticket = admitted.ticket = await self._caches.look(form, call, asked)
+            if ticket is not None and call.is_consigned and ticket.entry is None:
+                self._caches.leave(ticket)  # who waits for its answer would wait for a day
+                ticket = admitted.ticket = None
             if ticket is not None and ticket.forward:
                 admitted.asked = form.read(ticket.forward)
                 admitted.candidates = [one for one in candidates if one.deployment.model == ticket.model]
@@ -152,19 +156,27 @@ class Admission:
         amount = self._bound(call, admitted)
         refuse_dear(call.decision.budgets, amount)
         try:
-            call.hold = await self._spend.reserve(call.request_id, call.facts, call.decision.budgets, amount)
+            call.hold = await self._held(call, amount)
         except OverBudgetError as error:
             raise ApiError(
                 429, "budget_exceeded", f"{error}. Ask for less (max_tokens), wait for the budget's next period, "
                 f"or have it raised.", kind="insufficient_quota",
             ) from None  # fmt: skip
         except LedgerError as error:
-            if any(budget.hard and budget.on_ledger_away == "refuse" for budget in call.decision.budgets):
+            hard = [one for one in call.decision.budgets if one.hard and one.on_ledger_away == "refuse"]
+            if hard or call.is_consigned:  # what waits for a day has to be held all the while
                 raise ApiError(
                     503, "ledger_unavailable", f"a hard budget applies and its ledger is away ({error}); try again",
                     retry_after_s=1,
                 ) from None  # fmt: skip
             call.hold = await self._spend.let_through(call.request_id, call.facts, amount)
+
+    async def _held(self, call: Call, amount: int) -> Hold | None:
+        if call.is_consigned and call.parking is not None:
+            lifetime_s = call.parking.begin(call)
+            return await self._spend.reserve_lasting(call.request_id, call.facts, amount, lifetime_s)
+        assert call.decision is not None
+        return await self._spend.reserve(call.request_id, call.facts, call.decision.budgets, amount)
 
     def _bound(self, call: Call, admitted: Admitted) -> int:
         """Return an upper bound of the bill, nano-dollars, over all deployments that may serve the call.
@@ -205,6 +217,15 @@ class Admission:
         offer = self.offers.of(call, asked, deployment)
         call.service_tier, call.price = offer.tier, offer.price
         return deployment
+
+
+def _consigned(call: Call, candidates: list[Target]) -> list[Target]:
+    """Return who may serve a call; a line whose first choice hands lines over goes nowhere else."""
+    is_cascade = call.chosen is not None and bool(call.chosen.levels)
+    if call.parking is None or is_cascade or not candidates[0].deployment.provider_batches:
+        return candidates
+    call.is_consigned = True
+    return [one for one in candidates if one.deployment.provider_batches]
 
 
 def _ungoverned(why: str) -> ApiError:

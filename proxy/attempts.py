@@ -83,7 +83,8 @@ class Attempts:
     def note(self, target: Target, response: Response) -> float:
         """Keep in mind what an answer says of its deployment; return the wait that it asks for, seconds."""
         now, status = self._clock(), response.status
-        wait = _seconds(response.headers.get(b"retry-after", b""))
+        told = response.headers.get(b"retry-after")
+        wait = _seconds(told) if told else 0.0
         if status in OVERLOADED and wait:
             target.health.pause(now, wait)
         if status >= 500:

@@ -12,7 +12,6 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Set
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +220,9 @@ class Lock:
         return cls(fd)
 
     def release(self) -> None:
-        with suppress(OSError):
-            os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def new_id() -> str:

@@ -10,6 +10,7 @@ import msgspec
 from farthing import semconv
 from farthing.serving import Headers
 from proxy.batch_lines import Line
+from proxy.gatherer import Parking
 from proxy.inner import InnerRequest
 
 _FOR_NOW = frozenset((429, 503, 529))  # refusals that charge nothing; with Retry-After they are worth another try
@@ -18,17 +19,18 @@ _FOR_NOW = frozenset((429, 503, 529))  # refusals that charge nothing; with Retr
 class LineRequest(InnerRequest):
     """A line's request; `keep` gets its answer before the call is settled."""
 
-    __slots__ = ("_keep", "may_wait", "wait_s")
+    __slots__ = ("_keep", "may_wait", "parking", "wait_s")
 
     is_offline = True
 
     def __init__(
         self, path: str, headers: dict[bytes, bytes], body: bytes, keep: Callable[[int, bytes, Headers], None],
-        may_wait: bool,
+        may_wait: bool, parking: Parking,
     ) -> None:  # fmt: skip
         super().__init__(path, headers, body)
         self._keep = keep
         self.may_wait = may_wait
+        self.parking = parking
         self.wait_s = 0  # it was refused for now, and is to be asked again then; 0 = it has its answer
 
     def answer(self, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
@@ -63,6 +65,12 @@ def _json(body: bytes) -> object:
 
 def expired_record(line: Line) -> bytes:
     """Return the line of the error file of a request that was never begun."""
-    error = {"code": "batch_expired", "message": "This request could not be executed before the batch's window closed."}
+    message = "This request could not be executed before the batch's window closed."
+    return failed_record(line, "batch_expired", message)
+
+
+def failed_record(line: Line, code: str, message: str) -> bytes:
+    """Return the line of the error file of a request that has no answer."""
+    error = {"code": code, "message": message}
     made = {"id": f"batch_req_{secrets.token_hex(12)}", "custom_id": line.custom_id, "response": None, "error": error}
     return msgspec.json.encode(made)

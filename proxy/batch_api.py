@@ -45,9 +45,8 @@ class BatchApi:
         self._names: dict[str, str] = {}  # endpoint -> the route's name
 
     def register(self, routes: Routes) -> None:
-        """Add the routes; every priced one that speaks OpenAI's API may be a batch's endpoint."""
-        priced = [(route.path, route.handle) for route in routes if isinstance(route.handle, Exchange)]
-        self._names = {path: exchange.name for path, exchange in priced if exchange.form.api == "openai"}
+        """Add the routes; every priced one may be a batch's endpoint."""
+        self._names = {route.path: route.handle.name for route in routes if isinstance(route.handle, Exchange)}
         routes.free("POST", "/v1/batches", "batches", self._create)
         routes.free("GET", "/v1/batches", "batches", self._list)
         routes.free("GET", "/v1/batches/{id}", "batches", self._get)

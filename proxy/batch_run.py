@@ -18,15 +18,19 @@ import msgspec
 from farthing import semconv
 from farthing.policy.kinds.batch import Batch
 from farthing.serving import Headers
+from proxy import anthropic_batch
 from proxy.api_error import ApiError
 from proxy.batch import FINAL, Answered, Batches, BatchRecord, Journal, Lock
 from proxy.batch_answer import LineRequest, answer_record, expired_record
 from proxy.batch_lines import Line, lines_of, model_of, problems_of
-from proxy.dispatch import Deployments
+from proxy.courier import Courier, Post
+from proxy.dispatch import Deployments, Target
 from proxy.exchange import Exchange
 from proxy.files import Files
+from proxy.gatherer import Gatherer, Parking
 from proxy.keys import Caller, Keys
 from proxy.offline import Limits
+from proxy.provider_batch import ProviderBatches
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ _MAX_WAIT_S = 60.0
 _PAUSE_S = 60.0  # until a batch that broke off is taken up again
 
 Exchanges = Callable[[str], Exchange | None]
+Release = Callable[[str], asyncio.Future[None]]
 
 
 @dataclass
@@ -51,9 +56,21 @@ class _Run:
     caller: Caller
     limits: Batch
     locks: tuple[Lock, Lock]
+    gatherer: Gatherer
+    courier: Courier
     tasks: set[asyncio.Task[None]]
     saved_at: float = 0.0
     failure: OSError | None = None  # the disk did not take an answer
+
+    @property
+    def is_taken_up(self) -> bool:
+        """Every line has its answer or waits for it at a provider."""
+        return len(self.journal.lines.keys() | self.gatherer.lines) >= self.record.total
+
+    @property
+    def end(self) -> str:
+        """How it ends where lines came back from their provider without an answer; '' = as it would otherwise."""
+        return self.courier.end if self.gatherer.lines - self.journal.lines.keys() else ""
 
 
 class BatchRunner:
@@ -61,7 +78,7 @@ class BatchRunner:
 
     def __init__(
         self, batches: Batches, files: Files, limits: Limits, keys: Keys, deployments: Deployments,
-        exchange_of: Exchanges,
+        exchange_of: Exchanges, batches_of: Callable[[Target], ProviderBatches], release: Release,
     ) -> None:  # fmt: skip
         self._batches = batches
         self._files = files
@@ -69,6 +86,8 @@ class BatchRunner:
         self._keys = keys
         self._deployments = deployments
         self._exchange_of = exchange_of
+        self._post = Post(deployments.target, batches_of, exchange_of, lambda: self._is_stopping)
+        self._release = release  # what was set aside for a call that never was sent
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._lines: dict[str, int] = {}  # model -> lines under way
         self._is_stopping = False
@@ -159,9 +178,13 @@ class BatchRunner:
             if current is None or current.status in FINAL:  # another one has ended it meanwhile
                 return None
             caller = Caller(current.tenant, current.team, current.user, current.key)
-            journal = Journal(self._batches.folder(record.id) / "answers.jsonl")
+            folder = self._batches.folder(record.id)
+            journal = Journal(folder / "answers.jsonl")
+            undo.callback(journal.close)
+            gatherer = Gatherer(folder, lambda: self._limits.of(caller), current.expires_at)
+            courier = Courier(self._post, gatherer, journal, record.id, lambda: self._batches.is_cancelled(record.id))
             undo.pop_all()
-            return _Run(current, journal, caller, limits, (slot, lock), set())
+            return _Run(current, journal, caller, limits, (slot, lock), gatherer, courier, set())
 
     def _ended(self, batch_id: str, task: asyncio.Task[None]) -> None:
         del self._runs[batch_id]
@@ -177,14 +200,24 @@ class BatchRunner:
         try:
             if run.record.status == "validating" and not await self._validate(run):
                 return
-            end = await self._ask_all(run)
-            if end:
-                await self._finish(run, end)
+            for request_id in run.gatherer.orphans():
+                self._release(request_id)
+            delivery = asyncio.create_task(run.courier.deliver())
+            run.tasks.add(delivery)
+            end = await self._ask_all(run, delivery)
+            run.locks[0].release()  # what waits for a provider takes nothing of this host
+            run.courier.is_fed = True
+            await self._delivered(run, delivery)
+            if end and run.gatherer.is_over:
+                # once more: what a worker that was killed had asked for may have come behind the first time
+                await asyncio.gather(*[self._release(request_id) for request_id in run.gatherer.orphans()])
+                await self._finish(run, run.end or end)
         finally:
             for task in run.tasks:
                 task.cancel()
             await asyncio.gather(*run.tasks, return_exceptions=True)
             run.journal.close()
+            run.gatherer.close()
             for lock in run.locks:
                 lock.release()
             self.wake()
@@ -202,7 +235,15 @@ class BatchRunner:
         await asyncio.to_thread(self._batches.write, record)
         return not record.errors
 
-    async def _ask_all(self, run: _Run) -> str:
+    async def _delivered(self, run: _Run, delivery: asyncio.Task[None]) -> None:
+        saved = -1
+        while not delivery.done():
+            await asyncio.wait((delivery,), timeout=_SAVE_S)
+            if saved != (saved := len(run.journal.lines)):  # it may take a day
+                await self._save(run)
+        delivery.result()
+
+    async def _ask_all(self, run: _Run, delivery: asyncio.Task[None]) -> str:
         """Ask every line that has no answer yet; return how the batch ends, '' where this worker stops before.
 
         Raises:
@@ -219,15 +260,15 @@ class BatchRunner:
             run.tasks.add(task)
             task.add_done_callback(run.tasks.discard)
             await self._save(run)
-        while run.tasks:
-            await asyncio.wait(set(run.tasks), timeout=_SAVE_S)
+        while asked := run.tasks - {delivery}:
+            await asyncio.wait(asked, timeout=_SAVE_S)
             await self._save(run)
         _refuse_lost(run)
-        return "" if self._is_stopping and end == "completed" and len(run.journal.lines) < run.record.total else end
+        return "" if self._is_stopping and end == "completed" and not run.is_taken_up else end
 
-    def _open_lines(self, run: _Run) -> Iterator[tuple[int, Line]]:
+    def _open_lines(self, run: _Run, or_parked: bool = False) -> Iterator[tuple[int, Line]]:
         for number, line in lines_of(self._batches.folder(run.record.id) / "input"):
-            if number not in run.journal.lines:
+            if number not in run.journal.lines and (or_parked or number not in run.gatherer.lines):
                 yield number, line
 
     async def _room(self, run: _Run, model: str) -> str:
@@ -241,7 +282,8 @@ class BatchRunner:
             if time.time() >= run.record.expires_at:
                 return "expired"
             run.limits = self._limits.of(run.caller)
-            if max(self._deployments.busy(model), self._lines.get(model, 0)) < run.limits.lines_in_flight:
+            busy = 0 if self._deployments.hands_over(model) else self._deployments.busy(model)
+            if max(busy, self._lines.get(model, 0)) < run.limits.lines_in_flight:
                 return "room"
             await self._save(run)
             await asyncio.sleep(_ROOM_S)
@@ -293,9 +335,12 @@ class BatchRunner:
             keep(error.status, error.body(), ())
             return 0
         headers = {semconv.HEADER_PRIORITY.encode(): b"0"}
+        if exchange.form.api == "anthropic":
+            headers |= {name.encode(): value.encode() for name, value in anthropic_batch.HEADERS}
         if record.tags:
             headers[semconv.HEADER_TAGS.encode()] = record.tags.encode("latin-1", "replace")
-        request = LineRequest(record.endpoint, headers, bytes(line.body), keep, may_wait)
+        request = LineRequest(record.endpoint, headers, bytes(line.body), keep, may_wait,
+                              Parking(run.gatherer, number, line.custom_id))  # fmt: skip
         try:
             await exchange(request, caller)
         except Exception as error:  # a defect that one line meets must not keep the others from their answers
@@ -311,7 +356,7 @@ class BatchRunner:
         record.status, record.finalizing_at = "finalizing", int(time.time())
         await asyncio.to_thread(self._batches.write, record)
         if end == "expired":
-            for number, line in self._open_lines(run):
+            for number, line in self._open_lines(run, or_parked=True):
                 run.journal.add(Answered(number, False, msgspec.Raw(expired_record(line))))
         await asyncio.to_thread(self._write_files, run, folder)
         _count(run)

@@ -14,6 +14,7 @@ from proxy.identity import random_bytes
 from proxy.spend import Hold
 
 if TYPE_CHECKING:
+    from proxy.gatherer import Parking
     from proxy.limits import Taken
     from proxy.place import Place
     from proxy.router import Chosen
@@ -38,6 +39,9 @@ class Call(msgspec.Struct):
     is_stream: bool = False
     taken: Taken | None = None  # of limits
     is_offline: bool = False  # a line of a batch
+    parking: Parking | None = None  # where it may wait for a batch of its provider's
+    is_consigned: bool = False  # it is to go to its provider in such a batch
+    is_parked: bool = False  # and is on the disk: whoever has its answer ends it
     temperature: float | None = None
     max_tokens: int = 0
     request_hash: str = ""

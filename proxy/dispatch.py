@@ -15,6 +15,7 @@ from proxy.api_error import ApiError
 from proxy.call import Call
 from proxy.counters import Counters
 from proxy.health import Health
+from proxy.place_table import PlaceTable
 from proxy.queue import Queue
 from proxy.upstream import Timeouts
 from proxy.window import Bounds, Window
@@ -22,6 +23,7 @@ from proxy.window import Bounds, Window
 _FORMATS = {"openai": "openai", "azure": "openai", "anthropic": "anthropic"}  # how it is spoken to -> what is said
 _ROUTES = {"openai": "OpenAI's API (/v1/chat/completions and others)", "anthropic": "Anthropic's API (/v1/messages)"}
 _KEY_HEADERS = {"openai": ("authorization", "Bearer "), "azure": ("api-key", ""), "anthropic": ("x-api-key", "")}
+_WITH_BATCHES = ("openai", "anthropic")  # whose own batches lines can be handed over in
 _busyness = attrgetter("health.in_flight")
 
 
@@ -41,6 +43,11 @@ class Target:
     def name(self) -> str:
         return self.deployment.name
 
+    @property
+    def in_flight(self) -> int:
+        """Return how many calls it answers: of all workers where it has a limit, else of this one."""
+        return self.health.in_flight if self.window is None else self.window.places.occupied
+
     def failed(self, now: float) -> None:
         """It could not be reached, broke off or took too long."""
         self.health.failed(now)
@@ -53,7 +60,7 @@ class Target:
 
     def gave_up(self, now: float, since: float, is_stream: bool) -> None:
         """Nobody waited longer for it; where that took more than is tolerable it has too much to do."""
-        if self.window is not None and now - since > self.window.bounds.tolerance * self.window.quickest_s[is_stream]:
+        if self.window is not None and now - since > self.window.bounds.tolerance * self.window.quickest_s(is_stream):
             self.overloaded(now)
 
     def answered(self, now: float, latency_s: float, call: Call) -> None:
@@ -78,15 +85,20 @@ class Deployments:
             SettingsError: a deployment names an environment variable that is not set, or an unknown API, or two
                 deployments have one name.
         """
-        self._workers = max(1, settings.proxy_workers)
+        self._folder = settings.data_dir / "proxy" / "places"
+        self._table: PlaceTable | None = None  # opened at the first limit
+        self._windows: dict[Target, Window] = {}
+        self._queues: dict[str, Queue] = {}
         self._pools: dict[str, list[Target]] = {}
         self.counters = Counters()
         for deployment in named(settings.served()):
             self._pools.setdefault(deployment.model, []).append(_target(deployment, settings))
-        for model, pool in self._pools.items():
-            queue = Queue(model, self.counters)
-            for target in pool:
-                target.queue, target.window = queue, self._window(target, None)
+        for pool in self._pools.values():
+            self._limit(pool, None)
+
+    def close(self) -> None:
+        if self._table is not None:
+            self._table.close()
 
     @property
     def models(self) -> list[str]:
@@ -97,10 +109,17 @@ class Deployments:
         return [target for pool in self._pools.values() for target in pool]
 
     def busy(self, model: str) -> int:
-        """Return how many calls a model's deployments are answering or are to answer."""
-        pool = self._pools.get(model, ())
-        waiting = pool[0].queue.waiting if pool and pool[0].queue is not None else 0
-        return waiting + sum([target.health.in_flight for target in pool])
+        """Return how many calls a model's deployments answer or are to answer: of all workers where it has a limit."""
+        waiting = self._queues[model].waiting_anywhere if model in self._queues else 0
+        return waiting + sum([target.in_flight for target in self._pools.get(model, ())])
+
+    def hands_over(self, model: str) -> bool:
+        """Tell whether lines may go to a provider's own batches, which take nothing of its other capacity."""
+        return any(target.deployment.provider_batches for target in self._pools.get(model, ()))
+
+    def target(self, name: str) -> Target | None:
+        """Return a deployment by its name."""
+        return next((target for target in self.targets if target.name == name), None)
 
     def candidates(self, model: str, api: str = "openai") -> list[Target]:
         """Return the deployments of `model` that speak an API, the least busy first.
@@ -123,37 +142,46 @@ class Deployments:
         """Give every deployment the window that a policy wants it to have now; what windows have learned stays."""
         today = datetime.now(timezone.utc).date()
         for model, pool in self._pools.items():
-            rule = concurrency_of(compiled, model, today)
-            for target in pool:
-                target.window = self._window(target, rule)
-                if target.window is not None and target.queue is not None:
-                    target.queue.hand_out(target.window)
+            self._limit(pool, concurrency_of(compiled, model, today))
 
-    def _window(self, target: Target, rule: ConcurrencyAction | None) -> Window | None:
-        bounds = _bounds(target.deployment.max_in_flight, rule, self._workers)
-        if bounds is None:
-            return None
-        if target.window is None:
-            return Window(bounds)
-        target.window.follow(bounds)
-        return target.window
+    def _limit(self, pool: list[Target], rule: ConcurrencyAction | None) -> None:
+        """Give the deployments of one model their windows; what those have learned stays."""
+        for target in pool:
+            bounds = _bounds(target.deployment.max_in_flight, rule)
+            target.window = None if bounds is None else self._window(target, bounds)
+            if target.window is not None:
+                target.queue = self._queue(target)
+                target.queue.hand_out(target.window)
+
+    def _window(self, target: Target, bounds: Bounds) -> Window:
+        if target not in self._windows:
+            self._windows[target] = Window(bounds, self._opened().places(target.name))
+        self._windows[target].bounds = bounds
+        return self._windows[target]
+
+    def _queue(self, target: Target) -> Queue:
+        model = target.deployment.model
+        if model not in self._queues:
+            self._queues[model] = Queue(model, self.counters, self._opened())
+        return self._queues[model]
+
+    def _opened(self) -> PlaceTable:
+        self._table = self._table or PlaceTable(self._folder)
+        return self._table
 
     def known(self, model: str, api: str) -> list[Target]:
         """Return what `candidates` does, and nothing where it would raise."""
         return sorted([target for target in self._pools.get(model, ()) if target.api == api], key=_busyness)
 
 
-def _bounds(at_most: int, rule: ConcurrencyAction | None, workers: int) -> Bounds | None:
-    """Return one worker's share of what the settings and a policy allow together; None = anything."""
+def _bounds(at_most: int, rule: ConcurrencyAction | None) -> Bounds | None:
+    """Return what the settings and a policy allow together; None = anything."""
     if rule is None and not at_most:
         return None
     queue = rule or _USUAL_QUEUE
     most = min(at_most or queue.max, queue.max) if rule else at_most
     least = min(rule.min, most) if rule else most
-    return Bounds(
-        max(1, least // workers), max(1, most // workers), queue.tolerance, -(-queue.queue // workers),
-        queue.max_wait_ms / 1000,
-    )  # fmt: skip
+    return Bounds(least, most, queue.tolerance, queue.queue, queue.max_wait_ms / 1000)
 
 
 def _target(deployment: Deployment, settings: Settings) -> Target:
@@ -164,6 +192,9 @@ def _target(deployment: Deployment, settings: Settings) -> Target:
     if deployment.api_version and spoken != "azure":
         where = f"deployment {deployment.model}: api_version = {deployment.api_version!r}"
         raise SettingsError(f"{where}; only api = 'azure' has versions, and this one speaks {spoken}")
+    if deployment.provider_batches and not (spoken in _WITH_BATCHES and deployment.metered):
+        where = f"deployment {deployment.model}: provider_batches = true; it needs metered = true, and as its api"
+        raise SettingsError(f"{where} {' or '.join(_WITH_BATCHES)}: this one speaks {spoken}")
     headers: tuple[tuple[str, str], ...] = ()
     if deployment.api_key_env:
         name, scheme = _KEY_HEADERS[spoken]

@@ -31,15 +31,18 @@ from proxy.formats import Format
 from proxy.formats.chunks import read_answer
 from proxy.hedge import Hedges
 from proxy.http import (
+    JSON,
     ClientGoneError,
     break_off,
     passed_on,
     refuse,
     refuse_too_large,
 )
+from proxy.inner import InnerRequest
 from proxy.keys import Caller
 from proxy.metrics import Metrics
 from proxy.micro_batch import Letter, MicroBatches
+from proxy.offers import BATCH_TIER
 from proxy.place import enter, leave
 from proxy.queue import ShedError
 from proxy.record import Recorder
@@ -105,6 +108,7 @@ class Exchange:
             refuse_too_large(request, self._settings.max_request_bytes)
             call, asked = self._admission.identify(self._form, caller, request.headers, request.body)
             call.passed_on, call.is_offline = passed_on(request.headers), request.is_offline
+            call.parking = request.parking
             await self._serve(call, asked, request)
         except ApiError as error:
             if call is not None:
@@ -115,7 +119,9 @@ class Exchange:
         except ClientGoneError:
             log.debug("a client went away")
         finally:
-            if call is not None:
+            if call is not None and call.is_parked:
+                self._admission.limiter.leave(call)
+            elif call is not None:
                 self.finish(call)
 
     async def _serve(self, call: Call, asked: Asked, request: Request) -> None:
@@ -126,7 +132,9 @@ class Exchange:
             message = f"the call was not admitted within {call.limit_s:g} s"
             raise ApiError(504, "deadline_exceeded", message, retry_after_s=1) from None
         ticket = admitted.ticket
-        if ticket is None:
+        if call.is_consigned and ticket is None:
+            self._park(call, admitted)
+        elif ticket is None:
             await self._serve_from_upstream(call, admitted, request)
         elif ticket.entry is not None:
             self._serve_cached(call, ticket, request)
@@ -180,7 +188,10 @@ class Exchange:
             with Within(max(0.0, call.limit_s - (started - call.started_ns) / 1e9)) as within:
                 if admitted.ticket is not None:
                     admitted.ticket.within = within
-                await self._exchange(call, admitted, request)
+                if call.chosen is not None and call.chosen.levels and self._form.operation != "embeddings":
+                    await self._cascade.run(call, admitted, request, self._ask_in_turn)
+                else:
+                    await self._ask_in_turn(call, admitted, request)
         except TimeoutError:
             error = ApiError(504, "upstream_timeout", f"no whole answer within {call.limit_s:g} s")
             await self._break_off(call, error, request)
@@ -206,12 +217,6 @@ class Exchange:
             raise error
         if not request.is_ended:  # a client that shared its stream may have been let go before
             await break_off(request, self._form.error_event(error))
-
-    async def _exchange(self, call: Call, admitted: Admitted, request: Request) -> None:
-        if call.chosen is not None and call.chosen.levels and self._form.operation != "embeddings":
-            await self._cascade.run(call, admitted, request, self._ask_in_turn)
-        else:
-            await self._ask_in_turn(call, admitted, request)
 
     async def _ask_in_turn(self, call: Call, admitted: Admitted, request: Taker) -> None:
         """Ask one deployment after the other until one answers, and relay its answer."""
@@ -250,7 +255,8 @@ class Exchange:
         hedge: Hedge | None = None,
     ) -> Target | None:
         """Ask one deployment; return whom to ask next, None where the call has its answer or none is to be had."""
-        self._admission.assign(call, admitted.asked, target)
+        if attempts.made or call.deployment is not target.deployment:
+            self._admission.assign(call, admitted.asked, target)
         call.usage, call.usage_source = None, ""  # what was said before is of attempts that used nothing
         attempts.begin(target)
         call.attempts = attempts.made
@@ -307,6 +313,31 @@ class Exchange:
             trace = f"00-{call.trace_id.hex()}-{call.span_id.hex()}-01"
             own = ((semconv.HEADER_REQUEST_ID, call.request_id), ("traceparent", trace))
         return await self._client.request("POST", url, body, headers, target.timeouts, is_repeatable, own)
+
+    def _park(self, call: Call, admitted: Admitted) -> None:
+        """Leave a call where its provider's batch takes it from; `conclude` ends it, perhaps in another process."""
+        target = admitted.candidates[0]
+        assert call.parking is not None
+        call.usage, call.usage_source = Usage(), "proxy"  # of one that cannot be kept
+        body = self._admission.body(call, admitted, self._admission.assign(call, admitted.asked, target))
+        try:
+            call.parking.park(call, target, self._form.path, body)
+        except OSError as error:
+            message = f"the line cannot be written down, and is not sent before it is: {error}"
+            raise ApiError(503, "disk_failed", message, retry_after_s=1) from None
+        call.is_parked = True
+        call.usage, call.usage_source = None, ""
+
+    async def conclude(self, call: Call, answer: Response, request: InnerRequest) -> None:
+        """Relay the answer that a provider's batch has for a call, settle and record."""
+        try:
+            await self._answers.relay(call, Admitted(self._form, self._form.read(request.body), []), answer, request)
+        except UpstreamError as failure:
+            call.fail("error", "upstream_error", 502)
+            error = ApiError(502, "upstream_error", f"the model's server failed: {failure}")
+            request.answer(502, self._form.error(error), JSON, ())
+        call.service_tier, call.first_byte_ns = BATCH_TIER, 0  # whatever the answer calls it; and nobody waited for it
+        self.finish(call)
 
     def _keep_judged(self, call: Call, admitted: Admitted, withheld: Withheld) -> None:
         """Keep an answer that a cascade found good, where a cache wants it."""

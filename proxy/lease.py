@@ -24,13 +24,14 @@ class Account:
 
     __slots__ = (
         "budget", "burned_nusd", "calls", "end_ns", "free_nusd", "held_nusd", "is_ended", "is_recalled", "lease",
-        "low_nusd", "most_nusd", "period", "place", "target_nusd", "tight_until_ns", "used_ns",
+        "low_nusd", "most_nusd", "named", "period", "place", "target_nusd", "tight_until_ns", "used_ns",
     )  # fmt: skip
 
     def __init__(self, budget: str) -> None:
         self.budget = budget
         self.period = ""  # none yet
         self.lease = ""  # budget and period, as spans name them
+        self.named = (budget, "")  # the same, as the ledger's operations do
         self.place = 0  # where its names are kept for whoever comes after this worker; 0: nowhere yet
         self.end_ns = 0  # of the period; nothing is taken from then on
         self.free_nusd = 0  # may be reserved
@@ -173,6 +174,8 @@ class Leases:
                 self._refill(account, amount_nusd, now_ns)
 
     def _refill(self, account: Account, least_nusd: int, now_ns: int) -> None:
+        if account.budget in self._asking:  # as for most calls that find it low: an answer takes as long as many calls
+            return
         want = min(account.target_nusd - account.free_nusd, MAX_NUSD)
         if want >= least_nusd and now_ns >= account.tight_until_ns:
             self._change(account, {"want_nusd": want, "least_nusd": least_nusd})
@@ -217,7 +220,7 @@ class Leases:
             account = self._next_account(account)  # its period has ended meanwhile
         if granted:
             account.period = result["period"]
-            account.lease = f"{account.budget} {account.period}"
+            account.lease, account.named = f"{account.budget} {account.period}", (account.budget, account.period)
             account.end_ns = result["end_ns"] or _FOREVER_NS
             account.free_nusd += granted
         elif is_wanted:  # there is no room to lend

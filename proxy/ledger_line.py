@@ -33,24 +33,14 @@ class RefusedError(LedgerError):
     """The ledger is there and will never take these operations: one of them is malformed."""
 
 
-class Waiting:
+class Waiting(msgspec.Struct, eq=False):
     """One operation that the ledger has not answered yet."""
 
-    __slots__ = ("answer", "is_kept", "operation", "slot", "then")
-
-    def __init__(
-        self,
-        operation: Operation,
-        answer: asyncio.Future[Any] | None = None,  # somebody waits for it, and hears at once of a ledger that is away
-        then: Answered | None = None,  # told of the answer, whenever it comes
-        is_kept: bool = False,  # it is in the backlog
-        slot: int = 0,  # where its call is kept until the ledger or the backlog has it; 0: nowhere
-    ) -> None:
-        self.operation = operation
-        self.answer = answer
-        self.then = then
-        self.is_kept = is_kept
-        self.slot = slot
+    operation: Operation
+    answer: asyncio.Future[Any] | None = None  # somebody waits for it, and hears at once of a ledger that is away
+    then: Answered | None = None  # told of the answer, whenever it comes
+    is_kept: bool = False  # it is in the backlog
+    slot: int = 0  # where its call is kept until the ledger or the backlog has it; 0: nowhere
 
 
 class LedgerLine:

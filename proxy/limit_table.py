@@ -5,20 +5,13 @@ under way have a column for each worker, and those of a worker that died are tak
 """
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 
-from farthing.errors import ServeError
-from proxy.room import take_room
+from proxy.shared_map import WORKERS, SharedMap
 
-WORKERS = 32  # that may share the table
 SLOTS = 8192
 _PROBES = 16  # slots that an entry may lie in
 _HEAD = struct.Struct("<16sqqq")  # whose it is, minute, requests, tokens
@@ -26,7 +19,6 @@ _COLUMN = struct.Struct("<h")
 _COLUMNS = struct.Struct(f"<{WORKERS}h")
 _STRIDE = _HEAD.size + _COLUMNS.size
 _FREE = bytes(16)
-_REAP_S = 0.5  # seconds between looks for workers that died
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +35,19 @@ class LimitTable:
     """The table as one worker sees it."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._fd = os.open(folder / "counts-1", os.O_RDWR | os.O_CREAT)
-        try:
-            take_room(self._fd, SLOTS * _STRIDE)
-        except OSError:
-            os.close(self._fd)
-            raise
-        self._map = mmap.mmap(self._fd, SLOTS * _STRIDE)
-        self._reaped_at = 0.0
-        self._worker, self._worker_fd = self._claim()
+        self.shared = SharedMap(folder, "counts-1", SLOTS * _STRIDE)
+        self._map = self.shared.map
+        with self.shared:
+            self._clear(self.shared.seat)
 
     def close(self) -> None:
-        with self._locked():
-            self._clear(self._worker)
-        os.close(self._worker_fd)
-        self._map.close()
-        os.close(self._fd)
+        with self.shared:
+            self._clear(self.shared.seat)
+        self.shared.close()
 
     def take(self, asks: Sequence[Ask], minute: int, tokens: int) -> tuple[Ask, str] | None:
         """Count a call in every limit or in none; return the one that has no room, and of what."""
-        with self._locked():
+        with self.shared:
             short = self._short(asks, minute, tokens)
             if short is not None and short[1] == "in_flight" and self._reap(self._find(short[0].key, minute)):
                 short = self._short(asks, minute, tokens)
@@ -80,7 +63,7 @@ class LimitTable:
 
     def give(self, asks: Sequence[Ask], minute: int, tokens: int) -> None:
         """A call has ended; `tokens` is what it used beyond what was counted for it, usually below 0."""
-        with self._locked():
+        with self.shared:
             for ask in asks:
                 at = self._find(ask.key, minute)
                 key, of, requests, used = _HEAD.unpack_from(self._map, at)
@@ -88,14 +71,6 @@ class LimitTable:
                     _HEAD.pack_into(self._map, at, key, of, requests, max(0, used + tokens))
                 if ask.in_flight:
                     self._add(at, -1)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _short(self, asks: Sequence[Ask], minute: int, tokens: int) -> tuple[Ask, str] | None:
         for ask in asks:
@@ -132,40 +107,18 @@ class LimitTable:
         return at
 
     def _add(self, at: int, count: int) -> None:
-        here = at + _HEAD.size + self._worker * _COLUMN.size
+        here = at + _HEAD.size + self.shared.seat * _COLUMN.size
         _COLUMN.pack_into(self._map, here, max(0, _COLUMN.unpack_from(self._map, here)[0] + count))
-
-    def _claim(self) -> tuple[int, int]:
-        """Take a column that no living worker has."""
-        with self._locked():
-            for worker in range(WORKERS):
-                if (fd := self._owned(worker)) is not None:
-                    self._clear(worker)
-                    return worker, fd
-        raise ServeError(f"proxy: {self._folder} has {WORKERS} workers already; run fewer, or give others a data_dir")
-
-    def _owned(self, worker: int) -> int | None:
-        """Return the lock of a column, None where a living worker has it."""
-        fd = os.open(self._folder / f"worker-{worker}", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            return None
-        return fd
 
     def _reap(self, at: int) -> bool:
         """Take off what dead workers had under way in an entry, and elsewhere; tell whether there was anything."""
-        now, reaped = monotonic(), False
-        if now - self._reaped_at < _REAP_S:
+        if not self.shared.looks():
             return False
-        self._reaped_at = now
-        for worker, count in enumerate(_COLUMNS.unpack_from(self._map, at + _HEAD.size)):
-            if count and worker != self._worker and (fd := self._owned(worker)) is not None:
-                self._clear(worker)
-                os.close(fd)
-                reaped = True
-        return reaped
+        counts = _COLUMNS.unpack_from(self._map, at + _HEAD.size)
+        found = self.shared.vacated([worker for worker, count in enumerate(counts) if count])
+        for worker in found:
+            self._clear(worker)
+        return bool(found)
 
     def _clear(self, worker: int) -> None:
         for at in range(_HEAD.size + worker * _COLUMN.size, SLOTS * _STRIDE, _STRIDE):

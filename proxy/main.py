@@ -1,6 +1,7 @@
 """One proxy worker: its routes, its state and its life.
 
-Every route that costs money goes through `Admission`; several workers share a port (SO_REUSEPORT) and nothing else.
+Every route that costs money goes through `Admission`; several workers share a port (SO_REUSEPORT) and what lies in
+their `data_dir`: limits, places at deployments, files, the disk behind the caches.
 """
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ from farthing.fingerprint import load_key
 from farthing.prometheus import CONTENT_TYPE
 from farthing.serving import bind, keep_what_is_there, stop_signal
 from farthing.settings import Settings
-from proxy import readings
+from proxy import anthropic_batch, readings
 from proxy.admit import Admission
+from proxy.anthropic_batch import AnthropicBatches
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
 from proxy.batch import Batches
@@ -29,7 +31,7 @@ from proxy.budget_watch import BudgetWatch
 from proxy.cache_tiers import tiers_of
 from proxy.caches import Caches
 from proxy.count_tokens import CountTokens
-from proxy.dispatch import Deployments
+from proxy.dispatch import Deployments, Target
 from proxy.embedder import Embedder
 from proxy.exchange import Exchange, Worker
 from proxy.file_api import FileApi
@@ -44,8 +46,10 @@ from proxy.keys import Caller, Keys
 from proxy.metrics import Metrics
 from proxy.micro_batch import MicroBatches
 from proxy.offline import Limits
+from proxy.openai_batch import OpenAIBatches
 from proxy.operators import Operators
 from proxy.own_prices import PriceFeed
+from proxy.provider_batch import Asking, ProviderBatches
 from proxy.record import Recorder
 from proxy.routes import Routes
 from proxy.server import Request, Server
@@ -142,18 +146,25 @@ class Proxy:
         await self._gather.stop()
         self._limiter.close()
         await self._caches.close()
+        self._deployments.close()
         self._client.close()
 
     def _open_files(self, keys: Keys) -> FileApi:
         """Open files and batches."""
         folder, limits = self._settings.data_dir / "proxy", Limits(lambda: self._feed.document)
         files, batches = Files(folder / "files"), Batches(folder / "batches")
-        self._offline = BatchRunner(batches, files, limits, keys, self._deployments, self.routes.exchange)
+        self._offline = BatchRunner(batches, files, limits, keys, self._deployments, self.routes.exchange,
+                                    self._provider_batches, self._spend.release)  # fmt: skip
         readings.read_batches(self._metrics, self._offline)
         api = FileApi(self._settings, files, limits, keys)
         api.register(self.routes)
         BatchApi(batches, files, limits, self._offline.wake).register(self.routes)
         return api
+
+    def _provider_batches(self, target: Target) -> ProviderBatches:
+        if target.api == "anthropic":
+            return AnthropicBatches(Asking(self._client, target, anthropic_batch.HEADERS))
+        return OpenAIBatches(Asking(self._client, target))
 
     def _read_parts(self) -> Metrics:
         metrics = Metrics()

@@ -51,13 +51,15 @@ class Offers:
         """Return what a deployment charges on the day of the call; nothing of it depends on the prompt."""
         given = asked.fields.get("service_tier")
         given_tier = given if isinstance(given, str) else None if given is None else ""
-        key = (deployment.provider, deployment.model, deployment.metered, given_tier, call.is_offline, day_of(call))
+        day = _date_of(call.started_ns // _DAY_NS)
+        key = (deployment.provider, deployment.model, deployment.metered, given_tier, call.is_offline,
+               call.is_consigned, day)  # fmt: skip
         known = self._offers.get(key)
         if known is not None:
             return known
         prices = self.prices_of(call, deployment)
-        tier = _tier(asked, deployment, prices, call.is_offline)
-        offer = Offer(tier, prices.get(service_tier(tier)), _billable(asked, prices, tier))
+        tier = BATCH_TIER if call.is_consigned else _tier(asked, deployment, prices, call.is_offline)
+        offer = Offer(tier, prices.get(service_tier(tier)), _billable(asked, prices, tier, call.is_consigned))
         if len(self._offers) >= _MOST:
             self._offers.clear()
         if len(given_tier or "") <= MAX_TIER_CHARACTERS:
@@ -72,12 +74,14 @@ class Offers:
 
     def prices_of(self, call: Call, deployment: Deployment) -> Mapping[str, Price]:
         """Return the prices of a deployment's model on the day of the call, by service tier."""
-        day = day_of(call)
+        day = _date_of(call.started_ns // _DAY_NS)
         key = (deployment.provider, deployment.model, day)
-        if key not in self._prices:
+        known = self._prices.get(key)
+        if known is None:
             history = self._book.every(deployment.provider, deployment.model)
-            self._prices[key] = {one.service_tier: one for one in history if one.valid_from <= day <= one.valid_to}
-        return self._prices[key]
+            known = {one.service_tier: one for one in history if one.valid_from <= day <= one.valid_to}
+            self._prices[key] = known
+        return known
 
 
 # What a project's settings at the provider may make of a call that leaves the choice open
@@ -87,10 +91,12 @@ BATCH_TIER = "batch"
 FLEX_TIER = "flex"
 
 
-def _billable(asked: Asked, prices: Mapping[str, Price], tier: str) -> list[Price]:
+def _billable(asked: Asked, prices: Mapping[str, Price], tier: str, is_consigned: bool = False) -> list[Price]:
     """Return the prices of the service tiers that a call may be served in; none where its own has none."""
     if tier not in prices:
         return []
+    if is_consigned:
+        return [prices[tier]]
     is_chosen = tier == BATCH_TIER or asked.fields.get("service_tier") not in (None, "auto")
     others = ("",) if is_chosen else _CHOSEN_BY_PROVIDER
     return [prices[name] for name in dict.fromkeys((tier, *others)) if name in prices]
@@ -99,8 +105,8 @@ def _billable(asked: Asked, prices: Mapping[str, Price], tier: str) -> list[Pric
 def _tier(asked: Asked, deployment: Deployment, prices: Mapping[str, Price], is_offline: bool) -> str:
     """Return the service tier that a call is priced in until its answer says otherwise.
 
-    A third party bills a line of a batch as what it was asked as; what our own servers charge for it is ours to say.
-    They take the field `service_tier` and know none.
+    A third party that is asked for a line of a batch by itself bills it as what it was asked as; what our own servers
+    charge for it is ours to say. They take the field `service_tier` and know none.
     """
     is_own = not deployment.metered
     if is_own and is_offline and BATCH_TIER in prices:

@@ -64,9 +64,8 @@ def take_at_once(call: Call, target: Target) -> bool:
     """Take a place if there is one now; a second attempt does not wait."""
     if target.window is None or target.queue is None:
         return True
-    if not target.window.has_room:
+    if not target.window.take():
         return False
-    target.window.take()
     call.place = Place(target.queue, target.window, time.monotonic())
     return True
 

@@ -1,25 +1,32 @@
 """The requests that wait for a place at one model's deployments: bounded, the more important first, then the older.
 
-A place that comes free goes straight to who waits longest, so nobody who comes later can take it. What cannot be
-answered before its deadline is refused when it comes or when its turn comes, and never begun.
+A place that comes free goes straight to who waits longest, in whatever worker, so nobody who comes later can take it.
+Each worker lines its own up and shows the others who of them is next. What cannot be answered before its deadline is
+refused when it comes or when its turn comes, and never begun.
 """
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from farthing.policy.flow import MOST_PRIORITY
 from proxy.api_error import ApiError
 from proxy.counters import Counters
+from proxy.place_table import PlaceTable
 from proxy.window import Window
 
 if TYPE_CHECKING:
     from proxy.dispatch import Target
 
 _LONGEST_WAIT_TOLD_S = 60
+_LOOK_S = 0.5  # seconds between looks, while anybody waits, for places of workers that died
+_TURN = 59  # bits of a front below its priority: nanoseconds, enough for 18 years
+_turn = attrgetter("key")
 
 
 class ShedError(ApiError):
@@ -31,25 +38,47 @@ class _Ticket:
     """One that waits; they sort by whose turn is next."""
 
     key: tuple[int, int]  # (-priority, number)
-    until: float = field(compare=False)  # when its answer is of no use any more, the clock's seconds
+    came: float = field(compare=False)  # the clock's seconds
+    until: float = field(compare=False)  # when its answer is of no use any more
     is_stream: bool = field(compare=False)
     windows: Sequence[tuple[Target, Window]] = field(compare=False)  # where it may go
     place: asyncio.Future[tuple[Target, Window]] = field(compare=False)
 
+    @property
+    def priority(self) -> int:
+        return -self.key[0]
+
+    @property
+    def front(self) -> int:
+        """Return what it is compared by with those of other workers, by whom the clock is shared."""
+        return (MOST_PRIORITY - self.priority << _TURN) + max(1, int(self.came * 1e9))
+
 
 class Queue:
-    """The queue of one model in one worker."""
+    """The queue of one model in one worker, beside those of the other workers."""
 
-    def __init__(self, model: str, counters: Counters, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, model: str, counters: Counters, table: PlaceTable, clock: Callable[[], float] = monotonic
+    ) -> None:
         self._model = model
         self.counters = counters
+        self._table = table
+        self._line = table.line(model)
         self._clock = clock
         self._tickets: list[_Ticket] = []
         self._numbers = 0
+        self._waited_for: dict[Window, None] = {}  # where another worker may give a place
+        self._is_looking = False
 
     @property
     def waiting(self) -> int:
         return len(self._tickets)
+
+    @property
+    def waiting_anywhere(self) -> int:
+        """Return how many wait in all workers."""
+        with self._line.lock:
+            return self._line.waiting()
 
     async def enter(
         self, windows: Sequence[tuple[Target, Window]], priority: int, left_s: float, is_stream: bool
@@ -60,65 +89,139 @@ class Queue:
             ShedError: 503 or 429, the queue is full or the wait too long.
             ApiError: 504, the deadline comes before any answer can.
         """
-        until = self._clock() + left_s
+        now = self._clock()
         self._refuse_hopeless(windows, left_s, is_stream)
-        for target, window in windows:
-            if window.has_room:
-                window.take()
-                return target, window
+        found = _free(windows) or (_free(windows) if self._table.reap() else None)
+        if found is not None:
+            return found
         bounds = windows[0][1].bounds
         self._numbers += 1
         place: asyncio.Future[tuple[Target, Window]] = asyncio.get_running_loop().create_future()
-        ticket = _Ticket((-priority, self._numbers), until, is_stream, windows, place)
-        ahead = bisect_left(self._tickets, ticket)
-        wait_s = self._expected_s(windows, ahead)
-        expected_s = min(window.expected_s(is_stream) for _, window in windows)
-        if wait_s + expected_s > left_s or wait_s > bounds.max_wait_s:
-            self.counters.queue_full += 1
-            raise self._full(wait_s)
-        self._line_up(ticket, bounds.queue, wait_s)
+        ticket = _Ticket((-priority, self._numbers), now, now + left_s, is_stream, windows, place)
+        with self._line.lock:
+            wait_s = self._expected_s(windows, self._line.waiting(priority))
+            expected_s = min(window.expected_s(is_stream) for _, window in windows)
+            if wait_s + expected_s > left_s or wait_s > bounds.max_wait_s:
+                self.counters.queue_full += 1
+                raise self._full(wait_s)
+            self._line_up(ticket, bounds.queue, wait_s)
+            for _, window in windows:
+                self._share_out(window)  # a place may have come free meanwhile
         return await self._wait(ticket, bounds.max_wait_s)
 
     def leave(self, window: Window, held_s: float) -> None:
         """Give a place back that was held so long, and hand it to who is next."""
         window.release(held_s)
-        self.hand_out(window)
+        if window.places.is_waited_for:
+            self.hand_out(window)
 
     def hand_out(self, window: Window) -> None:
         """Give the free places of a window to those whose turn it is."""
-        while window.has_room and (found := self._next(window)) is not None:
-            ticket, target = found
+        with self._line.lock:
+            self._share_out(window)
+
+    def _share_out(self, window: Window) -> None:
+        """Do that under the lock: each place goes to the worker whose next one has waited longest."""
+        while (seat := window.places.next()) is not None and window.has_room:
+            if seat == self._table.seat:
+                self._serve(window)
+            else:
+                window.places.give(seat)
+
+    def _serve(self, window: Window) -> None:
+        """Give a free place to the first of this worker, where there is one."""
+        found = self._next(window)
+        if found is not None:
+            window.places.take()
+            found[0].place.set_result((found[1], window))
+        self._show(window)
+
+    def _next(self, window: Window) -> tuple[_Ticket, Target] | None:
+        """Take the first that may go to a window, and whose turn has not come too late, out of the queue."""
+        while (at := self._first(window)) is not None:
+            ticket = self._remove(at)
             try:
                 self._refuse_hopeless(ticket.windows, ticket.until - self._clock(), ticket.is_stream)
             except ApiError as error:
                 ticket.place.set_exception(error)
             else:
-                window.take()
-                ticket.place.set_result((target, window))
-
-    def _next(self, window: Window) -> tuple[_Ticket, Target] | None:
-        """Take the first that may go to a window out of the queue; who was cancelled goes too."""
-        for at, ticket in enumerate(self._tickets):
-            target = next((target for target, other in ticket.windows if other is window), None)
-            if target is not None and not ticket.place.done():
-                del self._tickets[at]
-                return ticket, target
+                return ticket, next(target for target, other in ticket.windows if other is window)
         return None
+
+    def _first(self, window: Window) -> int | None:
+        """Return where the first stands that may go to a window and was not cancelled."""
+        for at, ticket in enumerate(self._tickets):
+            if not ticket.place.done() and any(other is window for _, other in ticket.windows):
+                return at
+        return None
+
+    def _show(self, window: Window) -> None:
+        """Show the other workers who is next."""
+        at = self._first(window)
+        window.places.show(self._tickets[at].front if at is not None else 0)
+
+    def _remove(self, at: int) -> _Ticket:
+        ticket = self._tickets.pop(at)
+        self._line.go(ticket.priority)
+        for _, window in ticket.windows:
+            self._show(window)
+        return ticket
 
     def _line_up(self, ticket: _Ticket, most: int, wait_s: float) -> None:
         """Put a ticket into the queue; who is least important goes where it is full."""
-        if len(self._tickets) >= most:
-            last = self._tickets[-1] if self._tickets else ticket
-            if last <= ticket:
+        if self._line.waiting() >= most:
+            least = self._line.least()
+            if least is None or least >= ticket.priority:
                 self.counters.queue_full += 1
                 raise self._full(wait_s)
-            self._tickets.pop()
-            self.counters.pushed_out += 1
-            if not last.place.done():
-                message = f"more important requests wait for {self._model!r}; try again later"
-                last.place.set_exception(ShedError(429, "pushed_out", message, retry_after_s=_told(wait_s)))
+            if not self._push_out(least):
+                self._line.send_off(least)
         insort(self._tickets, ticket)
+        self._line.come(ticket.priority)
+        for _, window in ticket.windows:
+            self._waited_for[window] = None
+            self._show(window)
         self.counters.queued += 1
+        self._table.bell.hear(self.heed)
+        if not self._is_looking:
+            self._look_later()
+
+    def _push_out(self, priority: int) -> bool:
+        """Refuse the last that waits here with this priority; False = there is none."""
+        at = bisect_right(self._tickets, (-priority, self._numbers), key=_turn) - 1
+        if at < 0 or self._tickets[at].priority != priority:
+            return False
+        last = self._remove(at)
+        self.counters.pushed_out += 1
+        if not last.place.done():
+            message = f"more important requests wait for {self._model!r}; try again later"
+            wait_s = self._expected_s(last.windows, self._line.waiting())
+            last.place.set_exception(ShedError(429, "pushed_out", message, retry_after_s=_told(wait_s)))
+        return True
+
+    def heed(self) -> None:
+        """Do what other workers ask for: let go who has to give way, take the places that they gave."""
+        with self._line.lock:
+            for priority, count in self._line.sent_off():
+                for _ in range(count):
+                    self._push_out(priority)
+            for window in self._waited_for:
+                while window.places.given():
+                    self._serve(window)
+                self._show(window)
+                self._share_out(window)
+
+    def _look_later(self) -> None:
+        self._is_looking = True
+        asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        """Take what dead workers had, and what was given without a ring that was heard."""
+        self._is_looking = False
+        if self._tickets:
+            self._table.reap()
+            self.heed()
+            self._look_later()
 
     async def _wait(self, ticket: _Ticket, most_s: float) -> tuple[Target, Window]:
         try:
@@ -137,12 +240,14 @@ class Queue:
         """Leave the queue, or give a place back that came too late."""
         if ticket.place.done() and not ticket.place.cancelled() and ticket.place.exception() is None:
             window = ticket.place.result()[1]
-            window.untake()
-            self.hand_out(window)
+            with self._line.lock:
+                window.places.leave()
+                self._share_out(window)
             return
         at = bisect_left(self._tickets, ticket)
         if at < len(self._tickets) and self._tickets[at] is ticket:
-            del self._tickets[at]
+            with self._line.lock:
+                self._remove(at)
 
     def _refuse_hopeless(self, windows: Sequence[tuple[Target, Window]], left_s: float, is_stream: bool) -> None:
         expected = min(window.expected_s(is_stream) for _, window in windows)
@@ -159,6 +264,14 @@ class Queue:
     def _full(self, wait_s: float) -> ShedError:
         message = f"too many requests wait for {self._model!r}; try again later"
         return ShedError(503, "overloaded", message, retry_after_s=_told(wait_s))
+
+
+def _free(windows: Sequence[tuple[Target, Window]]) -> tuple[Target, Window] | None:
+    """Take a place where there is one."""
+    for target, window in windows:
+        if window.take():
+            return target, window
+    return None
 
 
 def _told(wait_s: float) -> int:

@@ -116,7 +116,7 @@ def read_deployments(metrics: Metrics, deployments: Deployments) -> None:
     metrics.read("left_alone_seconds", "gauge", "For how long a failing deployment is not asked.",
                  each(lambda target: target.health.wait_s(time.monotonic())))  # fmt: skip
     metrics.read("window", "gauge", "Calls that a limited deployment gets at once.", in_window(attrgetter("limit")))
-    metrics.read("window_taken", "gauge", "Of those, the ones taken.", in_window(attrgetter("taken")))
+    metrics.read("window_taken", "gauge", "Of those, the ones taken.", in_window(attrgetter("places.own")))
     metrics.read("queue_depth", "gauge", "Calls that wait for a place at a model's deployments.", queues)
     what = [field.name for field in fields(Counters)]
     metrics.read("flow_total", "counter", "What routing and overload control did.",

@@ -13,6 +13,7 @@ from functools import lru_cache
 from farthing import otlp, semconv
 from farthing.errors import UpstreamError
 from farthing.policy.decide import Decision
+from farthing.prices import Usage
 from farthing.settings import Deployment
 from proxy.call import Call
 from proxy.tokens.cut import cut_attributes
@@ -157,15 +158,8 @@ def _usage(call: Call) -> list[Attribute]:
     if call.usage is not None:
         used = call.usage
         values += [(semconv.USAGE_INPUT_TOKENS, used.input), (semconv.USAGE_OUTPUT_TOKENS, used.output_total)]
-        parts: tuple[Attribute, ...] = (
-            (semconv.USAGE_CACHE_READ_TOKENS, used.cache_read + used.cache_audio),
-            (semconv.USAGE_CACHE_WRITE_TOKENS, used.cache_write + used.cache_write_1h),
-            (semconv.CACHE_WRITE_1H_TOKENS, used.cache_write_1h),
-            (semconv.AUDIO_INPUT_TOKENS, used.input_audio + used.cache_audio),
-            (semconv.CACHED_AUDIO_TOKENS, used.cache_audio),
-            (semconv.AUDIO_OUTPUT_TOKENS, used.output_audio),
-        )
-        values += [part for part in parts if part[1]]
+        if sum(used) > used.input_uncached + used.output:
+            values += _parts(used)
     if call.semantic is not None:
         kind, reason, similarity = call.semantic
         values += [(semconv.CACHE_SEMANTIC, kind), (semconv.CACHE_SEMANTIC_SIMILARITY, similarity)]
@@ -185,6 +179,19 @@ def _usage(call: Call) -> list[Attribute]:
     if call.engine_queue_s is not None:
         values.append((semconv.ENGINE_QUEUE_SECONDS, call.engine_queue_s))
     return values
+
+
+def _parts(used: Usage) -> list[Attribute]:
+    """Return which of the tokens have a price of their own."""
+    parts: tuple[Attribute, ...] = (
+        (semconv.USAGE_CACHE_READ_TOKENS, used.cache_read + used.cache_audio),
+        (semconv.USAGE_CACHE_WRITE_TOKENS, used.cache_write + used.cache_write_1h),
+        (semconv.CACHE_WRITE_1H_TOKENS, used.cache_write_1h),
+        (semconv.AUDIO_INPUT_TOKENS, used.input_audio + used.cache_audio),
+        (semconv.CACHED_AUDIO_TOKENS, used.cache_audio),
+        (semconv.AUDIO_OUTPUT_TOKENS, used.output_audio),
+    )
+    return [part for part in parts if part[1]]
 
 
 class Recorder:

@@ -196,8 +196,9 @@ class Router:
         deployment, health, window = target.deployment, target.health, target.window
         weight = route.weights.get(deployment.name, route.weights.get(deployment.model, deployment.weight))
         return Candidate(
-            deployment.name, weight, health.in_flight, int(window.limit) if window else 0, health.latency_s * 1000,
-            health.error_rate, self._expected_nusd(call, asked, deployment), deployment.quality, deployment.region,
+            deployment.name, weight, target.in_flight, int(window.limit) if window else 0,
+            health.latency_s * 1000, health.error_rate,
+            self._expected_nusd(call, asked, deployment), deployment.quality, deployment.region,
         )  # fmt: skip
 
     def _expected_nusd(self, call: Call, asked: Asked, deployment: Deployment) -> int:

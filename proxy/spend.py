@@ -46,6 +46,7 @@ class Hold(msgspec.Struct):
     slot: int = 0  # where it is kept for whoever comes after this worker
     facts: Facts | None = None  # of a call that is not held
     is_unheld: bool = False
+    told: Callable[[Any], None] | None = None  # hears once the ledger has its charge
 
     @property
     def leases(self) -> tuple[str, ...]:
@@ -128,6 +129,18 @@ class Spend:
         held = await self._asked(_reserve(request_id, facts, amount_nusd))
         return Hold(request_id, amount_nusd, now) if held else None
 
+    async def reserve_lasting(self, request_id: str, facts: Facts, amount_nusd: int, lifetime_s: int) -> Hold | None:
+        """Set an amount aside at the ledger for longer than this process may live; see `reserve` for the rest."""
+        now = self._clock_ns()
+        held = await self._asked({**_reserve(request_id, facts, amount_nusd), "lifetime_s": lifetime_s})
+        return Hold(request_id, amount_nusd, now) if held else None
+
+    def release(self, request_id: str) -> asyncio.Future[None]:
+        """Free what was set aside for a call that never was sent, or nothing; it is done once the ledger has heard."""
+        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.put(Waiting(settled(request_id, 0), then=lambda _: None if heard.done() else heard.set_result(None)))
+        return heard
+
     async def let_through(self, request_id: str, facts: Facts, amount_nusd: int) -> Hold:
         """Note, on the disk, a call that goes on although the ledger is away; it is booked when the ledger answers."""
         hold = Hold(request_id, amount_nusd, self._clock_ns(), facts=facts, is_unheld=True)
@@ -152,7 +165,7 @@ class Spend:
         else:
             slot = self._unsettled.hold(hold.request_id, hold.amount_nusd, hold.reserved_ns, ())
             self._unsettled.ended(slot, actual_nusd)
-            self._line.put(Waiting(settled(hold.request_id, actual_nusd), slot=slot))
+            self._line.put(Waiting(settled(hold.request_id, actual_nusd), then=hold.told, slot=slot))
 
     async def drain(self, seconds: float) -> None:
         """Give leases back and wait until the ledger has taken everything, at most `seconds`."""
@@ -226,7 +239,7 @@ def _reserve(request_id: str, facts: Facts, amount_nusd: int) -> Operation:
 def _draw(worker: str, hold: Hold, actual_nusd: int) -> Operation:
     return {
         "op": "draw", "worker": worker, "request_id": hold.request_id, "attempt": 0, "held_nusd": hold.amount_nusd,
-        "actual_nusd": actual_nusd, "places": [(one.budget, one.period) for one in hold.accounts],
+        "actual_nusd": actual_nusd, "places": [one.named for one in hold.accounts],
         "reserved_ns": hold.reserved_ns,
     }  # fmt: skip
 

@@ -25,12 +25,16 @@ log = logging.getLogger(__name__)
 _SLOTS = 16_384  # of the file; the first says whose it is
 _SIZE = 256  # bytes of a slot
 _MOST_PLACES = 12  # budgets of one call; one with more is reserved at the ledger
-_TEXT = 64  # where a slot's text begins
+_TEXT = 56  # where a slot's text begins
+_STATE = _SIZE - 1  # where its state is: its last byte, which is stored last, so that no torn slot counts
 _MANY = 1000  # names of budgets and periods kept, from which on those that no call needs are looked for
-_FREE, _OWNER, _PLACE, _HELD, _ENDED = range(5)  # the first byte of a slot; written last, so that no torn slot counts
+_FREE, _OWNER, _PLACE, _HELD, _ENDED = range(5)  # states
 
-# state, number of places, bytes of text; held, actual nano-dollars, reserved ns; then the slots of its places
-_HEADS = [Struct(f"<BBB5xqqq{places}H") for places in range(_MOST_PLACES + 1)]
+# By number of places: that number, bytes of text; held, actual nano-dollars, reserved ns; slots of its places; text;
+# state. One store keeps a whole call [0.77 µs when head, text and state were stored one by one, so 0.65].
+_SHAPES = [
+    Struct(f"<BB6xqqq{places}H{_TEXT - 32 - 2 * places}x{_STATE - _TEXT}sB") for places in range(_MOST_PLACES + 1)
+]
 _ACTUAL = Struct("<q")
 _ACTUAL_AT = 16
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -54,18 +58,18 @@ class Unsettled:
 
     def hold(self, request_id: str, amount_nusd: int, reserved_ns: int, accounts: Sequence[Account]) -> Slot:
         """Keep what a call may cost, before it may cost anything; 0 where there is no room to."""
-        memory = self.open()
+        memory = self._memory or self.open()
         text = request_id.encode()
-        if memory is None or not self._free or len(text) > _SIZE - _TEXT or len(accounts) > _MOST_PLACES:
+        if memory is None or not self._free or len(text) > _STATE - _TEXT or len(accounts) > _MOST_PLACES:
             return 0
         places = [one.place or self._place(one) for one in accounts]
         if 0 in places or not self._free:
             return 0
         slot = self._free.pop()
-        at = slot * _SIZE
-        _HEADS[len(places)].pack_into(memory, at, _FREE, len(places), len(text), amount_nusd, 0, reserved_ns, *places)
-        memory[at + _TEXT : at + _TEXT + len(text)] = text
-        memory[at] = _HELD
+        count = len(places)
+        _SHAPES[count].pack_into(
+            memory, slot * _SIZE, count, len(text), amount_nusd, 0, reserved_ns, *places, text, _HELD
+        )
         return slot
 
     def ended(self, slot: Slot, actual_nusd: int) -> None:
@@ -74,12 +78,12 @@ class Unsettled:
             return
         at = slot * _SIZE
         _ACTUAL.pack_into(self._memory, at + _ACTUAL_AT, actual_nusd)
-        self._memory[at] = _ENDED
+        self._memory[at + _STATE] = _ENDED
 
     def told(self, slot: Slot) -> None:
         """Forget a call: the ledger, or the backlog, has it."""
         if slot and self._memory is not None:
-            self._memory[slot * _SIZE] = _FREE
+            self._memory[slot * _SIZE + _STATE] = _FREE
             self._free.append(slot)
 
     def left_behind(self) -> list[Path]:
@@ -125,7 +129,7 @@ class Unsettled:
         """Keep the names of a budget and its period; 0 where they are too long, or there is no room."""
         assert self._memory is not None
         text = msgspec.json.encode([account.budget, account.period])
-        if len(text) > _SIZE - _TEXT:
+        if len(text) > _STATE - _TEXT:
             return 0
         if len(self._places) >= self._many:
             self._forget_places()
@@ -155,16 +159,13 @@ class _Read(msgspec.Struct):
 
 def _read(memory: bytes | mmap.mmap, slot: Slot) -> _Read:
     at = slot * _SIZE
-    places = min(memory[at + 1], _MOST_PLACES)
-    state, _, size, held, actual, reserved, *numbers = _HEADS[places].unpack_from(memory, at)
-    return _Read(state, tuple(numbers), held, actual, reserved, bytes(memory[at + _TEXT : at + _TEXT + size]))
+    shape = _SHAPES[min(memory[at], _MOST_PLACES)]
+    _, size, held, actual, reserved, *numbers, text, state = shape.unpack_from(memory, at)
+    return _Read(state, tuple(numbers), held, actual, reserved, text[:size])
 
 
 def _write(memory: mmap.mmap, slot: Slot, state: int, text: bytes) -> None:
-    at = slot * _SIZE
-    _HEADS[0].pack_into(memory, at, _FREE, 0, len(text), 0, 0, 0)
-    memory[at + _TEXT : at + _TEXT + len(text)] = text
-    memory[at] = state
+    _SHAPES[0].pack_into(memory, slot * _SIZE, 0, len(text), 0, 0, 0, text, state)
 
 
 def operations_of(path: Path) -> list[Operation] | None:
@@ -178,11 +179,11 @@ def operations_of(path: Path) -> list[Operation] | None:
         except OSError:
             return None
         memory = left.read()
-    if len(memory) != _SLOTS * _SIZE or memory[0] != _OWNER:
+    if len(memory) != _SLOTS * _SIZE or memory[_STATE] != _OWNER:
         log.warning("ledger: %s is not whole; the leases of its worker expire", path)
         return []
     worker, boot = msgspec.json.decode(_read(memory, 0).text, type=tuple[str, str])
-    found = [_read(memory, slot) for slot in range(1, _SLOTS) if memory[slot * _SIZE] != _FREE]
+    found = [_read(memory, slot) for slot in range(1, _SLOTS) if memory[slot * _SIZE + _STATE] != _FREE]
     calls = [_operation(worker, one, memory) for one in found if one.state in (_HELD, _ENDED)]
     return calls + ([{"op": "retire", "worker": worker}] if boot and boot == _boot() else [])
 

@@ -38,6 +38,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._deadline = 0.0  # of the wait under way, event loop's seconds
         self._timer: asyncio.TimerHandle | None = None
+        self._came: dict[bytes, bytes] = {}  # headers of the message under way, trailers too; names as they came
+        self.on_header = self._came.__setitem__  # called for each, and a method of ours would cost twice that
         self._parser = httptools.HttpResponseParser(self)  # for all answers: each ends where the next one begins
         self._begin()
 
@@ -101,20 +103,18 @@ class Connection(asyncio.Protocol):
             self._wake()
 
     def on_message_begin(self) -> None:
+        self._came.clear()
         if self.is_done:
             self.keeps_alive = False  # a second answer, which nobody asked for
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._headers_ready:
-            self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         if self._headers_ready:
             return
         self.status = self._parser.get_status_code()
         if self.status < 200:  # such as 100 Continue: the answer follows
-            self.headers = {}
+            self._came.clear()
             return
+        self.headers = {name.lower(): value for name, value in self._came.items()}
         self.keeps_alive = self._parser.should_keep_alive()  # wrong when asked after the message
         self._headers_ready = True
 

@@ -44,11 +44,15 @@ class Within:
 
     def _start(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self.until = loop.time() + seconds  # by the event loop's clock
-        if seconds > 2 * _LOOK_S:
-            self._far = _far(loop)
-            self._far.add(self)
-        else:
+        if seconds <= 2 * _LOOK_S:
             self.arm(loop)
+            return
+        far = _own.far
+        if far is None or far.loop is not loop:
+            far = _own.far = _Far(loop)
+        far.limits.add(self)
+        far.look_later()
+        self._far = far
 
     def arm(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make the timer: the end is near."""
@@ -83,8 +87,7 @@ class _Far:
         self.limits: set[Within] = set()
         self._is_looking = False
 
-    def add(self, within: Within) -> None:
-        self.limits.add(within)
+    def look_later(self) -> None:
         if not self._is_looking:
             self._is_looking = True
             self.loop.call_later(_LOOK_S, self._look)
@@ -105,9 +108,3 @@ class _Own(threading.local):
 
 
 _own = _Own()
-
-
-def _far(loop: asyncio.AbstractEventLoop) -> _Far:
-    if _own.far is None or _own.far.loop is not loop:
-        _own.far = _Far(loop)
-    return _own.far

@@ -58,7 +58,7 @@ def send(channel: AlertChannel, firing: Firing) -> None:
     """
     try:
         _KINDS[channel.kind](channel, firing)
-    except (SettingsError, OSError, smtplib.SMTPException) as error:
+    except (SettingsError, OSError, ValueError, smtplib.SMTPException) as error:
         raise DeliveryError(str(error)) from None
 
 
@@ -80,7 +80,7 @@ def signature(key: str, body: bytes, at_s: int) -> str:
 
 def _email(channel: AlertChannel, firing: Firing) -> None:
     message = EmailMessage()
-    message["Subject"] = f"[Farthing] {firing.fact.title}"
+    message["Subject"] = " ".join(f"[Farthing] {firing.fact.title}".split())  # names in it come from callers
     message["From"] = channel.sender
     message["To"] = channel.to
     message["Message-ID"] = f"<{firing.key}@{parseaddr(channel.sender)[1].rpartition('@')[2] or 'farthing'}>"

@@ -28,11 +28,13 @@ def post(url: str, body: bytes, headers: Mapping[str, str], allow_private: bool 
     Raises:
         DeliveryError: the address is not allowed, nobody answers, or the answer is not 2xx.
     """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:  # whose message would quote a part of the URL, which is a secret
+        raise _unreadable() from None
     if parts.scheme not in ("http", "https") or not host:
-        raise DeliveryError("the channel's URL is not an http or https URL; mend the variable that url_env names")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+        raise _unreadable()
     connection = _Pinned(host, port, _address(host, port, allow_private), parts.scheme == "https")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
@@ -48,6 +50,10 @@ def post(url: str, body: bytes, headers: Mapping[str, str], allow_private: bool 
         raise DeliveryError(f"{host}:{port} answered {response.status}{told}: {answer.decode('utf-8', 'replace')}")
 
 
+def _unreadable() -> DeliveryError:
+    return DeliveryError("the channel's URL is not an http or https URL; mend the variable that url_env names")
+
+
 def _address(host: str, port: int, allow_private: bool) -> str:
     """Return one address of `host`.
 
@@ -56,7 +62,7 @@ def _address(host: str, port: int, allow_private: bool) -> str:
     """
     try:
         found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: no name of a host
         raise DeliveryError(f"{host}: {error}") from None
     inside = [one for one in found if not ipaddress.ip_address(one.partition("%")[0]).is_global]
     if inside and not allow_private:

@@ -46,6 +46,9 @@ class _Request(msgspec.Struct):
     user: str | None = None
 
 
+_COUNTS = (
+    ("max_tokens", MAX_COUNT), ("max_completion_tokens", MAX_COUNT), ("n", MAX_CHOICES), ("best_of", MAX_CHOICES),
+)  # fmt: skip
 _MEANT = frozenset((*_Request.__struct_fields__, *_WITHIN_PRICE, "prediction"))
 
 
@@ -60,10 +63,9 @@ class Chat:
     def read(self, body: bytes) -> Asked:
         raw, fields, request = read_fields(body, _Request, _MEANT, "a chat completion")
         check_present("messages", request.messages, "message")
-        for name in ("max_tokens", "max_completion_tokens"):
-            check_count(name, getattr(request, name), MAX_COUNT)
-        for name in ("n", "best_of"):
-            check_count(name, getattr(request, name), MAX_CHOICES)
+        for name, most in _COUNTS:
+            if (count := getattr(request, name)) is not None:
+                check_count(name, count, most)
         return Asked(
             body, raw, fields, request.model,
             turns=request.messages,

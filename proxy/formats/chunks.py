@@ -12,6 +12,8 @@ from proxy.formats.format import Told
 from proxy.stream import EventRelay, Tokens, events_of, tier_of
 
 _USAGE = re.compile(rb'"usage":\s*\{')
+_REASON = b'"finish_reason":'
+_NULL = (b"null", b" null")
 _FINISH = re.compile(rb'"finish_reason":\s*"([a-z_]+)"')
 _ID = re.compile(rb'"id":\s*"([^"]{1,200})"')
 _DONE = re.compile(rb"^data:\s*\[DONE\]", re.MULTILINE)
@@ -126,7 +128,7 @@ class ChunkRelay(EventRelay):
         self.events += whole.count(self._content)
         if not self.response_id and (found := _ID.search(whole)):
             self.response_id = found.group(1).decode("utf-8", "replace")
-        if found := _FINISH.search(whole):
+        if _tells_reason(whole) and (found := _FINISH.search(whole)):
             self.finish_reason = found.group(1).decode()
         self.is_done = self.is_done or (b"[DONE]" in whole and _DONE.search(whole) is not None)
         self.has_failed = self.has_failed or (b'"error"' in whole and _FAILED.search(whole) is not None)
@@ -150,3 +152,9 @@ class ChunkRelay(EventRelay):
         self.response_id = told.id or self.response_id
         self.engine_s, self.engine_queue_s = told.engine_s, told.engine_queue_s
         return not answer.choices
+
+
+def _tells_reason(whole: bytes) -> bool:
+    """Tell whether why it ended may be told: nearly every event says null, which is quicker seen than searched."""
+    at = whole.find(_REASON)
+    return at >= 0 and (not whole.startswith(_NULL, at + len(_REASON)) or whole.find(_REASON, at + 1) >= 0)

@@ -378,6 +378,13 @@ def test_an_address_inside_the_network_is_refused(url: str, says: str) -> None:
         post(url, b"{}", {})
 
 
+@pytest.mark.parametrize("url", ["http://h:abc/x", f"http://{'a' * 70}.example/", "http://[::1", "http://h:0x/y"])
+def test_an_address_that_is_none_keeps_no_other_message_waiting(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("HOOK", url)
+    with pytest.raises(DeliveryError):
+        send(AlertChannel("w", "webhook", url_env="HOOK"), FIRING)
+
+
 def test_a_redirect_is_not_followed_and_an_error_is_told() -> None:
     with receiving(302, 500) as receiver:
         with pytest.raises(DeliveryError, match=r"answered 302 \(redirects are not followed\)"):
@@ -414,6 +421,7 @@ def test_an_e_mail_arrives_with_an_id_that_a_repeat_shares(monkeypatch: pytest.M
         def handle_message(self, message: Any) -> None:
             got.append(message)
 
+    fact = replace(FACT, title="Too much\r\nBcc: everybody@example.com")  # a team may be called so
     port = free_port()
     server = Controller(Inbox(), hostname="127.0.0.1", port=port)
     server.start()
@@ -425,9 +433,14 @@ def test_an_e_mail_arrives_with_an_id_that_a_repeat_shares(monkeypatch: pytest.M
         secured = replace(channel, smtp_user_env="USER_OF_MAIL", smtp_password_env="WORD_OF_MAIL")
         with pytest.raises(DeliveryError, match="offers no STARTTLS, so the password is not sent"):
             send(secured, FIRING)
+        send(channel, replace(FIRING, fact=fact))
+        with pytest.raises(DeliveryError, match="'many'"):
+            send(replace(channel, smtp="127.0.0.1:many"), FIRING)
     finally:
         server.stop()
-    (message,) = got
+    message, of_many_lines = got
+    assert of_many_lines["subject"] == "[Farthing] Too much Bcc: everybody@example.com"
+    assert of_many_lines["bcc"] is None
     assert (message["subject"], message["to"]) == ("[Farthing] Too much <spent>", "ann@x.org, bob@x.org")
     assert message["message-id"] == f"<{FIRING.key}@y.org>"
     assert "By *search*." in message.get_payload()

@@ -234,3 +234,30 @@ def test_the_command_line_lists_shows_changes_and_explains(client: Any, capsys: 
     run(client, "explain", "search")
     assert "0.00 EUR of 2,100.00 EUR is spent (0%)" in capsys.readouterr().out
     assert client.get("/v1/audit").json["audit"][2]["reason"] == "holidays"
+
+
+ANGELES = {"calendar": "month", "tz": "America/Los_Angeles"}
+MARCH_30, APRIL_1 = 1_774_900_000 * NS_PER_S, 1_775_003_400 * NS_PER_S  # at 00:30 UTC; it is March in Los Angeles
+
+
+def test_a_budget_that_moves_to_an_earlier_zone_ends_its_month_there(bench: Any) -> None:
+    bench.now_ns = MARCH_30
+    spend(opened(bench, window=ANGELES), "a", 1000)
+    bench.ledgers.pop().close()
+    ledger = opened(bench, window={"calendar": "month"})
+    with pytest.raises(OverBudgetError):
+        ledger.reserve("b", 0, ANY, 1)
+    bench.now_ns = APRIL_1
+    ledger.reserve("c", 0, ANY, 1000)
+    assert bench.figures("b") == (0, 1000, 0)
+
+
+def test_a_budget_that_moves_to_a_later_zone_shows_and_holds_its_month_until_it_ends_there(bench: Any) -> None:
+    bench.now_ns = MARCH_30
+    spend(opened(bench, window={"calendar": "month"}), "a", 1000)
+    bench.ledgers.pop().close()
+    ledger = opened(bench, window=ANGELES)
+    bench.now_ns = APRIL_1
+    with pytest.raises(OverBudgetError):
+        ledger.reserve("b", 0, ANY, 1)
+    assert bench.figures("b") == (1000, 0, 0)

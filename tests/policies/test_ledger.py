@@ -133,6 +133,28 @@ def test_a_forgotten_hold_is_charged_in_full_and_corrected_when_its_cost_is_know
     assert {row["state"] for row in statement.settlements(bench.engine, 0)[0]} == {"corrected"}
 
 
+def test_a_hold_that_asked_for_a_lifetime_of_its_own_outlives_others_and_a_restart_and_ends_in_time(bench: Any) -> None:
+    ledger = bench.open()
+    ledger.reserve("usual", 0, SEARCH, 10)
+    for name, seconds in (("short", 600), ("long", 90_000)):
+        performed(ledger, Reserve(name, 0, 100, SEARCH, seconds))
+    bench.now_ns += 60 * 10**9
+    performed(ledger)
+    assert bench.figures("search") == (10, 200, 190)
+    ledger.close()
+    ledger = bench.open()
+    assert performed(ledger, Reserve("long", 0, 100, SEARCH, 90_000)) == [Reserved(("company", "search"))]  # a repeat
+    bench.now_ns += 600 * 10**9
+    performed(ledger)
+    assert bench.figures("search") == (110, 100, 190)
+    ledger.settle("long", 0, 40)
+    ledger.settle("short", 0, 5)  # heard of late
+    assert bench.figures("search") == (10 + 5 + 40, 0, 345)
+    bench.now_ns += 90_000 * 10**9
+    performed(ledger)
+    assert bench.figures("search") == (10 + 5 + 40, 0, 345)
+
+
 def test_holds_expire_with_nobody_asking(bench: Any) -> None:
     ledger = bench.open()
     ledger.reserve("r", 0, SEARCH, 300)

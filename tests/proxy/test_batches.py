@@ -33,6 +33,7 @@ from proxy.keys import Caller
 from proxy.offline import owner_of
 from tests.conftest import REPOSITORY
 from tests.ports import free_port
+from tests.proxy.processes import process
 from tests.proxy.rig import (
     COST,
     Behaviour,
@@ -389,36 +390,6 @@ def test_a_batch_that_cannot_be_run_keeps_no_other_from_running(rig: Rig, tmp_pa
         finally:
             for one in broken:
                 shutil.rmtree(there / one)
-
-
-@contextlib.contextmanager
-def process(rig: Rig, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a proxy as a process that can be killed."""
-    url = vars(rig.settings)["deployments"][1].url
-    (folder / "farthing.toml").write_text(
-        f"[[deployments]]\nmodel = 'gpt-plain'\nurl = '{url}'\nprovider = 'openai'\nmetered = true\n"
-        "[[prices]]\nprovider = 'openai'\nmodel = 'gpt-plain'\ninput = '1'\noutput = '2'\n"
-    )
-    environ = {
-        **os.environ, "FARTHING_CONFIG": str(folder / "farthing.toml"), "FARTHING_DATA_DIR": str(folder / "data"),
-        "FARTHING_PROXY_PORT": str(port), "FARTHING_POLICIES_URL": rig.policies,
-        "FARTHING_COLLECTOR_URL": vars(rig.settings)["collector_url"],
-    }  # fmt: skip
-    started = subprocess.Popen([sys.executable, "-m", "farthing", "proxy"], cwd=REPOSITORY, env=environ)
-    try:
-        until(lambda: _is_up(port), "the proxy answers")
-        yield started
-    finally:
-        started.kill()
-        started.wait()
-
-
-def _is_up(port: int) -> bool:
-    try:
-        http_json.call("GET", f"http://127.0.0.1:{port}/healthz")
-    except Exception:  # noqa: BLE001 - whatever it is, it is not up
-        return False
-    return True
 
 
 def test_a_batch_survives_kill_9_and_asks_no_answered_line_again(rig: Rig, tmp_path: Path) -> None:

@@ -5,11 +5,8 @@ import asyncio
 import json
 import os
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,8 @@ import pytest
 
 from farthing import semconv
 from farthing.settings import Settings
-from tests.conftest import REPOSITORY
 from tests.ports import free_port
+from tests.proxy.processes import workers
 from tests.proxy.rig import (
     COST,
     DELTAS,
@@ -398,51 +395,14 @@ def test_two_workers_on_one_port_share_a_budget_to_the_last_request(rig: Rig, tm
     used = {"prompt_tokens": len(body) + 128, "completion_tokens": 20}
     team = rig.budget(limit=f"{hold * limit / 1e9:.9f} USD")
     rig.upstream.next(answers(answer_of(usage=used)))
-    with workers(rig, tmp_path) as url:
+    with workers(rig, tmp_path) as running:
         with ThreadPoolExecutor(16) as pool:
-            statuses = list(pool.map(lambda _: post(rig, team, body, url).status, range(40)))
+            statuses = list(pool.map(lambda _: post(rig, team, body, running.url).status, range(40)))
         until(lambda: rig.balance(team)["held_nusd"] == 0, "every hold is settled")
     assert (statuses.count(200), statuses.count(429)) == (limit, 40 - limit)
     assert rig.balance(team)["spent_nusd"] == hold * limit
     until(lambda: len(rig.spans(team)) == 40, "every call is recorded")
     assert sum(span.get(semconv.SETTLED_NUSD, 0) for span in rig.spans(team)) == hold * limit
-
-
-@contextmanager
-def workers(rig: Rig, folder: Path) -> Iterator[str]:
-    """Run two proxy workers, as processes of their own, on one port."""
-    port, fields = free_port(), vars(rig.settings)
-    url = fields["deployments"][1].url
-    rows = [f"[[deployments]]\nmodel = 'gpt-plain'\nurl = '{url}'\nprovider = 'openai'\nmetered = true\n",
-            "[[prices]]\nprovider = 'openai'\nmodel = 'gpt-plain'\ninput = '1'\noutput = '2'\n"]  # fmt: skip
-    (folder / "farthing.toml").write_text("".join(rows))
-    environ = {
-        **os.environ, "FARTHING_CONFIG": str(folder / "farthing.toml"), "FARTHING_DATA_DIR": str(folder / "data"),
-        "FARTHING_PROXY_PORT": str(port), "FARTHING_PROXY_WORKERS": "2", "FARTHING_POLICIES_URL": rig.policies,
-        "FARTHING_COLLECTOR_URL": fields["collector_url"],
-    }  # fmt: skip
-    command = [sys.executable, "-m", "farthing", "proxy"]
-    started = [subprocess.Popen(command, cwd=REPOSITORY, env=environ, stderr=subprocess.PIPE) for _ in range(2)]
-    try:
-        for process in started:
-            until(lambda pid=process.pid: listens(pid, port), "a worker listens")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        for process in started:
-            process.terminate()
-        said = [process.communicate(timeout=300)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
-
-
-def listens(pid: int, port: int) -> bool:
-    """Tell whether process `pid` has a socket that listens on `port`."""
-    inodes = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
-              if line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"}  # fmt: skip
-    links: list[str] = []
-    for entry in Path(f"/proc/{pid}/fd").glob("*"):
-        with suppress(OSError):
-            links.append(os.readlink(entry))
-    return any(f"socket:[{inode}]" in links for inode in inodes)
 
 
 def test_one_tenant_never_gets_another_s_answer(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import random
 import selectors
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from proxy.api_error import ApiError
 from proxy.counters import Counters
 from proxy.dispatch import Target
 from proxy.health import Health
+from proxy.place_table import PlaceTable
 from proxy.queue import Queue
 from proxy.upstream import Timeouts
 from proxy.window import Bounds, Window
@@ -70,14 +72,15 @@ class Server:
         self.crowd -= 1
 
 
-def load(times: float, seconds: float, is_limited: bool) -> tuple[float, Counter[str], int]:
+def load(folder: Path, times: float, seconds: float, is_limited: bool) -> tuple[float, Counter[str], int]:
     """Return useful answers a second, what became of the requests, and the largest crowd."""
 
     async def act(loop: asyncio.AbstractEventLoop) -> tuple[float, Counter[str], int]:
         server, dice = Server(), random.Random(3)
+        table = PlaceTable(folder)
         least, most = (2, 64) if is_limited else (100_000, 100_000)
-        window = Window(Bounds(least, most, tolerance=2.0, queue=100, max_wait_s=5.0))
-        queue = Queue("m", Counters(), loop.time)
+        window = Window(Bounds(least, most, tolerance=2.0, queue=100, max_wait_s=5.0), table.places("m/1"))
+        queue = Queue("m", Counters(), table, loop.time)
         pair = (Target(Deployment("m", name="m/1"), "openai", (), Timeouts(), Health(0)), window)
         became: Counter[str] = Counter()
 
@@ -102,22 +105,23 @@ def load(times: float, seconds: float, is_limited: bool) -> tuple[float, Counter
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        table.close()
         return good, became, server.most
 
     return virtually(act)
 
 
-def test_ten_times_the_load_keeps_the_goodput_of_full_load() -> None:
-    full, _, _ = load(1, 10, is_limited=True)
-    ten, became, most = load(10, 10, is_limited=True)
+def test_ten_times_the_load_keeps_the_goodput_of_full_load(tmp_path: Path) -> None:
+    full, _, _ = load(tmp_path, 1, 10, is_limited=True)
+    ten, became, most = load(tmp_path, 10, 10, is_limited=True)
     assert full > 0.75 * FULL  # arrivals at random leave it idle now and then
     assert ten > 0.9 * full
     assert became["too late"] < 0.1 * became["in time"]
     assert most <= 64 and became["overloaded"] > became["in time"]
 
 
-def test_without_a_window_the_same_load_leaves_next_to_nothing() -> None:
-    ten, _, most = load(8, 2.5, is_limited=False)
+def test_without_a_window_the_same_load_leaves_next_to_nothing(tmp_path: Path) -> None:
+    ten, _, most = load(tmp_path, 8, 2.5, is_limited=False)
     assert ten < 0.3 * FULL and most > 400
 
 

@@ -22,8 +22,8 @@ from proxy.limit_table import SLOTS, Ask, LimitTable
 from proxy.limits import Limiter
 from proxy.request import Asked
 from tests.conftest import REPOSITORY
+from tests.proxy.processes import workers
 from tests.proxy.rig import Rig, answer_of, answers, asked, post, send_only, until, waits
-from tests.proxy.test_exchange import workers
 
 NOW = 1_772_366_400.0  # a whole minute
 
@@ -190,7 +190,7 @@ def test_processes_share_a_limit_exactly_and_one_that_dies_gives_back_what_it_he
     for one in both:
         one.kill()
         one.communicate()
-    table._reaped_at = 0.0  # pyright: ignore[reportPrivateUsage]
+    table.shared.looked_at = 0.0
     assert [table.take([busy], 7, 0) is None for _ in range(4)] == [True, True, True, False]
     table.close()
 
@@ -204,8 +204,8 @@ def test_two_workers_on_a_port_share_a_limit_to_the_last_call(rig: Rig, tmp_path
     rig.apply(document("shared", scope={"team": "shared"}, in_flight=5))
     rig.upstream.next(waits(rig.upstream, answers(answer_of())))
     body = json.dumps(asked()).encode()
-    with workers(rig, tmp_path) as url, ThreadPoolExecutor(24) as pool:
-        made = [pool.submit(post, rig, "shared", body, url) for _ in range(24)]
+    with workers(rig, tmp_path) as running, ThreadPoolExecutor(24) as pool:
+        made = [pool.submit(post, rig, "shared", body, running.url) for _ in range(24)]
         until(lambda: sum(one.done() for one in made) == 19, "all but five are refused")
         rig.upstream.release.set()
         statuses = [one.result().status for one in made]

@@ -271,3 +271,21 @@ def test_a_stop_waits_for_the_answer_under_way_and_takes_nothing_new() -> None:
         served.release.set()
         assert read_all(sock).endswith(b"two\r\n0\r\n\r\n")
         stopping.result(120)
+
+
+def test_a_server_that_stopped_leaves_no_task_of_an_idle_connection_behind() -> None:
+    async def run() -> tuple[bytes, int]:
+        sock = socket.create_server(("127.0.0.1", 0))
+        server = Server(Served().handle, MAX_BODY)
+        await server.start(sock)
+        reader, writer = await asyncio.open_connection(*sock.getsockname())
+        writer.write(GET)
+        head = await reader.readuntil(b"\r\n\r\n")
+        await server.stop(60)
+        left = len(asyncio.all_tasks())
+        writer.close()
+        await writer.wait_closed()
+        return head, left
+
+    head, left = asyncio.run(run())
+    assert head.startswith(b"HTTP/1.1 200") and left == 1  # the one that asks

@@ -25,4 +25,9 @@ class Batch(Named):
     max_lines: Annotated[int, Field(ge=1, le=1_000_000)] = 50_000  # of one file
     max_file_bytes: Annotated[int, Field(ge=1, le=1024 * _MIB)] = 32 * _MIB
     max_stored_bytes: Annotated[int, Field(ge=1)] = 2048 * _MIB  # of all files of one owner
+    # Of one batch that lines are handed to a provider in (`provider_batches` of a deployment), and how long it is
+    # waited for further lines of the same batch.
+    provider_lines: Annotated[int, Field(ge=1, le=50_000)] = 10_000
+    provider_bytes: Annotated[int, Field(ge=1, le=128 * _MIB)] = 8 * _MIB
+    provider_wait_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 30.0
     keep_days: Annotated[int, Field(ge=1, le=3650)] = 30  # days that files, and batches that have ended, are kept
