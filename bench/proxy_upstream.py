@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httptools
+from requests_served import Served
 from servers import free_port, process
 
 EVENT_EVERY_S = 0.005
@@ -52,48 +52,29 @@ FINISH = _event([{"index": 0, "delta": {}, "finish_reason": "stop"}]) + _event([
 STREAM_END = FINISH + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
 
-class Model(asyncio.Protocol):
+class Model(Served):
     """One connection; `streaming` has the events that are still to come on each."""
 
     def __init__(self, streaming: dict[Model, int]) -> None:
+        super().__init__()
         self._streaming = streaming
-        self._parser = httptools.HttpRequestParser(self)
-        self._body: list[bytes] = []
-        self._url = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._streaming.pop(self, None)
 
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_url(self, url: bytes) -> None:
-        self._url = url
-
-    def on_body(self, body: bytes) -> None:
-        self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        asked = b"".join(self._body)
-        self._body.clear()
-        if self._url == b"/v1/traces":
+    def requested(self, url: bytes, body: bytes) -> None:
+        if url == b"/v1/traces":
             self.write(EMPTY_REPLY)
-        elif self._url == b"/v1/end":
+        elif url == b"/v1/end":
             self._streaming.update(dict.fromkeys(self._streaming, 0))
             self.write(EMPTY_REPLY)
-        elif self._url != b"/v1/chat/completions":
+        elif url != b"/v1/chat/completions":
             self.write(NO_SUCH_PAGE)
-        elif (body := json.loads(asked)).get("stream"):
+        elif (asked := json.loads(body)).get("stream"):
             self.write(STREAM_HEAD + DELTA)
-            self._streaming[self] = body["seed"] - 1
+            self._streaming[self] = asked["seed"] - 1
         else:
             self.write(JSON_REPLY)
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)  # type: ignore[attr-defined]
 
 
 async def serve(port: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import httptools
+from requests_served import Served
 from semantic_questions import Questions, load
 from servers import free_port, process
 
@@ -32,37 +32,21 @@ def upstream() -> Iterator[int]:
         yield port
 
 
-class Provider(asyncio.Protocol):
+class Provider(Served):
     """One connection."""
 
     def __init__(self, questions: Questions) -> None:
+        super().__init__()
         self._category = dict(zip(questions.texts, questions.categories, strict=True))
         self._vectors = questions.by_text
-        self._parser = httptools.HttpRequestParser(self)
-        self._body: list[bytes] = []
-        self._url = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_url(self, url: bytes) -> None:
-        self._url = url
-
-    def on_body(self, body: bytes) -> None:
-        self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        asked = b"".join(self._body)
-        self._body.clear()
-        if self._url == b"/v1/traces":
+    def requested(self, url: bytes, body: bytes) -> None:
+        if url == b"/v1/traces":
             self._reply(200, b"")
-        elif self._url == b"/v1/embeddings":
-            self._reply(200, self._embedded(json.loads(asked)))
-        elif self._url == b"/v1/chat/completions":
-            self._reply(200, self._answered(json.loads(asked)))
+        elif url == b"/v1/embeddings":
+            self._reply(200, self._embedded(json.loads(body)))
+        elif url == b"/v1/chat/completions":
+            self._reply(200, self._answered(json.loads(body)))
         else:
             self._reply(404, b"")
 
@@ -80,7 +64,7 @@ class Provider(asyncio.Protocol):
 
     def _reply(self, status: int, body: bytes) -> None:
         head = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
-        self.transport.write(head + body)  # type: ignore[attr-defined]
+        self.write(head + body)
 
 
 async def serve(port: int) -> None:
