@@ -14,7 +14,7 @@ from proxy.caches import Caches
 from proxy.call import Call
 from proxy.formats import Format, Told
 from proxy.http import EVENT_STREAM, JSON
-from proxy.server import Request
+from proxy.http_request import Request
 from proxy.stream import EventRelay, Tape
 from proxy.upstream import Response
 from proxy.withheld import Taker

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from farthing.settings import Deployment
-from proxy.server import Request
+from proxy.http_request import Request
 
 FILES = "/openai/files"
 _OURS = "/v1/"

@@ -14,10 +14,10 @@ from proxy.exchange import Exchange
 from proxy.file_api import listing, page_of, storage_unavailable
 from proxy.files import Files
 from proxy.http import JSON
+from proxy.http_request import Request
 from proxy.keys import Caller
 from proxy.offline import Limits, owner_of
 from proxy.routes import Routes
-from proxy.server import Request
 
 _MAX_PAGE = 100
 _USUAL_PAGE = 20

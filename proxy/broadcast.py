@@ -17,7 +17,7 @@ from proxy.api_error import ApiError
 from proxy.call import Call
 from proxy.formats import Format
 from proxy.http import break_off
-from proxy.server import Request
+from proxy.http_request import Request
 from proxy.within import Within
 
 PREFIX_BYTES = 1024 * 1024  # kept for those who join late

@@ -25,8 +25,8 @@ from proxy.embedder import Embedder
 from proxy.embedding_cache import Item, is_list_of_inputs
 from proxy.formats import Format
 from proxy.http import JSON
+from proxy.http_request import Request
 from proxy.request import Asked
-from proxy.server import Request
 from proxy.ticket import Kept, Ticket
 
 if TYPE_CHECKING:  # it loads numpy, which most proxies never need

@@ -17,8 +17,8 @@ from proxy.attempts import RETRIED
 from proxy.call import Call
 from proxy.counters import Counters
 from proxy.dispatch import Target
+from proxy.http_request import Request
 from proxy.judge import quality_of
-from proxy.server import Request
 from proxy.upstream import NotSentError
 from proxy.withheld import Taker, Withheld
 

@@ -12,10 +12,10 @@ from proxy.api_error import ApiError
 from proxy.dispatch import Deployments
 from proxy.formats.messages import Messages
 from proxy.http import JSON, passed_on, refuse_too_large
+from proxy.http_request import Request
 from proxy.keys import Caller
 from proxy.request import read_fields
 from proxy.routes import Routes
-from proxy.server import Request
 from proxy.upstream import Client
 
 _PATH = "messages/count_tokens"

@@ -13,8 +13,8 @@ from time import monotonic
 import msgspec
 
 from farthing import semconv
+from proxy.http_request import Handler
 from proxy.inner import InnerRequest
-from proxy.server import Handler
 
 log = logging.getLogger(__name__)
 

@@ -38,6 +38,7 @@ from proxy.http import (
     refuse,
     refuse_too_large,
 )
+from proxy.http_request import Request
 from proxy.inner import InnerRequest
 from proxy.keys import Caller
 from proxy.metrics import Metrics
@@ -47,7 +48,6 @@ from proxy.place import enter, leave
 from proxy.queue import ShedError
 from proxy.record import Recorder
 from proxy.request import Asked
-from proxy.server import Request
 from proxy.spend import Spend
 from proxy.upstream import Client, NotSentError, Response, Timeouts
 from proxy.withheld import Taker, Withheld

@@ -14,11 +14,11 @@ from proxy import azure
 from proxy.api_error import ApiError
 from proxy.files import FileRecord, Files
 from proxy.http import JSON
+from proxy.http_request import Request
 from proxy.keys import Caller, Keys
 from proxy.multipart import parts_of
 from proxy.offline import Limits, owner_of
 from proxy.routes import Routes
-from proxy.server import Request
 from proxy.spool import Spool
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from proxy.broadcast import Broadcast, Reader, cut_short
 from proxy.call import Call
 from proxy.formats import Format
 from proxy.http import break_off
-from proxy.server import Request
+from proxy.http_request import Request
 from proxy.ticket import Ticket
 from proxy.within import Within
 

@@ -12,11 +12,11 @@ import msgspec
 from farthing import otlp, semconv
 from proxy.api_error import ApiError
 from proxy.http import JSON, refuse_too_large
+from proxy.http_request import Request
 from proxy.identity import random_bytes
 from proxy.keys import Caller
 from proxy.record import Recorder
 from proxy.routes import Routes
-from proxy.server import Request
 
 _MAX_BYTES = 16 * 1024
 _Id = Annotated[str, msgspec.Meta(max_length=256)]

@@ -8,7 +8,7 @@ from contextlib import suppress
 from farthing import semconv
 from farthing.serving import Headers
 from proxy.api_error import ApiError
-from proxy.server import Request
+from proxy.http_request import Request
 
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"

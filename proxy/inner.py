@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from farthing.serving import Headers
-from proxy.server import Request
+from proxy.http_request import Request
 
 
 class InnerRequest(Request):

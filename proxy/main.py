@@ -42,6 +42,7 @@ from proxy.gather import Gather
 from proxy.grades import Grades
 from proxy.hedge import Hedges
 from proxy.http import JSON
+from proxy.http_request import Request
 from proxy.keys import Caller, Keys
 from proxy.metrics import Metrics
 from proxy.micro_batch import MicroBatches
@@ -52,7 +53,7 @@ from proxy.own_prices import PriceFeed
 from proxy.provider_batch import Asking, ProviderBatches
 from proxy.record import Recorder
 from proxy.routes import Routes
-from proxy.server import Request, Server
+from proxy.server import Server
 from proxy.spend import Spend
 from proxy.tokens.summary import Summaries
 from proxy.upstream import Client, Timeouts

@@ -12,8 +12,8 @@ from farthing.errors import AccessError
 from farthing.settings import Settings
 from farthing.token_owners import TokenOwners
 from proxy.api_error import ApiError
+from proxy.http_request import Request
 from proxy.keys import Caller, Keys
-from proxy.server import Request
 
 NEEDS = "viewer"  # the role of the control API
 _OR = "or a token of the control API (`farthing token create NAME --role viewer`)"

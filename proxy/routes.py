@@ -15,9 +15,9 @@ from proxy import azure
 from proxy.api_error import ApiError
 from proxy.exchange import Exchange
 from proxy.http import JSON, refuse
+from proxy.http_request import Request
 from proxy.keys import Caller, Keys
 from proxy.operators import Operators
-from proxy.server import Request
 
 HEALTH = ("GET", "/healthz")
 _HEALTHY = b'{"status":"ok"}'

@@ -10,29 +10,19 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import formatdate
-from http import HTTPStatus
-from time import monotonic, time
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
+from time import monotonic
 
 import httptools
 
-from farthing.serving import Headers
+from proxy.http_request import STATUS_LINES, Handler, Request
 from proxy.spool import Spool
-
-if TYPE_CHECKING:
-    from proxy.gatherer import Parking
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[["Request"], Coroutine[Any, Any, None]]
-
 MAX_HEAD_BYTES = 64 * 1024
 _MAX_WAITING = 16  # pipelined requests of one connection
-_REASONS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -46,78 +36,6 @@ class Patience:
     stalled: float = 60.0  # without taking anything of its answer
     linger: float = 2.0  # to read why its body is refused
     sweep: float = 1.0  # between two looks at the clock
-
-
-class Request:
-    """One request, whole, and the way to answer it."""
-
-    __slots__ = ("_connection", "_is_chunked", "body", "headers", "is_ended", "is_gone", "is_too_large", "keeps_alive",
-                 "method", "on_gone", "path", "raw_query", "spooled")  # fmt: skip
-
-    is_offline = False  # a line of a batch: served in spare capacity, at the batch's price
-    parking: Parking | None = None  # where such a line waits for its provider's batch
-
-    def __init__(
-        self, connection: Connection, method: str, path: str, headers: dict[bytes, bytes], raw_query: bytes = b""
-    ) -> None:
-        self._connection = connection
-        self.raw_query = raw_query
-        self.method = method
-        self.path = path
-        self.headers = headers  # names in lower case; of a repeated one the last
-        self.body = b""
-        self.spooled: Spool | None = None  # the body, where it is on the disk
-        self.is_too_large = False  # the body is longer than allowed, and was not read
-        self.keeps_alive = True
-        self.is_ended = False  # its answer is whole
-        self.is_gone = False  # the client has closed the connection
-        self.on_gone: Callable[[], object] | None = None
-        self._is_chunked = True
-
-    @property
-    def query(self) -> dict[str, str]:
-        """What follows the path's `?`; of a repeated name the last."""
-        return dict(parse_qsl(self.raw_query.decode("latin-1")))
-
-    def answer(self, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
-        """Send a whole answer."""
-        self.is_ended = True
-        whole = b"%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
-        self._connection.send(whole % (self._head(status, headers), content_type, len(body), body))
-
-    def begin(self, status: int, headers: Headers) -> None:
-        """Send the head of an answer whose length nobody knows."""
-        self._is_chunked = self._connection.is_http_11
-        if not self._is_chunked:
-            self.keeps_alive = False
-        framing = b"transfer-encoding: chunked\r\n\r\n" if self._is_chunked else b"\r\n"
-        self._connection.send(self._head(status, headers) + framing)
-
-    def put(self, data: bytes) -> bool:
-        """Send a part of the body; False = the client does not keep up, so wait until it has `caught_up`."""
-        self._connection.send(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
-        return not self._connection.is_stalled
-
-    async def caught_up(self) -> None:
-        """Return once the client has taken what waits for it, or has gone."""
-        if self._connection.is_stalled:
-            await self._connection.drained()
-
-    async def write(self, data: bytes) -> None:
-        """Send a part of the body; waits while the client does not keep up."""
-        if not self.put(data):
-            await self.caught_up()
-
-    def end(self) -> None:
-        """Say that the body is whole."""
-        self.is_ended = True
-        if self._is_chunked:
-            self._connection.send(b"0\r\n\r\n")
-
-    def _head(self, status: int, headers: Headers) -> bytes:
-        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
-        close = b"" if self.keeps_alive else b"connection: close\r\n"
-        return b"".join((_REASONS.get(status) or b"HTTP/1.1 %d \r\n" % status, _date(), close, lines))
 
 
 class Connection(asyncio.Protocol):
@@ -313,7 +231,7 @@ class Connection(asyncio.Protocol):
         if self._active is None:
             body = b'{"error":{"message":"%b","type":"invalid_request_error","param":null,"code":null}}' % message
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-            self._transport.write(b"".join((_REASONS[status], head, body)))
+            self._transport.write(b"".join((STATUS_LINES[status], head, body)))
             self._transport.close()
         else:
             self.abort()
@@ -408,15 +326,3 @@ def _close(request: Request | None) -> None:
     """Let go of a body on the disk."""
     if request is not None and request.spooled is not None:
         request.spooled.close()
-
-
-_dated: tuple[int, bytes] = (0, b"")
-
-
-def _date() -> bytes:
-    """Return the Date header, made once a second."""
-    global _dated
-    now = int(time())
-    if _dated[0] != now:
-        _dated = (now, f"date: {formatdate(now, usegmt=True)}\r\n".encode())
-    return _dated[1]

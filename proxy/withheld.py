@@ -4,7 +4,7 @@ from __future__ import annotations
 from farthing.errors import UpstreamError
 from farthing.serving import Headers
 from proxy.http import EVENT_STREAM
-from proxy.server import Request
+from proxy.http_request import Request
 
 _MOST_BYTES = 16 * 1024 * 1024
 

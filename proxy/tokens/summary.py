@@ -13,8 +13,8 @@ import msgspec
 
 from farthing import semconv
 from farthing.policy.tokens import Summary
+from proxy.http_request import Handler
 from proxy.inner import InnerRequest
-from proxy.server import Handler
 from proxy.tokens.count import measure
 from proxy.tokens.plan import Plan
 from proxy.tokens.turns import Turn, edited

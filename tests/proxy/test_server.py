@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from proxy.server import Patience, Request, Server
+from proxy.http_request import Request
+from proxy.server import Patience, Server
 from tests.until import until
 
 MAX_BODY = 100_000
