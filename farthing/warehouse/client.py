@@ -254,9 +254,7 @@ class Warehouse:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # A session would make a server's queries wait for one another; an embedded store knows none.
-            options: dict[str, Any] = (
-                {"chdb_options": embedded.ENGINE} if self.path else {"autogenerate_session_id": False}
-            )
+            options: dict[str, Any] = {} if self.path else {"autogenerate_session_id": False}
             client = cast(Any, clickhouse_connect).get_client(dsn=self.dsn, **options)
         except Exception as error:
             where = address.public(self.dsn)

@@ -9,10 +9,6 @@ from pathlib import Path
 from farthing.disk import free_bytes
 from farthing.errors import WarehouseError
 
-# One merge at a time: each reads a whole granule of every column of up to 16 parts, and under a flood those of both
-# tables fall due together. [32 inserts of 16 MB: 734 MB at the peak instead of 881, and no more CPU]
-ENGINE = {"background_pool_size": "1", "background_merges_mutations_concurrency_ratio": "1"}
-
 
 def refuse_if_in_use(path: Path) -> None:
     """ClickHouse locks `<path>/status`; chDB itself reports a locked folder like a broken one."""

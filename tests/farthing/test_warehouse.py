@@ -290,8 +290,3 @@ def test_a_call_s_virtual_key_is_a_column_of_its_row(
     asked = "SELECT api_key FROM requests WHERE tenant = {tenant:String} ORDER BY api_key"
     rows = warehouse.query(asked, tenant=tenant)
     assert [row["api_key"] for row in rows] == ["", "search-prod"]
-
-
-def test_an_embedded_store_merges_one_thing_at_a_time(embedded_warehouse: Warehouse) -> None:
-    slots = "SELECT value FROM system.metrics WHERE metric = 'BackgroundMergesAndMutationsPoolSize'"
-    assert embedded_warehouse.rows(slots) == [(1,)]
