@@ -4,13 +4,16 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+from tests.until import until
 
 EXT4_IOC_SHUTDOWN, NOLOGFLUSH = 0x8004587D, 2  # drops every unsynced page and the unflushed journal, as xfstests do
 
@@ -28,13 +31,29 @@ class Disk:
     def on(self) -> None:
         subprocess.run(["mount", "-o", "loop", self.image, self.mount], check=True, capture_output=True)
 
-    def cut(self) -> None:
+    def cut(self, pid: int) -> None:
+        """Take the power from the disk and, with it, from the process that writes to it.
+
+        A sync under way may return without an error though the file system is down already, and what a machine without
+        power acknowledged then nobody could have heard: so the process stops first, and no thread of it goes on.
+        """
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: not running(pid), "every thread stands still")
         descriptor = os.open(self.mount, os.O_RDONLY)
         fcntl.ioctl(descriptor, EXT4_IOC_SHUTDOWN, struct.pack("I", NOLOGFLUSH))
         os.close(descriptor)
 
     def off(self) -> None:
         subprocess.run(["umount", self.mount], check=True, capture_output=True)
+
+
+def running(pid: int) -> list[str]:
+    """Return the threads of a process that are neither stopped nor in the system, where they stop as they leave it."""
+    stats: list[str] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # it ended just now
+            stats.append(path.read_text())
+    return [stat for stat in stats if stat.rpartition(")")[2].split()[0] not in "TtDZX"]
 
 
 @contextmanager

@@ -212,7 +212,7 @@ def test_a_power_cut_loses_and_doubles_nothing_that_was_acknowledged(disk: Disk,
     folder = disk.mount / "data"
     for _ in range(cuts):
         process = tally.ingest(folder, chance.randint(60, 300) if cuts == 1 else chance.randint(30, 900))
-        disk.cut()
+        disk.cut(process.pid)
         tally.kill(process)
         disk.off()
         disk.on()

@@ -232,7 +232,7 @@ def test_a_power_cut_loses_and_doubles_no_metric_and_no_log(disk: Disk, cuts: in
     tally, chance = Tally(disk.mount / "data"), random.Random(5)
     for _ in range(cuts):
         process = tally.ingest(chance.randint(30, 150))
-        disk.cut()
+        disk.cut(process.pid)
         tally.kill(process)
         disk.off()
         disk.on()

@@ -85,7 +85,7 @@ for n in range(10**6):
 """
 
 
-def stopped(url: str, run: str, after: int, cut: Callable[[], None] = lambda: None) -> list[str]:
+def stopped(url: str, run: str, after: int, cut: Callable[[int], None] = lambda _: None) -> list[str]:
     """Run a worker, kill it after it has acknowledged `after` times; return every acknowledgement."""
     command = [sys.executable, "-c", WORKER, url, run]
     worker = subprocess.Popen(
@@ -94,7 +94,7 @@ def stopped(url: str, run: str, after: int, cut: Callable[[], None] = lambda: No
     assert worker.stdout is not None
     with worker.stdout as told:
         lines = [told.readline() for _ in range(after)]
-        cut()
+        cut(worker.pid)
         os.kill(worker.pid, signal.SIGKILL)
         lines += told.readlines()
     worker.wait()
