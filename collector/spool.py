@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farthing.disk import free_bytes
+from farthing.durable import replace_durably, sync, write_all, write_durably
 from farthing.errors import SpoolFullError
 from farthing.warehouse import segment as record
 
@@ -77,7 +78,7 @@ class Spool:
                 self.rotate()
             try:
                 descriptor = self._opened()
-                _write_all(descriptor, buffer)
+                write_all(descriptor, buffer)
                 os.fdatasync(descriptor)
             except OSError as error:
                 self._cut_back()
@@ -109,7 +110,7 @@ class Spool:
         digests = b"".join(record.digests(segment.path))
         seen = segment.path.with_suffix(".seen")
         try:
-            _write_durably(seen, digests)
+            write_durably(seen, digests)
         except OSError as error:  # a full disk: it matters more that the segment frees its room
             seen.unlink(missing_ok=True)
             log.warning("the duplicate check forgets %d bodies: %s", len(digests) // 16, error)
@@ -124,18 +125,18 @@ class Spool:
         target = grave / segment.path.name
         content = b"".join(records)
         if content:
-            _write_durably(target, content)
+            write_durably(target, content)
         else:
             segment.path.rename(target)
             self._drop(segment)
-        _sync_folder(grave)
-        _sync_folder(self.folder)
+        sync(grave)
+        sync(self.folder)
         return target
 
     def rewrite(self, segment: Segment, records: Iterable[bytes]) -> None:
         """Replace what a closed segment holds; its token stays."""
         content = b"".join(records)
-        _replace(segment.path, content)
+        replace_durably(segment.path, content)
         with self._lock:
             at = self._closed.index(segment)
             self._closed[at] = Segment(segment.path, len(content))
@@ -177,7 +178,7 @@ class Spool:
             self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_EXCL, 0o600)
             self._path, self._size, self._spans = path, 0, 0
             self._sequence += 1
-            _sync_folder(self.folder)
+            sync(self.folder)
         return self._file
 
     def _cut_back(self) -> None:
@@ -209,41 +210,11 @@ class Spool:
         if not spans:
             path.unlink()
         elif whole != len(buffer):
-            _replace(path, b"".join(buffer[start:end] for start, end in spans))
+            replace_durably(path, b"".join(buffer[start:end] for start, end in spans))
         return Segment(path, whole)
-
-
-def _write_all(descriptor: int, buffer: bytes) -> None:
-    """A full disk writes short without an error, so the return value decides."""
-    left = memoryview(buffer)
-    while left:
-        left = left[os.write(descriptor, left) :]
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put other content behind a name, whole or not at all."""
-    beside = path.with_suffix(".tmp")
-    _write_durably(beside, content)
-    beside.rename(path)
-    _sync_folder(path.parent)
 
 
 def _make_durable_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    _sync_folder(folder)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder)
+    sync(folder.parent)

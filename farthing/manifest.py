@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from farthing.durable import sync
 from farthing.errors import BackupError
 
 NAME = "manifest.json"
@@ -29,9 +29,9 @@ def write(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     path.write_text(json.dumps(document, indent=1), "utf-8")
     _digest_file(folder).write_text(f"{_sha256(path)}  {NAME}\n", "utf-8")
     for one in (*(folder / name for name in files), path, _digest_file(folder)):
-        _sync(one)
+        sync(one)
     for one in (*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), folder):
-        _sync(one)
+        sync(one)
     return document
 
 
@@ -70,11 +70,3 @@ def _digest_file(folder: Path) -> Path:
 def _sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,7 @@ import msgspec
 
 from farthing.errors import UpstreamError
 from proxy.consignment import Consignment
-from proxy.provider_batch import Asking, Outcome, RefusedError, Seen
+from proxy.provider_batch import Asking, Outcome, RefusedError, Seen, result_of, results_in
 
 HEADERS = (("anthropic-version", "2023-06-01"),)
 _PAGE = 100
@@ -134,7 +134,7 @@ class AnthropicBatches:
         """Fetch the results; they tell of every request."""
         path = into.with_suffix(".0")
         await self._asking.fetch(self._path(seen.files[0]), path)
-        return (_outcome(line) for line in _lines(path))
+        return (_outcome(line) for line in results_in(path, _decode))
 
     async def cancel(self, batch_id: str) -> None:
         """Ask for a batch to be given up; one that has just ended cannot be, and that is as good."""
@@ -144,7 +144,7 @@ class AnthropicBatches:
     async def _is_ours(self, url: str, ids: Container[str]) -> bool:
         """Tell by the first of a batch's results."""
         first = await self._asking.first_line(self._path(url))
-        return bool(first) and _read(first).custom_id in ids
+        return bool(first) and result_of(first, _decode).custom_id in ids
 
     def _path(self, url: str) -> str:
         """Return the path of the results' address; our key goes to the deployment's own address alone."""
@@ -152,18 +152,6 @@ class AnthropicBatches:
         if not url.startswith(base):
             raise UpstreamError(f"its results are at {url!r}, which is not below {base}")
         return url.removeprefix(base)
-
-
-def _lines(path: Path) -> Iterator[_Line]:
-    with path.open("rb") as file:
-        yield from (_read(text) for text in file if text.strip())
-
-
-def _read(text: bytes) -> _Line:
-    try:
-        return _decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UpstreamError(f"a line of its results is none: {error}: {text[:200]!r}") from None
 
 
 def _outcome(line: _Line) -> Outcome:

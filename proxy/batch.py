@@ -17,8 +17,10 @@ from typing import Any
 
 import msgspec
 
+from farthing.durable import write_durably
 from proxy.api_error import ApiError
-from proxy.files import making, sweep_unfinished, write_durably
+from proxy.files import making, sweep_unfinished
+from proxy.line_file import LineFile
 
 WINDOW_S = 86_400
 FINAL = frozenset(("failed", "completed", "expired", "cancelled"))
@@ -87,15 +89,8 @@ class Journal:
     """The answers of one batch so far, by the one worker that holds its lock."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-        self._cut_torn_end()
+        self._file = LineFile(path)
         self.lines = {answered.line: answered.is_good for answered in self.read()}
-
-    def _cut_torn_end(self) -> None:
-        """Take off what a kill left of a line."""
-        content = self._path.read_bytes()
-        os.ftruncate(self._fd, content.rfind(b"\n") + 1)
 
     def add(self, answered: Answered) -> None:
         """Write an answer down; it outlives this process from now on, and a power cut from the next `sync` on.
@@ -103,25 +98,19 @@ class Journal:
         Raises:
             OSError: the disk does not take it; nothing of it is there.
         """
-        whole, before = msgspec.json.encode(answered) + b"\n", os.fstat(self._fd).st_size
-        try:
-            while whole:
-                whole = whole[os.write(self._fd, whole) :]
-        except OSError:
-            os.ftruncate(self._fd, before)  # half a line would spoil the one that comes behind it
-            raise
+        self._file.add(msgspec.json.encode(answered))
         self.lines[answered.line] = answered.is_good
 
     def read(self) -> Iterator[Answered]:
-        with self._path.open("rb") as file:
+        with self._file.path.open("rb") as file:
             for line in file:
                 yield _decode_answered(line)
 
     def sync(self) -> None:
-        os.fdatasync(self._fd)
+        self._file.sync()
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._file.close()
 
 
 class Batches:

@@ -5,14 +5,14 @@ whoever finds the folder knows for each line whether it was never sent, may have
 """
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from proxy.files import write_durably
+from farthing.durable import replace_durably
+from proxy.line_file import LineFile
 from proxy.parked import Parked, decode_parked
 
 State = Literal["open", "closed", "creating", "made", "ended"]
@@ -49,8 +49,7 @@ class Stored:
         self.consignment = consignment
         self._state = folder / f"provider-{consignment.number}.json"
         self._path = folder / f"provider-{consignment.number}.calls"
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-        self.size = _cut_torn_end(self._fd, self._path)
+        self._file = LineFile(self._path)
         self.rows: dict[str, tuple[int, int]] = {}  # request id -> the number of its line, and where its row begins
         at = 0
         with self._path.open("rb") as file:
@@ -69,17 +68,14 @@ class Stored:
     def results_path(self) -> Path:
         return self._path.with_suffix(".results")
 
+    @property
+    def size(self) -> int:
+        """Bytes of the rows."""
+        return self._file.size
+
     def add(self, parked: Parked) -> None:
         """Write a line's row; it outlives this process from now on."""
-        whole, at = msgspec.json.encode(parked) + b"\n", self.size
-        try:
-            written = 0
-            while written < len(whole):
-                written += os.write(self._fd, whole[written:])
-        except OSError:
-            os.ftruncate(self._fd, at)
-            raise
-        self.size += len(whole)
+        at = self._file.add(msgspec.json.encode(parked))
         self.rows[parked.request_id] = parked.line, at
 
     def row(self, request_id: str) -> Parked:
@@ -101,18 +97,11 @@ class Stored:
 
     def sync(self) -> None:
         """Write the state so that it and the rows outlive a power cut too: before anything is asked of the provider."""
-        os.fsync(self._fd)
-        new = self._state.with_suffix(".new")
-        write_durably(new, msgspec.json.encode(self.consignment))
-        new.rename(self._state)
-        folder = os.open(self._state.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name too
-        finally:
-            os.close(folder)
+        self._file.sync()
+        replace_durably(self._state, msgspec.json.encode(self.consignment))
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._file.close()
 
 
 class Begun:
@@ -120,25 +109,16 @@ class Begun:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "provider.begun"
-        self._fd = -1  # most batches have none
+        self._file: LineFile | None = None  # most batches have none
 
     def add(self, request_id: str) -> None:
         """Note a call; a line of this file that a kill has torn is of one for which nothing was set aside yet."""
-        if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            _cut_torn_end(self._fd, self._path)
-        os.write(self._fd, request_id.encode() + b"\n")
+        self._file = self._file or LineFile(self._path)
+        self._file.add(request_id.encode())
 
     def all(self) -> list[str]:
         return self._path.read_text().split() if self._path.exists() else []
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-
-def _cut_torn_end(fd: int, path: Path) -> int:
-    """Take off what a kill left of a line; return the bytes that stay."""
-    whole = path.read_bytes().rfind(b"\n") + 1
-    os.ftruncate(fd, whole)
-    return whole
+        if self._file is not None:
+            self._file.close()

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from farthing.durable import write_durably
 from proxy.api_error import ApiError
 
 _BLOCK = 1024 * 1024
@@ -148,13 +149,5 @@ def _copy(source: BinaryIO, size: int, path: Path) -> None:
         while size and (block := source.read(min(size, _BLOCK))):
             file.write(block)
             size -= len(block)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file that is still there after a power cut."""
-    with path.open("wb") as file:
-        file.write(content)
         file.flush()
         os.fsync(file.fileno())

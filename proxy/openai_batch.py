@@ -13,9 +13,8 @@ from typing import Annotated
 
 import msgspec
 
-from farthing.errors import UpstreamError
 from proxy.consignment import Consignment
-from proxy.provider_batch import Asking, Outcome, RefusedError, Seen
+from proxy.provider_batch import Asking, Outcome, RefusedError, Seen, results_in
 
 _FINAL = frozenset(("completed", "failed", "expired", "cancelled"))
 _FULL = frozenset(("token_limit_exceeded", "enqueued_token_limit_exceeded"))  # other batches of the account end first
@@ -129,7 +128,7 @@ class OpenAIBatches:
         paths = [into.with_suffix(f".{number}") for number in range(len(seen.files))]
         for file_id, path in zip(seen.files, paths, strict=True):
             await self._asking.fetch(f"files/{file_id}/content", path)
-        return (outcome for path in paths for outcome in _outcomes(path))
+        return (_outcome(result) for path in paths for result in results_in(path, _decode))
 
     async def cancel(self, batch_id: str) -> None:
         """Ask for a batch to be given up; one that has just ended cannot be, and that is as good."""
@@ -137,19 +136,10 @@ class OpenAIBatches:
             await self._asking.ask(_Named, "POST", f"batches/{batch_id}/cancel", b"{}")
 
 
-def _outcomes(path: Path) -> Iterator[Outcome]:
-    with path.open("rb") as file:
-        for text in file:
-            if not text.strip():
-                continue
-            try:
-                result = _decode(text)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise UpstreamError(f"a line of its results is none: {error}: {text[:200]!r}") from None
-            if result.response is not None and result.response.status_code:
-                yield Outcome(result.custom_id, result.response.status_code, bytes(result.response.body))
-            elif result.error is None:  # it may have been billed
-                yield Outcome(result.custom_id, code="batch_lost", message="the provider's result says nothing")
-            else:
-                yield Outcome(result.custom_id, code=result.error.code or "failed", message=result.error.message or "")
-
+def _outcome(result: _Result) -> Outcome:
+    response, error = result.response, result.error
+    if response is not None and response.status_code:
+        return Outcome(result.custom_id, response.status_code, bytes(response.body))
+    if error is None:  # it may have been billed
+        return Outcome(result.custom_id, code="batch_lost", message="the provider's result says nothing")
+    return Outcome(result.custom_id, code=error.code or "failed", message=error.message or "")

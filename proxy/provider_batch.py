@@ -5,7 +5,8 @@ will be, nothing was done yet, and nobody knows.
 """
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import AsyncGenerator, Callable, Container, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -125,36 +126,55 @@ class Asking:
 
     async def fetch(self, path: str, into: Path) -> None:
         """Write a file of the provider's to the disk."""
-        response = await self._sent("GET", path, b"", "")
-        try:
-            if response.status != 200:
-                _check(response.status, await response.read(_ANSWER_BYTES))
+        async with self._file(path) as response:
             with into.open("wb") as file:
                 async for part in response.parts():
                     file.write(part)
-        finally:
-            response.close()
 
     async def first_line(self, path: str) -> bytes:
         """Return the first line of a file of the provider's."""
-        response = await self._sent("GET", path, b"", "")
         found = b""
-        try:
-            if response.status != 200:
-                _check(response.status, await response.read(_ANSWER_BYTES))
+        async with self._file(path) as response:
             async for part in response.parts():
                 found += part
                 if b"\n" in part:
                     break
+        return found.partition(b"\n")[0]
+
+    @asynccontextmanager
+    async def _file(self, path: str) -> AsyncGenerator[Response, None]:
+        """Lend the answer that has a file of the provider's."""
+        response = await self._sent("GET", path, b"", "")
+        try:
+            if response.status != 200:
+                _check(response.status, await response.read(_ANSWER_BYTES))
+            yield response
         finally:
             response.close()
-        return found.partition(b"\n")[0]
 
     async def _sent(self, method: str, path: str, body: bytes, content_type: str) -> Response:
         target = self._target
         headers = (("content-type", content_type), *self._headers) if body else self._headers
         is_repeatable = method == "GET"
         return await self._client.request(method, f"{self.url}/{path}", body, headers, target.timeouts, is_repeatable)
+
+
+def results_in(path: Path, decode: Callable[[bytes], Told]) -> Iterator[Told]:
+    """Yield the lines of a fetched file of results.
+
+    Raises:
+        UpstreamError: one is none.
+    """
+    with path.open("rb") as file:
+        yield from (result_of(text, decode) for text in file if text.strip())
+
+
+def result_of(text: bytes, decode: Callable[[bytes], Told]) -> Told:
+    """Return what one line of results says; raises as `results_in` does."""
+    try:
+        return decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UpstreamError(f"a line of its results is none: {error}: {text[:200]!r}") from None
 
 
 def _check(status: int, body: bytes) -> None:

@@ -136,6 +136,6 @@ def test_a_forgotten_segment_frees_its_room_on_a_disk_that_takes_no_digests(
     spool = Spool(tmp_path, 10**9)
     spool.append([framed(b"x")])
     spool.rotate()
-    monkeypatch.setattr(spooling, "_write_durably", full)
+    monkeypatch.setattr(spooling, "write_durably", full)
     spool.forget(spool.closed()[0])
     assert list(tmp_path.iterdir()) == [] and spool.held_bytes == 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any
 
-from tests.proxy.rig import Received, answer_of, read_request, reply, stopped
+from tests.proxy.rig import Received, answer_of, in_thread, read_request, reply
 
 Result = dict[str, Any] | None  # response or error of a line; None: it never was begun
 
@@ -228,17 +228,10 @@ def _json(value: object) -> bytes:
 
 @contextmanager
 def providing(provider: Provider) -> Iterator[None]:
-    """Run a provider in a thread with an event loop of its own."""
-    loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(provider.serve, "127.0.0.1", 0, limit=2**24))
-    provider.port = server.sockets[0].getsockname()[1]
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield
-    finally:
+    """Run a provider."""
+
+    def let_go() -> None:
         provider.stop_at = ""
-        asyncio.run_coroutine_threadsafe(stopped(server), loop).result(120)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+
+    with in_thread(provider.serve, let_go) as provider.port:
+        yield

@@ -217,16 +217,24 @@ def in_turn(*behaviours: Behaviour) -> Behaviour:
 
 @contextmanager
 def running(upstream: Upstream) -> Iterator[None]:
-    """Run the fake upstream in a thread with an event loop of its own."""
+    """Run the fake upstream."""
+    with in_thread(upstream.serve, upstream.release.set) as upstream.port:
+        yield
+
+
+@contextmanager
+def in_thread(
+    serve_one: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], let_go: Callable[[], object]
+) -> Iterator[int]:
+    """Run a server in a thread with an event loop of its own; yield its port. `let_go` ends what its handlers do."""
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(upstream.serve, "127.0.0.1", 0, limit=2**24))
-    upstream.port = server.sockets[0].getsockname()[1]
+    server = loop.run_until_complete(asyncio.start_server(serve_one, "127.0.0.1", 0, limit=2**24))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        yield
+        yield server.sockets[0].getsockname()[1]
     finally:
-        upstream.release.set()
+        let_go()
         asyncio.run_coroutine_threadsafe(stopped(server), loop).result(120)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
