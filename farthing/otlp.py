@@ -15,18 +15,20 @@ STATUS_UNSET, STATUS_OK, STATUS_ERROR = 0, 1, 2
 Value = str | bool | int | float | tuple[str, ...]
 
 _window = struct.Struct("<BQBQ").pack
-_double = struct.Struct("<d").pack
+double = struct.Struct("<d").pack
 
 
 _SHORT = tuple(bytes((number,)) for number in range(256))
 
 
 def varint(number: int) -> bytes:
-    """Encode an unsigned integer below 2**64."""
+    """Encode an unsigned integer below 2**64; up to three bytes are written out, as sizes and counts have them."""
     if number < 128:
         return _SHORT[number]
     if number < 16384:
         return bytes((number & 127 | 128, number >> 7))
+    if number < 2097152:
+        return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14))
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -55,13 +57,24 @@ def _any_value(value: Value) -> bytes:
     if isinstance(value, int):
         return b"\x18" + varint(value & 0xFFFFFFFFFFFFFFFF)
     if isinstance(value, float):
-        return b"\x21" + _double(value)
+        return b"\x21" + double(value)
     return field(0x2A, b"".join([field(0x0A, _any_value(item)) for item in value]))
 
 
 def attribute(key: str, value: Value) -> bytes:
     """Encode one KeyValue, without the key of the field that holds it."""
     return field(0x0A, key.encode()) + field(0x12, _any_value(value))
+
+
+@lru_cache(maxsize=8192)
+def _before_text(name: str, size: int) -> bytes:
+    """Return what stands before the `size` bytes of a text that is an attribute's value."""
+    return _before(name, 1 + len(varint(size)) + size) + b"\n" + varint(size)
+
+
+@lru_cache(maxsize=1024)
+def _before_double(name: str) -> bytes:
+    return _before(name, 9) + b"\x21"
 
 
 @lru_cache(maxsize=8192)
@@ -75,11 +88,12 @@ def attributes(values: Iterable[tuple[str, Value]]) -> bytes:
     """Encode span attributes (field 9 of Span); the busiest loop of a sender: its usual kinds are written out."""
     parts: list[bytes] = []
     for name, value in values:
-        if isinstance(value, str) and len(text := value.encode("utf-8", "replace")) < 126:
-            size = len(text)
-            parts += (_before(name, size + 2), b"\n", _SHORT[size], text)
-        elif isinstance(value, float):
-            parts += (_before(name, 9), b"\x21", _double(value))
+        kind = type(value)
+        if kind is str:
+            text = value.encode("utf-8", "replace")  # type: ignore[union-attr] # it is a str
+            parts += (_before_text(name, len(text)), text)
+        elif kind is float:
+            parts += (_before_double(name), double(value))
         else:
             encoded = _any_value(value)
             parts += (_before(name, len(encoded)), encoded)
@@ -122,5 +136,12 @@ def traces(resource: Iterable[tuple[str, Value]], scope: str, version: str, span
     """Encode an ExportTraceServiceRequest that holds `spans` of one resource and one scope."""
     resource_bytes = b"".join(field(0x0A, attribute(key, value)) for key, value in resource)
     scope_bytes = field(0x0A, scope.encode()) + field(0x12, version.encode())
-    scope_spans = field(0x0A, scope_bytes) + b"".join(field(0x12, one) for one in spans)
-    return field(0x0A, field(0x0A, resource_bytes) + field(0x12, scope_spans))
+    parts = [field(0x0A, scope_bytes)]
+    for one in spans:
+        parts += (_before_span(len(one)), one)
+    return field(0x0A, field(0x0A, resource_bytes) + field(0x12, b"".join(parts)))
+
+
+@lru_cache(maxsize=1024)
+def _before_span(size: int) -> bytes:
+    return b"\x12" + varint(size)

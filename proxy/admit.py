@@ -43,6 +43,11 @@ class Admitted(msgspec.Struct):
     candidates: list[Target]
     ticket: Ticket | None = None  # of the caches, where a policy asks for them
 
+    @property
+    def is_answered(self) -> bool:
+        """Tell whether the caches have the answer, whole or on its way."""
+        return self.ticket is not None and self.ticket.is_answered
+
 
 class Admission:
     """Lets requests in, or says why not."""
@@ -114,7 +119,7 @@ class Admission:
             if ticket is not None and ticket.forward:
                 admitted.asked = form.read(ticket.forward)
                 admitted.candidates = [one for one in candidates if one.deployment.model == ticket.model]
-        if decision.budgets and (admitted.ticket is None or not admitted.ticket.is_answered):
+        if decision.budgets and not admitted.is_answered:
             await self._reserve_or_leave(call, admitted)
         return admitted
 

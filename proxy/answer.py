@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Coroutine
 from functools import lru_cache
 
 from farthing import semconv
@@ -36,13 +37,14 @@ class Answers:
         self._form = form
         self._caches = caches
 
-    async def relay(self, call: Call, admitted: Admitted, response: Response, request: Taker) -> None:
+    def relay(
+        self, call: Call, admitted: Admitted, response: Response, request: Taker
+    ) -> Coroutine[None, None, None]:
         if response.status != 200:
-            await self._relay_error(call, response, request)
-        elif response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-            await self._relay_events(call, admitted, response, request)
-        else:
-            await self._relay_json(call, admitted, response, request)
+            return self._relay_error(call, response, request)
+        if response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+            return self._relay_events(call, admitted, response, request)
+        return self._relay_json(call, admitted, response, request)
 
     async def _relay_error(self, call: Call, response: Response, request: Taker) -> None:
         """The upstream's own error passes through; it charges nothing for it.

@@ -82,8 +82,10 @@ class Attempts:
 
     def note(self, target: Target, response: Response) -> float:
         """Keep in mind what an answer says of its deployment; return the wait that it asks for, seconds."""
-        now, status = self._clock(), response.status
-        told = response.headers.get(b"retry-after")
+        status, told = response.status, response.headers.get(b"retry-after")
+        if status < 429:  # none of those that say anything of it
+            return _seconds(told) if told else 0.0
+        now = self._clock()
         wait = _seconds(told) if told else 0.0
         if status in OVERLOADED and wait:
             target.health.pause(now, wait)
@@ -96,7 +98,8 @@ class Attempts:
         now = self._clock()
         for target in self._targets:
             health = target.health
-            if target not in self._tried and not health.wait_s(now) and (or_paused or not health.pause_s(now)):
+            is_ready = health.is_ready(now) or (or_paused and not health.wait_s(now))
+            if is_ready and target not in self._tried:
                 return target
         return None
 

@@ -1,7 +1,7 @@
 """One call through the proxy, from its first byte to its settlement; every stage fills in what it learned."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from time import time_ns
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ class Call(msgspec.Struct):
     headers: Mapping[bytes, bytes] = {}  # as the client sent them
     cut: Cut | None = None  # what a policy cut from the request
     cut_shadow: Cut | None = None  # what a policy in shadow mode would have cut
-    passed_on: Sequence[tuple[str, str]] = ()  # the client's headers that its upstream is to see
+    passed_on: tuple[tuple[str, str], ...] = ()  # the client's headers that its upstream is to see
     limit_s: float = 0.0  # how long the call may take in all
     asked_priority: int | None = None  # what its header asks for
     priority: int | None = None  # what it waited with, where it had to wait

@@ -26,6 +26,10 @@ class Health:
     _cooldown_s: float = COOLDOWN_S
     _is_on_trial: bool = False
 
+    def is_ready(self, now: float) -> bool:
+        """Tell whether it may be asked now and has not asked for a pause."""
+        return now >= self._open_until and now >= self._paused_until and not self._is_on_trial
+
     def wait_s(self, now: float) -> float:
         """Return for how long it is left alone because it fails; 0 = it may be asked now."""
         return max(self._open_until - now, 0.1 if self._is_on_trial else 0.0)

@@ -15,7 +15,7 @@ EVENT_STREAM = b"text/event-stream; charset=utf-8"
 _DEADLINE = semconv.HEADER_DEADLINE.encode()
 _PRIORITY = semconv.HEADER_PRIORITY.encode()
 _LAST_WORD_S = 1.0  # seconds that a client has to take the event that says that its stream broke off
-_PASSED_ON = tuple((name.encode(), name) for name in ("anthropic-version", "anthropic-beta", "openai-beta"))
+_PASSED_ON = {name.encode(): name for name in ("anthropic-version", "anthropic-beta", "openai-beta")}
 
 
 class ClientGoneError(Exception):
@@ -53,9 +53,11 @@ def asked_priority(headers: Mapping[bytes, bytes]) -> int | None:
     return int(text)
 
 
-def passed_on(headers: Mapping[bytes, bytes]) -> list[tuple[str, str]]:
+def passed_on(headers: Mapping[bytes, bytes]) -> tuple[tuple[str, str], ...]:
     """Return the headers that change what an upstream answers, and that say nothing of who asks."""
-    return [(name, headers[key].decode("latin-1")) for key, name in _PASSED_ON if key in headers]
+    if _PASSED_ON.keys().isdisjoint(headers):
+        return ()
+    return tuple([(name, headers[key].decode("latin-1")) for key, name in _PASSED_ON.items() if key in headers])
 
 
 def refuse_too_large(request: Request, limit: int) -> None:

@@ -37,11 +37,14 @@ def encode_span(call: Call) -> bytes:
     """Return the span of a finished call."""
     error = call.error_type if call.outcome in ("error", "refused") else ""
     is_routed = call.chosen is not None or call.priority is not None or call.attempt_of or call.discarded
-    own = otlp.attributes(_identity(call) + _usage(call) + (_routed(call) if is_routed else []))
+    own = _identity(call)
+    _add_usage(own, call)
+    if is_routed:
+        own += _routed(call)
     shared = _encoded(_shared(call))
     return otlp.span(
         call.trace_id, call.span_id, call.parent_span_id, f"{call.operation} {_model(call)}",
-        (call.started_ns, call.ended_ns), own + shared, otlp.KIND_SERVER, error,
+        (call.started_ns, call.ended_ns), otlp.attributes(own) + shared, otlp.KIND_SERVER, error,
     )  # fmt: skip
 
 
@@ -62,15 +65,19 @@ def _identity(call: Call) -> list[Attribute]:
         (semconv.REQUEST_ID, call.request_id),
         (semconv.PROXY_SECONDS, max(0, call.ended_ns - call.started_ns - call.upstream_ns) / 1e9),
     ]
-    given: tuple[Attribute, ...] = (
-        (semconv.USER, facts.user),
-        (semconv.SESSION, facts.session),
-        (semconv.REQUEST_HASH, call.request_hash),
-        (semconv.RESPONSE_ID, call.response_id),
-        (semconv.PREFIX_HASHES, call.prefix_hashes),
-    )
-    values += [(name, value) for name, value in given if value]
-    return values + [(semconv.TAG_PREFIX + name, value) for name, value in facts.tags.items()]
+    if facts.user:
+        values.append((semconv.USER, facts.user))
+    if facts.session:
+        values.append((semconv.SESSION, facts.session))
+    if call.request_hash:
+        values.append((semconv.REQUEST_HASH, call.request_hash))
+    if call.response_id:
+        values.append((semconv.RESPONSE_ID, call.response_id))
+    if call.prefix_hashes:
+        values.append((semconv.PREFIX_HASHES, call.prefix_hashes))
+    if facts.tags:
+        values += [(semconv.TAG_PREFIX + name, value) for name, value in facts.tags.items()]
+    return values
 
 
 # What a call has in common with many, in the order of `_shared`
@@ -153,8 +160,7 @@ def _routed(call: Call) -> list[Attribute]:
     return values
 
 
-def _usage(call: Call) -> list[Attribute]:
-    values: list[Attribute] = []
+def _add_usage(values: list[Attribute], call: Call) -> None:
     if call.usage is not None:
         used = call.usage
         values += [(semconv.USAGE_INPUT_TOKENS, used.input), (semconv.USAGE_OUTPUT_TOKENS, used.output_total)]
@@ -178,7 +184,6 @@ def _usage(call: Call) -> list[Attribute]:
         values.append((semconv.ENGINE_SECONDS, call.engine_s))
     if call.engine_queue_s is not None:
         values.append((semconv.ENGINE_QUEUE_SECONDS, call.engine_queue_s))
-    return values
 
 
 def _parts(used: Usage) -> list[Attribute]:

@@ -79,6 +79,9 @@ class Response:
             UpstreamError: it is longer than `limit` bytes, or broke off.
         """
         assert self._connection is not None
+        if (at_once := self._connection.whole()) is not None and len(at_once) <= limit:
+            self._give_back()
+            return at_once
         whole: list[bytes] = []
         size = 0
         while part := await self._connection.next_part(self._timeouts):  # a generator would cost more than all of it

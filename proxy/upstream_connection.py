@@ -181,6 +181,13 @@ class Connection(asyncio.Protocol):
             self._refuse_broken()
             await self._wait(timeouts.headers, "first part of the answer")
 
+    def whole(self) -> bytes | None:
+        """Return the rest of the body where all of it is here, as a short answer's is with its head; else None."""
+        if not self.is_done or not self._parts:
+            return None
+        self._resume()
+        return self._taken()
+
     async def next_part(self, timeouts: Timeouts) -> bytes:
         """Return what has come of the body, joined; empty = the body is whole."""
         while not self._parts:

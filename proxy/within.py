@@ -1,4 +1,4 @@
-"""A limit on how long a block may take, where every call passes two of them.
+"""A limit on how long a block may take, where every call passes one.
 
 Nearly every block ends long before its limit, so a timer for each [4 µs] is made only once the end is near: until then
 it waits in a set that is looked through now and then. `asyncio.timeout` does the same for more kinds of callers.
@@ -15,11 +15,11 @@ _LOOK_S = 0.5  # seconds between two looks at the limits that are far off
 class Within:
     """`with Within(seconds):` raises TimeoutError out of a block of the running task that takes longer."""
 
-    __slots__ = ("_cancelling", "_far", "_handle", "_has_expired", "_seconds", "_task", "until")
+    __slots__ = ("_cancelling", "_far", "_handle", "_seconds", "has_expired", "task", "until")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._has_expired = False
+        self.has_expired = False
         self._handle: asyncio.TimerHandle | None = None
         self._far: _Far | None = None
 
@@ -27,7 +27,7 @@ class Within:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None
-        self._task = task
+        self.task = task
         self._cancelling = task.cancelling()  # asked for by others before: their cancellation is none of ours
         self._start(loop, self._seconds)
         return self
@@ -36,9 +36,9 @@ class Within:
         """Let the block go on for `seconds` from now; return what was left of its time, None where that is longer."""
         loop = asyncio.get_running_loop()
         left_s = self.until - loop.time()
-        if self._has_expired or seconds <= left_s:
+        if self.has_expired or seconds <= left_s:
             return None
-        self._stop()
+        self.end()
         self._start(loop, seconds)
         return left_s
 
@@ -58,23 +58,24 @@ class Within:
         """Make the timer: the end is near."""
         self._handle = loop.call_at(self.until, self._expire)
 
-    def _stop(self) -> None:
+    def end(self) -> None:
+        """Limit no more what is left of the block."""
         if self._far is not None:
             self._far.limits.discard(self)
         if self._handle is not None:
             self._handle.cancel()
 
     def _expire(self) -> None:
-        self._has_expired = True
-        self._task.cancel()
+        self.has_expired = True
+        self.task.cancel()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
-        if not self._has_expired:
+        self.end()
+        if not self.has_expired:
             return
-        is_ours_alone = self._task.uncancel() <= self._cancelling
+        is_ours_alone = self.task.uncancel() <= self._cancelling
         if is_ours_alone and kind is not None and issubclass(kind, asyncio.CancelledError):
             raise TimeoutError from error
 
