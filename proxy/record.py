@@ -37,14 +37,11 @@ def encode_span(call: Call) -> bytes:
     """Return the span of a finished call."""
     error = call.error_type if call.outcome in ("error", "refused") else ""
     is_routed = call.chosen is not None or call.priority is not None or call.attempt_of or call.discarded
-    own = _identity(call)
-    _add_usage(own, call)
-    if is_routed:
-        own += _routed(call)
-    shared = _encoded(_shared(call))
+    more = _more(call) + (_routed(call) if is_routed else [])
+    encoded = _own(call) + _encoded(_shared(call)) + (otlp.attributes(more) if more else b"")
     return otlp.span(
         call.trace_id, call.span_id, call.parent_span_id, f"{call.operation} {_model(call)}",
-        (call.started_ns, call.ended_ns), otlp.attributes(own) + shared, otlp.KIND_SERVER, error,
+        (call.started_ns, call.ended_ns), encoded, otlp.KIND_SERVER, error,
     )  # fmt: skip
 
 
@@ -58,26 +55,31 @@ def _model(call: Call) -> str:
     return call.deployment.model if call.deployment else call.asked_model
 
 
-def _identity(call: Call) -> list[Attribute]:
-    """Return what tells this call from others."""
-    facts = call.facts
-    values: list[Attribute] = [
-        (semconv.REQUEST_ID, call.request_id),
-        (semconv.PROXY_SECONDS, max(0, call.ended_ns - call.started_ns - call.upstream_ns) / 1e9),
-    ]
-    if facts.user:
-        values.append((semconv.USER, facts.user))
-    if facts.session:
-        values.append((semconv.SESSION, facts.session))
-    if call.request_hash:
-        values.append((semconv.REQUEST_HASH, call.request_hash))
-    if call.response_id:
-        values.append((semconv.RESPONSE_ID, call.response_id))
-    if call.prefix_hashes:
-        values.append((semconv.PREFIX_HASHES, call.prefix_hashes))
-    if facts.tags:
-        values += [(semconv.TAG_PREFIX + name, value) for name, value in facts.tags.items()]
-    return values
+# What tells most calls from others
+_layout = otlp.Layout(
+    (semconv.REQUEST_ID, str), (semconv.PROXY_SECONDS, float), (semconv.USER, str), (semconv.SESSION, str),
+    (semconv.REQUEST_HASH, str), (semconv.RESPONSE_ID, str), (semconv.USAGE_INPUT_TOKENS, int),
+    (semconv.USAGE_OUTPUT_TOKENS, int), (semconv.HELD_NUSD, int), (semconv.SETTLED_NUSD, int),
+    (semconv.RESPONSE_TTFC, float),
+)  # fmt: skip
+
+
+def _own(call: Call) -> bytes:
+    """Return what tells this call from others, as far as most calls have it."""
+    facts, used, settled, first_ns = call.facts, call.usage, call.settled_nusd, call.first_byte_ns
+    return _layout(
+        call.request_id.encode(),
+        otlp.double(max(0, call.ended_ns - call.started_ns - call.upstream_ns) / 1e9),
+        facts.user.encode("utf-8", "replace"),
+        facts.session.encode("utf-8", "replace"),
+        call.request_hash.encode(),
+        call.response_id.encode("utf-8", "replace"),
+        b"" if used is None else otlp.varint(used.input),
+        b"" if used is None else otlp.varint(used.output_total),
+        b"" if settled is None else otlp.varint(call.held_nusd),
+        b"" if settled is None else otlp.varint(settled),
+        otlp.double((first_ns - call.started_ns) / 1e9) if first_ns else b"",
+    )
 
 
 # What a call has in common with many, in the order of `_shared`
@@ -160,12 +162,16 @@ def _routed(call: Call) -> list[Attribute]:
     return values
 
 
-def _add_usage(values: list[Attribute], call: Call) -> None:
-    if call.usage is not None:
-        used = call.usage
-        values += [(semconv.USAGE_INPUT_TOKENS, used.input), (semconv.USAGE_OUTPUT_TOKENS, used.output_total)]
-        if sum(used) > used.input_uncached + used.output:
-            values += _parts(used)
+def _more(call: Call) -> list[Attribute]:
+    """Return what only some calls have."""
+    used, facts = call.usage, call.facts
+    values: list[Attribute] = []
+    if call.prefix_hashes:
+        values.append((semconv.PREFIX_HASHES, call.prefix_hashes))
+    if facts.tags:
+        values += [(semconv.TAG_PREFIX + name, value) for name, value in facts.tags.items()]
+    if used is not None and sum(used) > used.input_uncached + used.output:
+        values += _parts(used)
     if call.semantic is not None:
         kind, reason, similarity = call.semantic
         values += [(semconv.CACHE_SEMANTIC, kind), (semconv.CACHE_SEMANTIC_SIMILARITY, similarity)]
@@ -174,16 +180,13 @@ def _add_usage(values: list[Attribute], call: Call) -> None:
         values.append((semconv.CACHE_SAVED_INPUT_TOKENS, call.saved_input_tokens))
     if call.reasoning_tokens:
         values.append((semconv.USAGE_REASONING_TOKENS, call.reasoning_tokens))
-    if call.settled_nusd is not None:
-        values += [(semconv.HELD_NUSD, call.held_nusd), (semconv.SETTLED_NUSD, call.settled_nusd)]
     if call.cut is not None or call.cut_shadow is not None:
         values += cut_attributes(call.cut) + cut_attributes(call.cut_shadow, is_shadow=True)
-    if call.first_byte_ns:
-        values.append((semconv.RESPONSE_TTFC, (call.first_byte_ns - call.started_ns) / 1e9))
     if call.engine_s is not None:
         values.append((semconv.ENGINE_SECONDS, call.engine_s))
     if call.engine_queue_s is not None:
         values.append((semconv.ENGINE_QUEUE_SECONDS, call.engine_queue_s))
+    return values
 
 
 def _parts(used: Usage) -> list[Attribute]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 from importlib import resources
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
@@ -35,6 +36,18 @@ def test_hand_written_bytes_are_read_back_by_the_official_classes() -> None:
     assert found["no"].HasField("bool_value") and not found["no"].bool_value
     assert (found["minus"].int_value, found["share"].double_value) == (-5, 0.25)
     assert [item.string_value for item in found["list"].array_value.values] == ["a", "b"]
+
+
+@pytest.mark.parametrize("number", [0, 127, 128, 2**14 - 1, 2**14, 2**21 - 1, 2**21, 2**28 - 1, 2**28, 2**63 - 1])
+def test_a_layout_writes_what_attributes_writes_and_leaves_out_what_is_empty(number: int) -> None:
+    layout = otlp.Layout(("100 %b", str), ("share", float), ("count", int), ("gone", str), ("none", int), ("long", str))
+    long = "ü" * 100
+    encoded = layout(b"x", otlp.double(0.25), otlp.varint(number), b"", b"", long.encode())
+    assert encoded == otlp.attributes([("100 %b", "x"), ("share", 0.25), ("count", number), ("long", long)])
+    span = otlp.span(b"T" * 16, b"S" * 8, b"", "chat m", (10, 20), encoded)
+    read = trace_pb2.Span.FromString(span)
+    assert [item.key for item in read.attributes] == ["100 %b", "share", "count", "long"]
+    assert (read.attributes[2].value.int_value, read.attributes[3].value.string_value) == (number, long)
 
 
 def test_the_warehouse_s_schema_has_the_official_field_numbers() -> None:
