@@ -2,11 +2,12 @@
 
 A missing, mistyped, unknown, expired or revoked key raises; there is no anonymous caller behind a failed check. Where
 no key is required, one that looks like ours must be right nevertheless, and what other APIs' clients send is ignored.
+A good key is remembered as it was sent until the next document; its end is looked at on every call.
 """
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hmac import compare_digest
@@ -21,6 +22,7 @@ from farthing.virtual_key import PREFIX, digest, is_well_formed
 from proxy.api_error import ApiError
 
 _HEADERS = (b"authorization", b"x-api-key", b"api-key")  # OpenAI's, Anthropic's and Azure's
+_MOST_SENT = 1024  # keys that are remembered as they were sent
 _PREFIX = PREFIX.encode()
 _USUAL = frozenset(ROUTES) - frozenset(OPERATOR_ROUTES)
 _HOW = "send one of this proxy's keys as a Bearer token, as x-api-key or as api-key"
@@ -81,6 +83,7 @@ class Keys:
             )
         }
         self._seen: Document | None = None
+        self._sent: dict[tuple[bytes | None, ...], _Known] = {}  # by what was sent lately, until the next document
         self._known: Mapping[bytes, _Known] = {}
         self._by_name: Mapping[str, _Known] = {}
 
@@ -90,10 +93,18 @@ class Keys:
         Raises:
             ApiError: 401 where the key is missing or not good, 403 where it may not use the route.
         """
-        given = _given(headers)
-        if not given.startswith(_PREFIX) and not self._needs_key(route):
-            return self._anyone
-        caller = self._look_up(given)
+        self._follow()
+        sent = (headers.get(_HEADERS[0]), headers.get(_HEADERS[1]), headers.get(_HEADERS[2]))
+        known = self._sent.get(sent)
+        if known is None:
+            given = _given(sent)
+            is_ours = given.startswith(_PREFIX)
+            if not is_ours and not self._needs_key(route):
+                return self._anyone
+            known = self._look_up(given)
+            if is_ours:  # any other is good only where a key is needed
+                self._remember(sent, known)
+        caller = self._checked(known)
         if route not in caller.routes:
             message = f"the key {caller.key!r} may not use {route}; it may use {', '.join(sorted(caller.routes))}"
             raise ApiError(403, "route_not_allowed", message)
@@ -131,16 +142,22 @@ class Keys:
         document = self._document()
         if document is not self._seen:
             self._seen, self._known = document, self._configured | _by_digest(document, self._anyone.tenant)
+            self._sent.clear()
             # Of a rotated key's two, the new one: it comes first.
             self._by_name = {known.caller.key: known for known in reversed(list(self._known.values()))}
 
-    def _look_up(self, given: bytes) -> Caller:
-        self._follow()
+    def _remember(self, sent: tuple[bytes | None, ...], known: _Known) -> None:
+        """Keep whose key was sent; no time that a look-up takes tells of a key, since a keyed hash comes before it."""
+        if len(self._sent) >= _MOST_SENT:
+            self._sent.clear()
+        self._sent[sent] = known
+
+    def _look_up(self, given: bytes) -> _Known:
         sent = digest(given)
         known = self._known.get(sent)
         if known is None or not compare_digest(known.digest, sent):
             raise _unknown(given)
-        return self._checked(known)
+        return known
 
     def _checked(self, known: _Known) -> Caller:
         if self._clock() >= known.ends_at:
@@ -148,11 +165,10 @@ class Keys:
         return known.caller
 
 
-def _given(headers: Mapping[bytes, bytes]) -> bytes:
+def _given(sent: Sequence[bytes | None]) -> bytes:
     """Return the key that was sent, the first that is one of ours; clients may send several."""
     first = b""
-    for name in _HEADERS:
-        value = headers.get(name)
+    for value in sent:
         if value is None:
             continue
         if value[:7].lower() == b"bearer ":

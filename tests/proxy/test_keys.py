@@ -150,5 +150,23 @@ def test_a_new_document_is_followed_at_once() -> None:
     documents = [DOCUMENT]
     found = Keys(EXPOSED, lambda: documents[-1], NOW.timestamp)
     assert found.caller(sent("ci"), "chat").key == "ci"
-    documents.append(Document(version=2))
+    documents.append(Document(version=2, keys=(key("ci", revoked=NOW),)))
+    assert "was revoked" in refusal(found, sent("ci"))[1]
+    documents.append(Document(version=3))
     assert "is unknown" in refusal(found, sent("ci"))[1]
+
+
+def test_a_key_that_was_good_a_moment_ago_ends_on_time_and_opens_no_other_route() -> None:
+    times = [NOW]
+    found = Keys(EXPOSED, lambda: DOCUMENT, lambda: times[-1].timestamp())
+    assert found.caller(sent("small"), "chat").key == "small"
+    assert refusal(found, sent("small"), "embeddings")[0] == 403
+    times.append(NOW + HOUR)
+    assert refusal(found, sent("small"))[0] == 401
+
+
+def test_a_key_written_by_hand_is_nobody_where_none_is_needed_whatever_it_opened_before() -> None:
+    settings = dataclasses.replace(WRITTEN, require_proxy_key=False, control_auth="tokens")
+    found, by_hand = keys(settings), {b"authorization": b"Bearer by-hand"}
+    assert refusal(found, by_hand, "status")[0] == 403
+    assert found.caller(by_hand, "chat").key == ""
