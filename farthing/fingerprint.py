@@ -15,6 +15,7 @@ import msgspec
 
 # Fields that do not change what a model answers
 _IGNORED = frozenset(("user", "metadata", "stream", "stream_options", "store", "safety_identifier", "prompt_cache_key"))
+_canonical = msgspec.json.Encoder(order="deterministic").encode
 MAX_PREFIXES = 8  # prefixes hashed per request, the shortest first
 
 
@@ -36,10 +37,12 @@ def load_key(configured: str, data_dir: Path) -> bytes:
 
 def request_hash(key: bytes, tenant: str, request: Mapping[str, object]) -> str:
     """Return the hash of what is asked of which model by which tenant, 32 hex digits; key order does not matter."""
-    asked = {name: value for name, value in request.items() if name not in _IGNORED}
+    asked = request
+    if not _IGNORED.isdisjoint(request):
+        asked = {name: value for name, value in request.items() if name not in _IGNORED}
     inner, outer = _begun(key, tenant)
     digest, whole = inner.copy(), outer.copy()
-    digest.update(msgspec.json.encode(asked, order="deterministic"))
+    digest.update(_canonical(asked))
     whole.update(digest.digest())
     return whole.hexdigest()[:32]
 
@@ -60,6 +63,6 @@ def prefix_hashes(key: bytes, tenant: str, messages: Sequence[object]) -> tuple[
     running = blake2b(tenant.encode(), digest_size=8, key=key[:32])
     hashes: list[str] = []
     for message in messages[:-1][:MAX_PREFIXES]:
-        running.update(msgspec.json.encode(message, order="deterministic"))
+        running.update(_canonical(message))
         hashes.append(running.hexdigest())
     return tuple(hashes)

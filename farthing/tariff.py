@@ -171,8 +171,9 @@ class Price:
 
     def bound_nusd(self, max_input: int, max_output: int) -> int:
         """Return the most that a call of at most so many tokens can cost, at the dearest size tier and kind."""
-        dearest = [rates for over, rates in self._dearest if max_input > over]
-        dearest_input, dearest_output = dearest[-1]
+        dearest_input, dearest_output = self._dearest[0][1]
+        if self.tiers:
+            dearest_input, dearest_output = [rates for over, rates in self._dearest if max_input > over][-1]
         return rounded(max_input * dearest_input + max_output * dearest_output)
 
     @cached_property

@@ -11,6 +11,7 @@ import msgspec
 from farthing.errors import LedgerError, OverBudgetError
 from farthing.fingerprint import prefix_hashes, request_hash
 from farthing.policy.decide import decide
+from farthing.prices import Price
 from farthing.settings import Deployment, Settings
 from proxy.api_error import ApiError
 from proxy.apply import PolicyFeed
@@ -143,6 +144,8 @@ class Admission:
     def _candidates(self, model: str, fallbacks: Sequence[str], api: str) -> list[Target]:
         """Return the deployments of a model, then those of the models to fall back to, as far as they are served."""
         found = self._deployments.candidates(model, api)
+        if not fallbacks:
+            return found
         return found + [target for other in fallbacks for target in self._deployments.known(other, api)]
 
     async def reserve(self, call: Call, admitted: Admitted) -> None:
@@ -189,14 +192,19 @@ class Admission:
         Where some have a price, those without one are left out.
         """
         asked = admitted.asked
-        found = [(one, self.offers.of(call, asked, one.deployment).billable) for one in admitted.candidates]
-        admitted.candidates = [target for target, prices in found if prices]
-        if not admitted.candidates:
+        priced: list[Target] = []
+        prices: list[Price] = []
+        for target in admitted.candidates:
+            if billable := self.offers.of(call, asked, target.deployment).billable:
+                priced.append(target)
+                prices += billable
+        admitted.candidates = priced
+        if not priced:
             raise _unpriced(call)
         if not call.max_tokens:
             call.max_tokens = self._settings.max_output_tokens
         tokens = admitted.form.bound(asked, call.max_tokens)
-        amount = max([price.bound_nusd(*tokens) for _, prices in found for price in prices])
+        amount = max([price.bound_nusd(*tokens) for price in prices])
         if amount > MAX_NUSD:
             message = f"this call may cost {amount / 1e9:.0f} USD; ask for less (max_tokens)"
             raise ApiError(400, "cost_unbounded", message, param="max_tokens")

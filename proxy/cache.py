@@ -80,13 +80,14 @@ class ExactCache:
 
     def put(self, key: Key, entry: Entry, max_bytes: int) -> None:
         """Keep an entry, and drop the oldest until all fit into `max_bytes`."""
-        if entry.size > max_bytes:
+        size = entry.size
+        if size > max_bytes:
             return
         if key in self._entries:
             self._drop(key)
         self._entries[key] = entry
         self._by_shape[key[-1]] += 1
-        self.size += entry.size
+        self.size += size
         while self.size > max_bytes:
             self._drop(next(iter(self._entries)))
             self.evictions += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Set
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -41,6 +42,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 Shape = TypeVar("Shape", bound=msgspec.Struct)
+_size_of = attrgetter("nbytes")
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -100,7 +102,7 @@ def _is_compact(body: bytes, raw: dict[str, msgspec.Raw]) -> bool:
     """Tell whether fields, quotes, colons and commas account for every byte, which leaves none for a second field."""
     names = "".join(raw)
     size = len(names) if names.isascii() else len(names.encode())
-    return size + sum([memoryview(value).nbytes for value in raw.values()]) + 4 * len(raw) + 1 == len(body)
+    return size + sum(map(_size_of, map(memoryview, raw.values()))) + 4 * len(raw) + 1 == len(body)
 
 
 def _repeated(body: bytes) -> str:

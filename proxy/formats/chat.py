@@ -27,6 +27,7 @@ _WITHIN_PRICE: Mapping[str, tuple[object, ...]] = {
 }
 _PART_FIELDS = frozenset(("type", "text", "refusal", "image_url", "cache_control"))
 _PART_TYPES = frozenset(("text", "refusal", "image_url"))
+_PLAIN = frozenset(("role", "content", "name"))  # fields of a message that is text where its content is
 _MESSAGE_MEDIA = frozenset(("audio", "images"))
 _BOTH_NAMES = ("openai", "azure.ai.openai")  # their newer models refuse max_tokens
 
@@ -117,6 +118,8 @@ def _limit(asked: Asked, deployment: Deployment, max_output: int) -> dict[str, o
 def _images(message: Any) -> list[int]:
     """Return the bytes that each image of a message takes up in the body."""
     if not isinstance(message, dict):
+        return []
+    if _PLAIN.issuperset(message) and isinstance(message.get("content"), str):
         return []
     for name in cast("dict[str, Any]", message):
         if name.casefold() in _MESSAGE_MEDIA:
