@@ -101,7 +101,8 @@ def agent_calls(source: str = "otel_logs") -> str:
     fromUnixTimestamp64Nano(greatest(toUnixTimestamp64Nano(ended) - toInt64(duration_ns), 0)) AS Timestamp,
     TraceId, own_id AS SpanId, logs_span AS ParentSpanId, '' AS TraceState, EventName AS SpanName, 'Client' AS SpanKind,
     ServiceName, ResourceAttributes, ScopeName, ScopeVersion, duration_ns AS Duration,
-    'Unset' AS StatusCode, '' AS StatusMessage, CAST([], 'Array(DateTime64(9))') AS `Events.Timestamp`, CAST([], 'Array(String)') AS `Events.Name`,
+    'Unset' AS StatusCode, '' AS StatusMessage,
+    CAST([], 'Array(DateTime64(9))') AS `Events.Timestamp`, CAST([], 'Array(String)') AS `Events.Name`,
     CAST([], 'Array(Map(String, String))') AS `Events.Attributes`,
     mapUpdate(
         mapFilter((k, v) -> startsWith(k, 'farthing.'), mapUpdate(attributes_of_resource, l)),
