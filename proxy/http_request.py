@@ -34,8 +34,8 @@ class Wire(Protocol):
 class Request:
     """One request, whole, and the way to answer it."""
 
-    __slots__ = ("_connection", "_is_chunked", "body", "headers", "is_ended", "is_gone", "is_too_large", "keeps_alive",
-                 "method", "on_gone", "path", "raw_query", "spooled")  # fmt: skip
+    __slots__ = ("_connection", "_is_chunked", "body", "headers", "is_begun", "is_ended", "is_gone", "is_too_large",
+                 "keeps_alive", "method", "on_gone", "path", "raw_query", "spooled")  # fmt: skip
 
     is_offline = False  # a line of a batch: served in spare capacity, at the batch's price
     parking: Parking | None = None  # where such a line waits for its provider's batch
@@ -52,6 +52,7 @@ class Request:
         self.spooled: Spool | None = None  # the body, where it is on the disk
         self.is_too_large = False  # the body is longer than allowed, and was not read
         self.keeps_alive = True
+        self.is_begun = False  # something of its answer has left
         self.is_ended = False  # its answer is whole
         self.is_gone = False  # the client has closed the connection
         self.on_gone: Callable[[], object] | None = None
@@ -64,12 +65,13 @@ class Request:
 
     def answer(self, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
         """Send a whole answer."""
-        self.is_ended = True
+        self.is_begun = self.is_ended = True
         whole = b"%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
         self._connection.send(whole % (self._head(status, headers), content_type, len(body), body))
 
     def begin(self, status: int, headers: Headers) -> None:
         """Send the head of an answer whose length nobody knows."""
+        self.is_begun = True
         self._is_chunked = self._connection.is_http_11
         if not self._is_chunked:
             self.keeps_alive = False
