@@ -262,7 +262,8 @@ class MicroBatches:
         if answers is None:
             self.refused_batches += 1
             for call in calls:
-                await self._carry_alone(call)
+                if not call.answer.done():  # nobody pays for who has gone meanwhile
+                    await self._carry_alone(call)
             return
         for call, answer in zip(calls, answers, strict=True):
             call.tell(answer)

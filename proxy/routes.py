@@ -6,6 +6,7 @@ a token of the control API. Only `/healthz` asks for neither; it has no handler 
 """
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from proxy.http import JSON, refuse
 from proxy.http_request import Request
 from proxy.keys import Caller, Keys
 from proxy.operators import Operators
+
+log = logging.getLogger(__name__)
 
 HEALTH = ("GET", "/healthz")
 _HEALTHY = b'{"status":"ok"}'
@@ -104,6 +107,13 @@ class Routes:
                 caller = self._keys.caller(request.headers, route.name)
             await route.handle(request, caller)
         except ApiError as error:
+            self._refused(route.name, error)
+            refuse(request, error, route.shape.error(error))
+        except Exception:
+            if request.is_begun:
+                raise
+            log.exception("%s %s failed", route.method, route.path)
+            error = ApiError(500, "internal_error", "the proxy failed at this request; its log says where")
             self._refused(route.name, error)
             refuse(request, error, route.shape.error(error))
 

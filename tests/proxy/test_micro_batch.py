@@ -139,6 +139,29 @@ def test_one_caller_s_bad_input_is_nobody_else_s_error(rig: Rig) -> None:
     assert rig.status()["micro_batches"]["refused_batches"] >= 1
 
 
+def test_what_a_refused_batch_held_is_asked_for_nobody_who_has_gone(rig: Rig) -> None:
+    async def together_refused(request: Received, reader: Any, writer: asyncio.StreamWriter) -> None:
+        is_alone = isinstance(request.json["input"], str)
+        writer.write(reply(embeds(request) if is_alone else b"{}", status=200 if is_alone else 400))
+
+    async def act() -> None:
+        client = Client()
+        batches = MicroBatches(client)
+        rule = MicroBatchAction.model_validate({"max_inputs": 3, "window_ms": 1000})
+        made = [asyncio.create_task(batches.post(rule, letter(rig, text))) for text in ("a", "b", "c")]
+        await asyncio.to_thread(rig.upstream.arrived.wait)
+        for gone in made[:2]:
+            gone.cancel()
+        await asyncio.wait(made[:2])
+        rig.upstream.release.set()
+        assert (await made[2]).status == 200
+        client.close()
+
+    rig.upstream.next(waits(rig.upstream, together_refused))
+    asyncio.run(act())
+    assert [one.json["input"] for one in rig.upstream.received] == [["a", "b", "c"], "c"]
+
+
 def test_limits_change_while_it_runs(rig: Rig) -> None:
     team = rig.budget()
     for most in (4, 2):

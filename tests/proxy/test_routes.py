@@ -145,6 +145,23 @@ def test_a_route_cannot_be_reached_past_the_registry(strict: tuple[Proxy, int]) 
     assert proxy.routes.handle == proxy._server.handle  # pyright: ignore[reportPrivateUsage]
 
 
+@pytest.mark.parametrize(("path", "kind"), [("/v1/chat/completions", "server_error"), ("/v1/messages", "api_error")])
+def test_a_defect_is_answered_in_the_shape_of_the_api_and_the_connection_goes_on(
+    strict: tuple[Proxy, int], path: str, kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy, port = strict
+    exchange = proxy.routes.exchange(path)
+
+    async def fails(*_: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(exchange, "_serve", fails)
+    body = {"model": "own", "messages": [{"role": "user", "content": "x"}], "max_tokens": 5}
+    status, answer = ask(port, "POST", path, body, authorization="Bearer of-ann")
+    assert (status, answer["error"]["type"]) == (500, kind)
+    assert "a defect" in caplog.text and "a defect" not in str(answer)
+
+
 def test_a_good_key_is_let_through(strict: tuple[Proxy, int]) -> None:
     status, answer = ask(strict[1], "GET", "/v1/models", authorization="Bearer of-ann")
     assert status == 200 and "own" in [model["id"] for model in answer["data"]]
