@@ -51,7 +51,7 @@ def _check_ingest_keys(keys: Sequence[IngestKey]) -> None:
             what = "key" if not one.key else "tenant"
             raise SettingsError(f"ingest_keys: the {what} of entry {at} is empty; write both, or leave the entry out")
         if not one.key.isascii() or not one.key.isprintable() or " " in one.key:
-            raise SettingsError(f"ingest_keys: the key of entry {at} cannot stand in a header; use ASCII without blanks")
+            raise SettingsError(f"ingest_keys: the key of entry {at} cannot stand in a header; use ASCII, no blanks")
         if any(other.key == one.key and other.tenant != one.tenant for other in keys[: at - 1]):
             raise SettingsError(f"ingest_keys: entry {at} has the key of another tenant; each needs its own")
 

@@ -88,7 +88,7 @@ def test_a_value_that_means_nothing_stops_the_start(name: str, value: str, says:
     [
         ([("", "shop")], "the key of entry 1 is empty"),
         ([("k", "shop"), ("other", "")], "the tenant of entry 2 is empty"),
-        ([("two words", "shop")], "the key of entry 1 cannot stand in a header; use ASCII without blanks"),
+        ([("two words", "shop")], "the key of entry 1 cannot stand in a header; use ASCII, no blanks"),
         ([("schlüssel", "shop")], "cannot stand in a header"),
         ([("k", "shop"), ("k", "bank")], "entry 2 has the key of another tenant"),
     ],
