@@ -31,6 +31,16 @@ class Wire(Protocol):
         """Return once the client has taken what waits for it, or has gone."""
 
 
+class Nobody:
+    """Takes the body of an answer whose head alone was asked for."""
+
+    is_stalled, is_http_11 = False, True
+
+    def send(self, data: bytes) -> None: ...
+
+    async def drained(self) -> None: ...
+
+
 class Request:
     """One request, whole, and the way to answer it."""
 
@@ -67,7 +77,8 @@ class Request:
         """Send a whole answer."""
         self.is_begun = self.is_ended = True
         whole = b"%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
-        self._connection.send(whole % (self._head(status, headers), content_type, len(body), body))
+        sent = body if self.method != "HEAD" else b""
+        self._connection.send(whole % (self._head(status, headers), content_type, len(body), sent))
 
     def begin(self, status: int, headers: Headers) -> None:
         """Send the head of an answer whose length nobody knows."""
@@ -77,6 +88,8 @@ class Request:
             self.keeps_alive = False
         framing = b"transfer-encoding: chunked\r\n\r\n" if self._is_chunked else b"\r\n"
         self._connection.send(self._head(status, headers) + framing)
+        if self.method == "HEAD":
+            self._connection = Nobody()
 
     def put(self, data: bytes) -> bool:
         """Send a part of the body; False = the client does not keep up, so wait until it has `caught_up`."""
