@@ -127,6 +127,16 @@ def test_an_added_price_outlives_the_collector(rig: Rig, warehouse: Warehouse) -
     assert costs(warehouse, rig) == [(Decimal("0.0008"), "priced", "own")] * 2
 
 
+def test_an_added_price_is_found_under_each_name_of_its_provider(rig: Rig) -> None:
+    model = f"house-{uuid.uuid4().hex[:8]}"
+    price = {"provider": "gemini", "model": model, "input": "1", "output": "2", "by": "ann", "valid_from": TODAY}
+    assert rig.ask("POST", "/v1/prices", price)[0] == 200
+    for name in ("gemini", "gcp.gemini", "Gemini"):
+        told = rig.ask("GET", f"/v1/prices/history?provider={name}&model={model}")[1]
+        assert (len(told["prices"]), [one["by"] for one in told["added"]]) == (1, ["ann"])
+        assert [one["model"] for one in rig.ask("GET", f"/v1/prices?provider={name}")[1]["prices"]].count(model) == 1
+
+
 def test_a_service_tier_first_seen_in_a_batch_is_priced_in_it_or_is_unpriced(rig: Rig, warehouse: Warehouse) -> None:
     rig.send("gpt-5-mini", provider="openai", tier="flex", calls=1)
     (flex,) = costs(warehouse, rig)

@@ -382,3 +382,45 @@ def test_a_server_that_stopped_leaves_no_task_of_an_idle_connection_behind() -> 
 
     head, left = asyncio.run(run())
     assert head.startswith(b"HTTP/1.1 200") and left == 1  # the one that asks
+
+
+class Sent(list[bytes]):
+    """A connection that keeps what is written to it."""
+
+    is_stalled = False
+    is_http_11 = True
+
+    def send(self, data: bytes) -> None:
+        self.append(data)
+
+    async def drained(self) -> None:
+        """Return; nothing waits."""
+
+
+def test_the_head_of_a_stream_leaves_with_its_first_part_where_that_is_there() -> None:
+    sent = Sent()
+
+    async def answer() -> None:
+        request = Request(sent, "GET", "/", {})
+        request.begin(200, [])
+        request.put(b"one")
+        await asyncio.sleep(0)
+        request.end()
+
+    asyncio.run(answer())
+    assert sent[0].startswith(b"HTTP/1.1 200 OK\r\n") and sent[0].endswith(b"\r\n\r\n3\r\none\r\n")
+    assert sent[1:] == [b"0\r\n\r\n"]
+
+
+def test_the_head_of_a_stream_does_not_wait_for_a_part_that_is_not_there() -> None:
+    sent = Sent()
+
+    async def answer() -> None:
+        request = Request(sent, "GET", "/", {})
+        request.begin(200, [])
+        await asyncio.sleep(0)
+        assert len(sent) == 1 and sent[0].startswith(b"HTTP/1.1 200 OK\r\n") and sent[0].endswith(b"\r\n\r\n")
+        request.put(b"one")
+
+    asyncio.run(answer())
+    assert sent[1:] == [b"3\r\none\r\n"]
