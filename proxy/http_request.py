@@ -32,6 +32,16 @@ class Wire(Protocol):
         """Return once the client has taken what waits for it, or has gone."""
 
 
+class Nobody:
+    """Takes the body of an answer whose head alone was asked for."""
+
+    is_stalled, is_http_11 = False, True
+
+    def send(self, data: bytes) -> None: ...
+
+    async def drained(self) -> None: ...
+
+
 class Request:
     """One request, whole, and the way to answer it."""
 
@@ -69,7 +79,8 @@ class Request:
         """Send a whole answer."""
         self.is_begun = self.is_ended = True
         whole = b"%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
-        self._connection.send(whole % (self._head(status, headers), content_type, len(body), body))
+        sent = body if self.method != "HEAD" else b""
+        self._connection.send(whole % (self._head(status, headers), content_type, len(body), sent))
 
     def begin(self, status: int, headers: Headers) -> None:
         """Begin an answer whose length nobody knows; where a part of it follows at once, both leave in one write."""
@@ -79,7 +90,11 @@ class Request:
             self.keeps_alive = False
         framing = b"transfer-encoding: chunked\r\n\r\n" if self._is_chunked else b"\r\n"
         self._unsent = self._head(status, headers) + framing
-        asyncio.get_running_loop().call_soon(self._send_head)
+        if self.method == "HEAD":
+            self._send_head()
+            self._connection = Nobody()
+        else:
+            asyncio.get_running_loop().call_soon(self._send_head)
 
     def put(self, data: bytes) -> bool:
         """Send a part of the body; False = the client does not keep up, so wait until it has `caught_up`."""
