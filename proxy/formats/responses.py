@@ -10,7 +10,15 @@ import msgspec
 from farthing.prices import Usage
 from farthing.settings import Deployment
 from proxy.api_error import ApiError
-from proxy.bound import TEMPLATE_TOKENS, ascii_size, input_bound, parts_of, refuse_unpriced, unbounded
+from proxy.bound import (
+    TEMPLATE_TOKENS,
+    ascii_size,
+    input_bound,
+    parts_of,
+    refuse_nameless,
+    refuse_unpriced,
+    unbounded,
+)
 from proxy.formats.chunks import Timings
 from proxy.formats.format import Told
 from proxy.request import MAX_COUNT, Asked, check_count, check_present, read_fields
@@ -183,6 +191,7 @@ def _images(item: Any) -> list[int]:
     if not isinstance(item, dict):
         return []
     known = cast("dict[str, Any]", item)
+    refuse_nameless(known, "input")
     if known.get("type") not in _ITEM_TYPES:
         raise unbounded(f"an input item of type {known.get('type')!r}", "input")
     parts = [*parts_of(known.get("content"), "input"), *parts_of(known.get("output"), "input")]

@@ -249,6 +249,21 @@ def test_what_nobody_can_bound_is_refused_on_a_call_with_a_budget(form: Format, 
         form.bound(asked, 5)
 
 
+ODD: tuple[Any, ...] = (["text"], {"a": 1}, 5, True)  # where a word is to stand
+
+
+@pytest.mark.parametrize(("form", "field"), [(CHAT, "messages"), (RESPONSES, "input"), (MESSAGES, "messages")],
+                         ids=["chat", "responses", "messages"])  # fmt: skip
+def test_a_part_whose_kind_is_no_word_is_refused_like_one_that_nobody_knows(form: Format, field: str) -> None:
+    for odd in ODD:
+        parts = [[{"type": odd, "text": "x"}], [{"type": "tool_result", "content": [{"type": odd}]}]]
+        turns = [{"type": odd}, *({"role": "user", "content": part} for part in parts)]
+        for turn in turns if form is RESPONSES else turns[1:]:
+            asked = form.read(json.dumps({"model": "m", "max_tokens": 5, field: [turn]}).encode())
+            with pytest.raises(ApiError, match="bounded beforehand"):
+                form.bound(asked, 5)
+
+
 def test_every_prompt_and_choice_of_a_completion_counts_in_its_bound() -> None:
     asked = COMPLETIONS.read(json.dumps({"model": "m", "prompt": ["a", "b", "c"], "n": 2, "best_of": 4}).encode())
     assert COMPLETIONS.bound(asked, 10)[1] == 3 * 4 * 10
