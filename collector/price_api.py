@@ -23,7 +23,8 @@ from farthing.warehouse import Warehouse
 from farthing.warehouse.price_store import Period
 
 READS = ("/v1/prices", "/v1/prices/history", "/v1/prices/own", "/v1/prices/missing")
-WRITES = ("/v1/prices", "/v1/prices/reprice")
+REPRICE = "/v1/prices/reprice"
+WRITES = ("/v1/prices", REPRICE)
 PATHS = frozenset((*READS, *WRITES))
 MAX_BODY_BYTES = 64 * 1024
 _LISTED = 1000  # models without a price

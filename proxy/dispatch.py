@@ -155,17 +155,22 @@ class Deployments:
 
     def _window(self, target: Target, bounds: Bounds) -> Window:
         if target not in self._windows:
-            self._windows[target] = Window(bounds, self._opened().places(target.name))
+            self._windows[target] = Window(bounds, self.table().places(target.name))
         self._windows[target].bounds = bounds
         return self._windows[target]
 
     def _queue(self, target: Target) -> Queue:
         model = target.deployment.model
         if model not in self._queues:
-            self._queues[model] = Queue(model, self.counters, self._opened())
+            self._queues[model] = Queue(model, self.counters, self.table())
         return self._queues[model]
 
-    def _opened(self) -> PlaceTable:
+    def table(self) -> PlaceTable:
+        """Return the places of this host's workers.
+
+        Raises:
+            ServeError: too many workers have it open already.
+        """
         self._table = self._table or PlaceTable(self._folder)
         return self._table
 

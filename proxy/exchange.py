@@ -41,8 +41,9 @@ from proxy.http import (
 from proxy.http_request import Request
 from proxy.inner import InnerRequest
 from proxy.keys import Caller
+from proxy.letter import Letter
 from proxy.metrics import Metrics
-from proxy.micro_batch import Letter, MicroBatches
+from proxy.micro_batch import MicroBatches
 from proxy.offers import BATCH_TIER
 from proxy.place import enter, leave
 from proxy.queue import ShedError

@@ -95,7 +95,8 @@ class Proxy:
         )
         self._limiter = admission.limiter
         self._feed.on_change.append(self._limiter.follow)
-        self._batches = MicroBatches(self._client)
+        self._batches = MicroBatches(self._client, self._deployments.table)
+        self._feed.on_change.append(self._batches.follow)
         self._metrics = self._read_parts()
         self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
         counters = self._deployments.counters
@@ -147,6 +148,7 @@ class Proxy:
         await self._gather.stop()
         self._limiter.close()
         await self._caches.close()
+        await self._batches.close()
         self._deployments.close()
         self._client.close()
 

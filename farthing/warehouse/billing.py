@@ -24,7 +24,7 @@ class Row(NamedTuple):
     place: Place
     span: int  # of tenant, trace and span id
     parent: int  # the same of the parent's span id
-    response: int  # of tenant and response id; 0 also for a call that an application's own cache answered
+    response: int  # of tenant and response id; 0 also where that joins no calls (fragments/no_answer.sql)
     rank: int  # how much the row can be trusted with the money; the higher wins
     received_ms: int
     verdict: int  # as it is stored: BILLED, DUPLICATE or REPLAYED

@@ -107,11 +107,13 @@ def test_a_model_without_a_price_is_listed_given_one_and_its_past_priced(rig: Ri
     code, lines = rig.command("reprice", "--since", TODAY, "--model", model)
     assert code == 0 and lines[1].split() == [f"vllm/{model}", "2", "2", "$0.00", "$0.004400000", "+$0.004400000"]
     assert costs(warehouse, rig) == [(Decimal("0.0022"), "priced", "own")] * 2
+    none = ["every call of the last 168 hours whose usage is known has a price"]
+    assert rig.command("prices", "missing")[1] == none  # the sums of its hour follow at once
     rig.send(model)
     assert costs(warehouse, rig) == [(Decimal("0.0022"), "priced", "own")] * 4
     code, lines = rig.command("prices", "history", "vllm", model)
     assert code == 0 and f"from {TODAY}" in lines[0] and lines[-1].endswith(": power and rent")
-    assert rig.command("prices", "missing")[1] == ["every call of the last 168 hours whose usage is known has a price"]
+    assert rig.command("prices", "missing")[1] == none
 
 
 def test_an_added_price_outlives_the_collector(rig: Rig, warehouse: Warehouse) -> None:

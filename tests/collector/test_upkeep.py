@@ -117,6 +117,15 @@ def test_the_proxys_row_takes_over_and_exactly_one_is_billed(store: Store, span:
     assert store.totals() == (1, USD)
 
 
+def test_an_answer_s_id_that_is_too_short_to_be_one_of_its_kind_joins_no_calls(
+    store: Store, span: Callable[..., bytes]
+) -> None:
+    store.put(span(1, answer="chatcmpl-517"), span(2, answer="chatcmpl-517"))  # Ollama draws a number below 999
+    store.put(span(3, answer="chatcmpl-517"))
+    store.settle()
+    assert store.rows() == [(1, True, ""), (2, True, ""), (3, True, "")]
+
+
 def test_a_span_sent_again_in_another_batch_vanishes_from_money_and_counts(
     store: Store, span: Callable[..., bytes]
 ) -> None:
@@ -154,7 +163,7 @@ def test_two_tenants_with_one_response_id_are_two_calls(
 ) -> None:
     other = Store(store.warehouse, tmp_path / "other", uuid.uuid4().hex)
     for one in (store, other):
-        one.put(span(1, answer="same"))
+        one.put(span(1, answer="the-same-for-both"))
         one.settle()
     assert (store.totals(), other.totals()) == ((1, USD), (1, USD))
 

@@ -27,6 +27,7 @@ from proxy.window import Window
 from tests.conftest import REPOSITORY
 from tests.proxy.processes import Workers, workers
 from tests.proxy.rig import Received, Rig, answer_of, answers, asked, post, reply
+from tests.proxy.test_caching import embeds
 from tests.proxy.test_window import BOUNDS, Crowd, run, settle, window_of
 from tests.until import LIMIT_S, until
 
@@ -213,8 +214,9 @@ def test_more_workers_and_more_deployments_than_there_is_room_for_are_refused_by
 class Crowded:
     """An upstream that keeps requests until it is let go or they are given up, and knows how many it had at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, body_of: Callable[[Received], bytes] = lambda _: answer_of()) -> None:
         self.here = self.most = self.came = 0
+        self._body_of = body_of
         self.goes_on = threading.Event()
 
     async def __call__(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -226,7 +228,7 @@ class Crowded:
             await asyncio.sleep(0.005)  # the others that were let in too soon come meanwhile
         finally:
             self.here -= 1
-        writer.write(reply(answer_of(), "content-type: application/json"))
+        writer.write(reply(self._body_of(request), "content-type: application/json"))
 
 
 def shown(running: Workers, metric: str) -> dict[int, float]:
@@ -268,9 +270,38 @@ def test_two_workers_hold_a_limit_exactly_and_what_a_killed_one_had_comes_back(r
     assert crowded.came == outcomes.count(200) + taken[killed]
 
 
-def outcome(rig: Rig, running: Workers) -> int | str:
+def test_two_workers_have_no_more_batches_of_embeddings_under_way_than_a_policy_says_together(
+    rig: Rig, tmp_path: Path
+) -> None:
+    crowded = Crowded(embeds)
+    rig.upstream.next(crowded)
+    rig.apply(
+        "apiVersion: farthing/v1\nkind: Policy\nmetadata: {name: gather-crowd}\nmatch: {team: crowd}\n"
+        "action: {micro_batch: {max_inputs: 1, concurrent: 3}}\n"
+    )
+    concurrency(rig, min=64, max=64)
+    body = json.dumps({"model": "gpt-plain", "input": "a"}).encode()
+    with workers(rig, tmp_path) as running, ThreadPoolExecutor(40) as pool:
+        until(lambda: list(shown(running, "window").values()) == [64, 64], "both know the policies")
+        calls = [pool.submit(outcome, rig, running, body, "/v1/embeddings") for _ in range(40)]
+        until(lambda: sum(shown(running, "in_flight").values()) == 40, "all calls are here")
+        until(lambda: crowded.here == 3, "three are under way")
+        assert (crowded.came, crowded.most) == (3, 3)
+        taken: dict[int, float] = {}
+        until(lambda: taken.update(shown(running, "micro_batches_under_way")) or sum(taken.values()) == 3, "as shown")
+        killed = max(taken, key=lambda pid: taken[pid])
+        running.kill(killed)
+        until(lambda: crowded.here == 3 and crowded.came == 3 + taken[killed], "the other worker has all places")
+        crowded.most = 3
+        crowded.goes_on.set()
+        outcomes = [call.result() for call in calls]
+    assert crowded.most == 3 and 0 < outcomes.count(200) == 40 - outcomes.count("killed") < 40
+    assert crowded.came == outcomes.count(200) + taken[killed]
+
+
+def outcome(rig: Rig, running: Workers, body: bytes = BODY, path: str = "/v1/chat/completions") -> int | str:
     try:
-        return post(rig, "crowd", BODY, running.url).status
+        return post(rig, "crowd", body, running.url, path).status
     except (ConnectionError, http.client.HTTPException):
         return "killed"
 
