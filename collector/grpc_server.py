@@ -31,6 +31,7 @@ async def start(settings: Settings, intake: Intake) -> grpc.aio.Server:
     options = (
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_concurrent_streams", _STREAMS),
+        ("grpc.http2.bdp_probe", 0),  # or megabytes of each message are taken in that nobody has asked for yet
         ("grpc.so_reuseport", 0),  # a second collector on the port must fail, not share
     )
     server = grpc.aio.server(options=options)
@@ -56,7 +57,7 @@ async def stop(server: grpc.aio.Server) -> None:
 def _service(signal: Signal, intake: Intake) -> grpc.GenericRpcHandler:
     async def export(bodies: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         try:
-            async with intake.deadline():
+            async with intake.deadline(), intake.messages:
                 body = await anext(bodies)
             return await _taken(signal, intake, body, context)
         except StopAsyncIteration:

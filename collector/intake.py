@@ -77,6 +77,8 @@ class Intake:
         self._commit = commits[0]
         self._commits = {signal.name: commit for signal, commit in zip(SIGNALS, commits, strict=False)}
         self._large = asyncio.Lock()
+        # What a gRPC message comes to is not known before it is whole: each has room for the largest, others wait.
+        self.messages = asyncio.Semaphore(max(1, MAX_IN_FLIGHT // self.settings.max_body_bytes))
 
     def tenant(self, headers: Mapping[str, str]) -> str:
         """Return whose key was sent; the tenant comes from the key alone, never from what a span says.

@@ -19,7 +19,7 @@ from proxy import azure
 from proxy.admit import Admission, Admitted
 from proxy.answer import Answers, response_headers, take
 from proxy.api_error import ApiError
-from proxy.attempts import OVERLOADED, RETRIED, Attempts
+from proxy.attempts import OVERLOADED, REFUSED, RETRIED, Attempts
 from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.cascade import Cascade
@@ -279,6 +279,8 @@ class Exchange:
                 if target.window is not None and response.status in OVERLOADED:
                     target.overloaded(time.monotonic())
                 following = attempts.after(wait_asked) if response.status in RETRIED else None
+                if response.status in REFUSED:
+                    following = attempts.past_refusal(target)
                 if following is None:
                     await self._answers.relay(call, admitted, response, request)
                     if response.status < 500:

@@ -68,7 +68,8 @@ class SemanticLevel:
         rule = action.semantic
         assert rule is not None
         asked = {name: value for name, value in fields.items() if name not in _NOT_COMPARED}
-        scope = f"{call.facts.tenant}\0{rule.embedder}\0{rule.agree}"  # vectors of other embedders are others
+        # Vectors of other embedders are others, and so are answers to other betas of the API.
+        scope = f"{call.facts.tenant}\0{rule.embedder}\0{rule.agree}" + "".join(map(str, call.passed_on))
         parts = split(asked, scope, model, self._secret, action.allow_sampled)
         if isinstance(parts, str):
             self.refused[parts] = self.refused.get(parts, 0) + 1

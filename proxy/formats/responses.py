@@ -22,7 +22,7 @@ from proxy.bound import (
 from proxy.formats.chunks import Timings
 from proxy.formats.format import Told
 from proxy.request import MAX_COUNT, Asked, check_count, check_present, read_fields
-from proxy.stream import EventRelay, Tokens, events_of, tier_of
+from proxy.stream import EventRelay, Tokens, data_of, events_of, tier_of
 
 _WITHIN_PRICE: Mapping[str, tuple[object, ...]] = {
     "service_tier": (None, "auto", "default", "flex"),  # priority costs more per token
@@ -173,7 +173,7 @@ class ResponsesRelay(EventRelay):
     def _take_last(self, event: bytes) -> None:
         self.is_done = True
         try:
-            answer = _decode_event(event[event.find(b"{") :]).response
+            answer = _decode_event(data_of(event)).response
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         if answer is None:

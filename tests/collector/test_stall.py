@@ -127,6 +127,30 @@ def test_half_a_grpc_message_is_refused_after_the_deadline(hasty: Served) -> Non
     assert (status["refused_bodies"], status["stalled_bodies"], status["accepted_spans"]) == ({"503": 1}, 1, 1)
 
 
+def test_grpc_messages_that_are_not_whole_yet_are_bounded(
+    warehouse: Warehouse, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MAX_IN_FLIGHT", Settings().max_body_bytes)  # room for one
+    path, gone = "/opentelemetry.proto.collector.trace.v1.TraceService/Export", threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        gone.wait(120)
+        yield from ()
+
+    with (
+        serving(warehouse, serve, tmp_path, Settings().body_timeout_s) as served,
+        grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel,
+    ):
+        first = channel.stream_unary(path).future(nothing(), timeout=120)
+        until(served.collector._intake.messages.locked, "the first call has the room")
+        second = channel.unary_unary(path).future(BODY, timeout=120)
+        until(lambda: served.collector._intake.messages._waiters, "the second one waits")
+        gone.set()
+        assert second.result() == b""
+        assert first.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert not served.collector._intake.messages.locked()
+
+
 def test_a_grpc_call_without_a_message_is_refused(served: Served) -> None:
     path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
     with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel:
