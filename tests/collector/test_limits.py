@@ -244,6 +244,21 @@ def test_every_fact_that_a_row_needs_is_allowed() -> None:
         ("llm.invocation_parameters", Verdict.CONTENT),
         ("http.request.header.authorization", Verdict.CONTENT),
         ("gen_ai.anything.new.prompt", Verdict.CONTENT),
+        ("gen_ai.completion", Verdict.CONTENT),  # of the event gen_ai.content.completion, by older conventions
+        ("gen_ai.prompt", Verdict.CONTENT),
+        ("gen_ai.response.reasoning", Verdict.CONTENT),
+        ("gen_ai.openai.request.response_format", Verdict.CONTENT),
+        ("gen_ai.nobody_knows", Verdict.CONTENT),
+        ("llm.completion", Verdict.CONTENT),
+        ("llm.nobody.knows", Verdict.CONTENT),
+        ("otel.status_description", Verdict.CONTENT),
+        ("rpc.grpc.request.metadata.authorization", Verdict.CONTENT),
+        ("db.operation.parameter.0", Verdict.CONTENT),
+        ("llm.token_count.completion", Verdict.PLAIN),
+        ("gen_ai.usage.details.thoughts_tokens", Verdict.PLAIN),
+        ("gen_ai.tool.name", Verdict.PLAIN),
+        ("gen_ai.tool.call.id", Verdict.PLAIN),
+        ("gen_ai.output.type", Verdict.PLAIN),
         ("llm.token_count.prompt", Verdict.PLAIN),
         ("process.command_line", Verdict.UNKNOWN),
         ("", Verdict.UNKNOWN),
@@ -251,6 +266,13 @@ def test_every_fact_that_a_row_needs_is_allowed() -> None:
 )
 def test_keys_are_judged_by_the_lists(key: str, verdict: Verdict) -> None:
     assert Screen(Settings(), KEY).content.verdict(key) is verdict
+
+
+def test_a_setting_allows_what_is_new_in_a_namespace_of_conversations() -> None:
+    screen = Screen(Settings(allowed_attributes="gen_ai.shelf.*, llm.nobody.knows"), KEY)
+    keys = ("gen_ai.shelf.number", "llm.nobody.knows", "gen_ai.shelves", "gen_ai.prompt.shelf")
+    plain, content = Verdict.PLAIN, Verdict.CONTENT
+    assert [screen.content.verdict(key) for key in keys] == [plain, plain, content, content]
 
 
 def test_made_up_keys_do_not_fill_the_memory() -> None:
