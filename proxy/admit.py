@@ -4,7 +4,7 @@ A cached answer costs nothing, so it is looked up before anything is reserved: a
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 
 import msgspec
 
@@ -179,12 +179,12 @@ class Admission:
                 ) from None  # fmt: skip
             call.hold = await self._spend.let_through(call.request_id, call.facts, amount)
 
-    async def _held(self, call: Call, amount: int) -> Hold | None:
+    def _held(self, call: Call, amount: int) -> Coroutine[None, None, Hold | None]:
         if call.is_consigned and call.parking is not None:
             lifetime_s = call.parking.begin(call)
-            return await self._spend.reserve_lasting(call.request_id, call.facts, amount, lifetime_s)
+            return self._spend.reserve_lasting(call.request_id, call.facts, amount, lifetime_s)
         assert call.decision is not None
-        return await self._spend.reserve(call.request_id, call.facts, call.decision.budgets, amount)
+        return self._spend.reserve(call.request_id, call.facts, call.decision.budgets, amount)
 
     def _bound(self, call: Call, admitted: Admitted) -> int:
         """Return an upper bound of the bill, nano-dollars, over all deployments that may serve the call.
@@ -195,7 +195,8 @@ class Admission:
         priced: list[Target] = []
         prices: list[Price] = []
         for target in admitted.candidates:
-            if billable := self.offers.of(call, asked, target.deployment).billable:
+            known = call.offer if target.deployment is call.deployment else None
+            if billable := (known or self.offers.of(call, asked, target.deployment)).billable:
                 priced.append(target)
                 prices += billable
         admitted.candidates = priced
@@ -227,7 +228,7 @@ class Admission:
     def assign(self, call: Call, asked: Asked, target: Target) -> Deployment:
         """Give a call to a deployment; until it answers, the service tier is what was asked for."""
         deployment = call.deployment = target.deployment
-        offer = self.offers.of(call, asked, deployment)
+        offer = call.offer = self.offers.of(call, asked, deployment)
         call.service_tier, call.price = offer.tier, offer.price
         return deployment
 

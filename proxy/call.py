@@ -16,6 +16,7 @@ from proxy.spend import Hold
 if TYPE_CHECKING:
     from proxy.gatherer import Parking
     from proxy.limits import Taken
+    from proxy.offers import Offer
     from proxy.place import Place
     from proxy.router import Chosen
     from proxy.tokens.cut import Cut
@@ -36,6 +37,7 @@ class Call(msgspec.Struct):
     deployment: Deployment | None = None
     decision: Decision | None = None
     price: Price | None = None
+    offer: Offer | None = None  # of the deployment, for what is asked for
     is_stream: bool = False
     taken: Taken | None = None  # of limits
     is_offline: bool = False  # a line of a batch

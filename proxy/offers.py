@@ -35,7 +35,7 @@ class Offers:
 
     def __init__(self, prices: Sequence[PriceOverride]) -> None:
         self._book = PriceBook(prices)  # the settings' and the public ones
-        self._prices: dict[tuple[str, str, date], Mapping[str, Price]] = {}
+        self._prices: dict[tuple[str, str, int], Mapping[str, Price]] = {}  # by day, since the epoch
         self._offers: dict[tuple[object, ...], Offer] = {}
 
     def price(self, call: Call, deployment: Deployment) -> Price | None:
@@ -51,9 +51,8 @@ class Offers:
         """Return what a deployment charges on the day of the call; nothing of it depends on the prompt."""
         given = asked.fields.get("service_tier")
         given_tier = given if isinstance(given, str) else None if given is None else ""
-        day = _date_of(call.started_ns // _DAY_NS)
         key = (deployment.provider, deployment.model, deployment.metered, given_tier, call.is_offline,
-               call.is_consigned, day)  # fmt: skip
+               call.is_consigned, call.started_ns // _DAY_NS)  # fmt: skip
         known = self._offers.get(key)
         if known is not None:
             return known
@@ -74,10 +73,10 @@ class Offers:
 
     def prices_of(self, call: Call, deployment: Deployment) -> Mapping[str, Price]:
         """Return the prices of a deployment's model on the day of the call, by service tier."""
-        day = _date_of(call.started_ns // _DAY_NS)
-        key = (deployment.provider, deployment.model, day)
+        key = (deployment.provider, deployment.model, call.started_ns // _DAY_NS)
         known = self._prices.get(key)
         if known is None:
+            day = day_of(call)
             history = self._book.every(deployment.provider, deployment.model)
             known = {one.service_tier: one for one in history if one.valid_from <= day <= one.valid_to}
             self._prices[key] = known
