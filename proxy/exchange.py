@@ -270,8 +270,8 @@ class Exchange:
         attempts.begin(target)
         call.attempts = attempts.made
         attempts.failure = None
-        target.health.began()
         started = time.monotonic()
+        target.health.began(started)
         try:
             if hedge is None:
                 response = await self.post(call, admitted, target)

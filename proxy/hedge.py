@@ -135,7 +135,7 @@ class Hedges:
         self._counters.hedged += 1
         attempts.begin(other)
         call.attempts = again.attempts = attempts.made
-        other.health.began()
+        other.health.began(time.monotonic())
         return again, other
 
     def _lose(self, route: Route, call: Call, admitted: Admitted, target: Target, leg: Leg) -> None:

@@ -50,10 +50,12 @@ from proxy.offline import Limits
 from proxy.openai_batch import OpenAIBatches
 from proxy.operators import Operators
 from proxy.own_prices import PriceFeed
+from proxy.place_table import PlaceTable
 from proxy.provider_batch import Asking, ProviderBatches
 from proxy.record import Recorder
 from proxy.routes import Routes
 from proxy.server import Server
+from proxy.spare import Spare
 from proxy.spend import Spend
 from proxy.tokens.summary import Summaries
 from proxy.upstream import Client, Timeouts
@@ -75,6 +77,7 @@ class Proxy:
     async def open(self, sock: socket.socket) -> None:
         """Serve on a listening socket from now on."""
         settings = self._settings
+        table = self._deployments.share()
         self._started_at = time.time()
         # The upstream may think long before it answers; the whole call has a limit of its own.
         timeouts = Timeouts(headers=settings.request_timeout_s, between=settings.request_timeout_s)
@@ -121,7 +124,7 @@ class Proxy:
         self._caches.embedder = Embedder(self.routes.handle)
         readings.read_tokens(self._metrics, admission.tokens)
         self._caches.tiers.start()
-        files = self._open_files(keys)
+        files = self._open_files(keys, table)
         self._recorder.start()
         self._warmth.start()
         self._spend.start()
@@ -154,12 +157,12 @@ class Proxy:
         self._deployments.close()
         self._client.close()
 
-    def _open_files(self, keys: Keys) -> FileApi:
+    def _open_files(self, keys: Keys, table: PlaceTable | None) -> FileApi:
         """Open files and batches."""
         folder, limits = self._settings.data_dir / "proxy", Limits(lambda: self._feed.document)
         files, batches = Files(folder / "files"), Batches(folder / "batches")
         self._offline = BatchRunner(batches, files, limits, keys, self._deployments, self.routes.exchange,
-                                    self._provider_batches, self._spend.release)  # fmt: skip
+                                    self._provider_batches, self._spend.release, Spare(table))  # fmt: skip
         readings.read_batches(self._metrics, self._offline)
         api = FileApi(self._settings, files, limits, keys)
         api.register(self.routes)

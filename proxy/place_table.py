@@ -1,4 +1,4 @@
-"""The places at deployments and of batches, and who waits for them, in a file that all workers of a host have mapped.
+"""The places at deployments and of batches, who waits for them and how deployments fare, in a file of all workers.
 
 Every worker has a column of its own in each count, so that what a dead one left is taken off. What one worker does to
 another is a single cell that is written once: a worker that is killed while it holds the lock leaves no half of it.
@@ -6,6 +6,7 @@ another is a single cell that is written once: a worker that is killed while it 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from farthing.errors import ServeError
 from farthing.policy.flow import MOST_PRIORITY
 from proxy.bell import Bell
 from proxy.shared_map import WORKERS, SharedMap
+from proxy.vitals import CELLS, Vitals
 
-DEPLOYMENTS = 512  # with a limit, on one host; and as many models
+DEPLOYMENTS = 512  # with a limit, on one host; as many models, and as many deployments whose vitals are shared
 KINDS = 512  # of batches, that are under way or wait at once
 LEARNED = 14  # numbers that a window keeps
 _LEVELS = MOST_PRIORITY + 1
@@ -27,6 +29,7 @@ _FREE = bytes(_KEY * _CELL)
 _DEPLOYMENTS = range(0, DEPLOYMENTS * _PLACES, _PLACES)
 _MODELS = range(_DEPLOYMENTS.stop, _DEPLOYMENTS.stop + DEPLOYMENTS * _LINE, _LINE)
 _KINDS = range(_MODELS.stop, _MODELS.stop + KINDS * _PLACES, _PLACES)
+_VITALS = range(_KINDS.stop, _KINDS.stop + DEPLOYMENTS * (_KEY + CELLS), _KEY + CELLS)
 
 
 class Places:
@@ -182,9 +185,9 @@ class PlaceTable:
     """The file as one worker sees it; it is empty again once no worker has it open."""
 
     def __init__(self, folder: Path) -> None:
-        self.shared = SharedMap(folder, "places-2", _KINDS.stop * _CELL, is_kept=False)
+        self.shared = SharedMap(folder, "places-2", _VITALS.stop * _CELL, is_kept=False)
         self.bell = Bell(folder, self.shared.seat)
-        self._opened: list[Places | Line] = []
+        self._opened: list[Places | Line | Vitals] = []
         self._kinds: dict[int, Places] = {}  # by where they lie
         with self.shared:
             self._empty(self.shared.seat)
@@ -221,6 +224,20 @@ class PlaceTable:
         self._opened.append(made)
         return made
 
+    def vitals(self, deployment: str) -> Vitals:
+        """Return how a deployment fares; one too many has vitals that this worker sees alone."""
+        with self.shared:
+            at = self._find(key_of(deployment), _VITALS)
+        if at is None:
+            return Vitals()
+        made = self._vitals_at(at)
+        self._opened.append(made)
+        return made
+
+    def _vitals_at(self, at: int) -> Vitals:
+        start = (at + _KEY) * _CELL
+        return Vitals(memoryview(self.shared.map)[start : start + CELLS * _CELL], self.shared.seat)
+
     def of_kind(self, key: bytes) -> Places | None:
         """Return the places of a kind of batch, for who has the lock; None = all are in use by others.
 
@@ -244,8 +261,8 @@ class PlaceTable:
         if not self.shared.looks():
             return False
         with self.shared:
-            looked_at = [*[one for one in self._opened if isinstance(one, Places)], *self._kinds.values()]
-            seats = {seat for places in looked_at for seat in places.columns()}
+            looked_at = [*[one for one in self._opened if not isinstance(one, Line)], *self._kinds.values()]
+            seats = {seat for record in looked_at for seat in record.columns()}
             found = self.shared.vacated(sorted(seats))
             for seat in found:
                 self._empty(seat)
@@ -281,10 +298,12 @@ class PlaceTable:
 
     def _empty(self, seat: int) -> None:
         """Clear the columns of a worker."""
-        for kind, records in ((Places, _DEPLOYMENTS), (Line, _MODELS), (Places, _KINDS)):
+        places, line = partial(Places, self.shared, self.bell), partial(Line, self.shared, self.bell)
+        kinds = ((places, _DEPLOYMENTS), (line, _MODELS), (places, _KINDS), (self._vitals_at, _VITALS))
+        for kind, records in kinds:
             for at in records:
                 if self._key(at) == _FREE:
                     break
-                record = kind(self.shared, self.bell, at)
+                record = kind(at)
                 record.clear(seat)
                 record.close()

@@ -88,13 +88,18 @@ def test_a_breaker_opens_after_its_failures_lets_one_trial_through_and_doubles_i
     assert health.wait_s(clock.now) == COOLDOWN_S
     clock.now += COOLDOWN_S
     assert health.wait_s(clock.now) == 0
-    health.began()
+    health.began(clock.now)
     assert health.wait_s(clock.now) > 0  # one at a time
     health.failed(clock.now)
     health.ended()
     assert health.wait_s(clock.now) == 2 * COOLDOWN_S
+    health.failed(clock.now)  # it had begun before
+    assert health.wait_s(clock.now) == 2 * COOLDOWN_S
     for _ in range(10):
+        clock.now += health.wait_s(clock.now)
+        health.began(clock.now)
         health.failed(clock.now)
+        health.ended()
     assert health.wait_s(clock.now) == MAX_COOLDOWN_S
     health.succeeded(0.1)
     health.failed(clock.now + 100)
@@ -105,7 +110,7 @@ def test_a_trial_that_is_given_up_leaves_the_way_free_for_the_next() -> None:
     clock, health = Clock(), Health(limit=1)
     health.failed(clock.now)
     clock.now += COOLDOWN_S
-    health.began()
+    health.began(clock.now)
     health.ended()
     assert health.wait_s(clock.now) == 0 and health.in_flight == 0
 
