@@ -153,7 +153,8 @@ def _read(lens: Any, body: bytes) -> Any:
     try:
         return lens.FromString(body)
     except DecodeError as error:
-        raise IngestError(400, f"the body is not an OTLP ExportTraceServiceRequest: {error}") from None
+        why = str(error).rpartition(": ")[2]  # before it the library names a class of ours
+        raise IngestError(400, f"the body is not an OTLP ExportTraceServiceRequest: {why}") from None
 
 
 def count_items(body: bytes, path: Sequence[tuple[int, ...]], most: int | None = None) -> int:

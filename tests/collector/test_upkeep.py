@@ -20,6 +20,7 @@ from farthing import otlp, semconv
 from farthing.errors import WarehouseError
 from farthing.prices import PriceBook
 from farthing.warehouse import Warehouse, corrections, rollup, segment
+from farthing.warehouse.cluster import Cluster
 
 MINUTE = 60 * 10**9
 USD = Decimal("0.15")
@@ -222,6 +223,25 @@ def test_rows_that_come_when_another_collector_has_rolled_their_hour_reach_its_s
     store.put(span(2))
     store.settle()
     assert store.totals() == (2, 2 * USD)
+
+
+def test_corrections_on_a_cluster_name_nothing_that_only_one_node_has(
+    clustered_warehouse: Warehouse, tmp_path: Path, span: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, render = list[str](), Cluster.render
+
+    def rendered(cluster: Cluster, statement: str) -> list[str]:
+        run.extend(render(cluster, statement))
+        return render(cluster, statement)
+
+    monkeypatch.setattr(Cluster, "render", rendered)
+    monkeypatch.setattr(corrections, "NAMED", 2)
+    store = Store(clustered_warehouse, tmp_path / "spool", uuid.uuid4().hex)
+    store.put(span(1), *(span(n, parent=1) for n in (2, 3)), span(4), span(5, parent=4), span(6), span(7, parent=6))
+    store.settle()
+    assert [row[:2] for row in store.rows()] == [(n, n not in (1, 4, 6)) for n in range(1, 8)]
+    changes = [one for one in run if one.startswith("UPDATE requests_local ON CLUSTER one")]
+    assert len(changes) == 2 and not any("stage" in one for one in changes)
 
 
 def test_corrections_survive_merges_and_a_repair_that_removes_rows(store: Store, span: Callable[..., bytes]) -> None:
