@@ -88,7 +88,7 @@ def _vectors(body: bytes, count: int, read: Callable[[bytes], Vector]) -> list[V
     try:
         by_index = {datum.index: datum.embedding for datum in _decode(body).data}
         return [read(_packed(by_index[index])) for index in range(count)]
-    except (msgspec.DecodeError, KeyError, ValueError, OverflowError):
+    except (msgspec.DecodeError, KeyError, ValueError, OverflowError, RecursionError):
         return None
 
 

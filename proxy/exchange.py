@@ -122,6 +122,10 @@ class Exchange:
             refuse(request, error, self._form.error(error), response_headers(call) if call else ())
         except ClientGoneError:
             log.debug("a client went away")
+        except asyncio.CancelledError:
+            if call is not None:
+                call.fail("aborted", "proxy_stopped", 503)
+            raise
         except Exception:
             if call is not None:
                 call.fail("error", "internal_error", 500)

@@ -63,7 +63,8 @@ from proxy.warm import Warmth
 
 _NEW_OBJECTS = 10_000  # after which the youngest are looked at
 _DRAIN_S = 5.0  # seconds that settlements and spans get at the end
-_LAST_ANSWERS_S = 30.0  # seconds that calls under way get to end
+_LAST_LINES_S = 30.0  # seconds that lines of batches get to end; what is cut off is asked again
+_MORE_S = 1.0  # beside the time that a call has itself
 
 
 class Proxy:
@@ -138,8 +139,9 @@ class Proxy:
         await self._server.start(sock)
 
     async def close(self) -> None:
-        """Let the calls under way end, hand over what they cost, and stop."""
-        await asyncio.gather(self._server.stop(_LAST_ANSWERS_S), self._offline.stop(_LAST_ANSWERS_S))
+        """Let the calls under way end, none of which is cut off, hand over what they cost, and stop."""
+        last_s = self._settings.request_timeout_s + _MORE_S
+        await asyncio.gather(self._server.stop(last_s), self._offline.stop(_LAST_LINES_S))
         await self._hedges.stop(_DRAIN_S)
         await self._prices.stop()
         await self._feed.stop()

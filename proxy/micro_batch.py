@@ -8,6 +8,7 @@ no more of them are at once than the policy says, over all workers of a host.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from time import monotonic
 
@@ -21,6 +22,8 @@ from proxy.lookout import Lookout
 from proxy.place_table import PlaceTable, key_of
 from proxy.upstream import Client
 from proxy.whole_response import WholeResponse
+
+log = logging.getLogger(__name__)
 
 _REFUSED = (400, 413, 422)  # answers that one call's input may be the reason for
 _ANSWER_BYTES = 256 * 1024 * 1024
@@ -148,12 +151,16 @@ class MicroBatches:
             return False
         task = batch.under_way = asyncio.create_task(self._carry(group, calls))
         self._tasks.add(task)
-        task.add_done_callback(lambda task: self._carried(task, group))
+        task.add_done_callback(lambda task: self._carried(task, group, calls))
         return True
 
-    def _carried(self, task: asyncio.Task[None], group: _Group) -> None:
+    def _carried(self, task: asyncio.Task[None], group: _Group, calls: list[Waiting]) -> None:
         self._tasks.discard(task)
         group.lane.leave()
+        if not task.cancelled() and (error := task.exception()) is not None:  # a defect; else they waited for ever
+            log.error("a batch of embeddings could not be sent", exc_info=error)
+            for call in calls:
+                call.fail(UpstreamError(f"its batch could not be sent: {error!r}"))
 
     def _waiting(self) -> list[Lane[Batch]]:
         return [group.lane for group in self._groups.values() if group.lane.waits]

@@ -89,6 +89,7 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
         request = self._active
         if request is not None:
+            self._server.left.add(self)
             request.is_gone = True
             if request.on_gone is not None:
                 request.on_gone()
@@ -233,6 +234,8 @@ class Connection(asyncio.Protocol):
             finally:
                 self._active = None
                 _close(request)
+                if self._transport is None:
+                    self._server.left.discard(self)
             self._ended(request)
             if self._active is None and self._transport is not None:
                 self._idle = self._loop.create_future()
@@ -242,8 +245,10 @@ class Connection(asyncio.Protocol):
                     self._idle = None
 
     async def rest(self) -> None:
-        """Return once the task has ended of a connection that is closing between two requests."""
-        if self._task is not None and not self.is_busy:
+        """Return once the task of a connection that is closing has ended; what it still answers is given up."""
+        if self._task is not None:
+            if self.is_busy:
+                self._task.cancel()
             await asyncio.wait((self._task,))
 
     def _ended(self, request: Request) -> None:
@@ -330,6 +335,7 @@ class Server:
         self.patience = patience
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
+        self.left: set[Connection] = set()  # by clients whose request is still worked on
         self.is_stopping = False
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -343,15 +349,14 @@ class Server:
         self.is_stopping = True
         if self._listener is not None:
             self._listener.close()
-        connections = list(self.connections)
+        connections = {*self.connections, *self.left}
         for connection in connections:
             connection.close_if_idle()
         until = monotonic() + seconds
-        while any(connection.is_busy for connection in self.connections) and monotonic() < until:
+        while (self.left or any(one.is_busy for one in self.connections)) and monotonic() < until:
             await asyncio.sleep(0.02)
-        for connection in list(self.connections):
-            connection.abort()
         for connection in connections:
+            connection.abort()
             await connection.rest()
         if self._sweeper is not None:
             self._sweeper.cancel()

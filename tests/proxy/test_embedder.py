@@ -56,6 +56,17 @@ def test_an_answer_with_one_vector_that_cannot_be_read_is_none(told: object) -> 
     assert embed(embedder) is None and embedder.failed == 1
 
 
+def test_an_answer_that_cannot_be_read_at_all_is_none() -> None:
+    route = Route()
+    for body in (b"", b"[", b"{}", b'{"data": "\xff"}', b'{"data": [], "x": ' + b"[" * 9999 + b"]" * 9999 + b"}"):
+        route.body = body
+        assert embed(Embedder(route)) is None
+    route.tell([0.6, 0.8], [1, 0])
+    assert embed(Embedder(route)) is not None
+    route.status = 500
+    assert embed(Embedder(route)) is None
+
+
 def test_after_three_answers_in_a_row_that_are_none_nobody_asks_for_five_seconds() -> None:
     now, route = [100.0], Route([0.6, 0.8], [0, 0])
     embedder = Embedder(route, clock=lambda: now[0])

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import openai
 import pytest
 
 from farthing import semconv
+from farthing.errors import UpstreamError
 from farthing.policy.micro_batch import MicroBatchAction
 from proxy.letter import Letter
 from proxy.micro_batch import MicroBatches
@@ -178,6 +180,18 @@ def test_what_a_refused_batch_held_is_asked_for_nobody_who_has_gone(rig: Rig, al
     rig.upstream.next(waits(rig.upstream, together_refused))
     alone(act)
     assert [one.json["input"] for one in rig.upstream.received] == [["a", "b", "c"], "c"]
+
+
+def test_an_error_that_nobody_foresaw_is_told_to_each_caller_and_takes_no_place(rig: Rig, alone: Alone) -> None:
+    async def act(batches: MicroBatches) -> None:
+        rule = MicroBatchAction.model_validate({"max_inputs": 2, "window_ms": 1000, "concurrent": 1})
+        for _ in range(2):
+            lost = [replace(letter(rig, text), url="http://127.0.0.1:99999/v1/embeddings") for text in ("a", "b")]
+            made = await asyncio.gather(*(batches.post(rule, one) for one in lost), return_exceptions=True)
+            assert [type(one) for one in made] == [UpstreamError] * 2
+            assert all("could not be sent: ValueError('Port out of range" in str(one) for one in made)
+
+    alone(act)
 
 
 def test_limits_change_while_it_runs(rig: Rig) -> None:

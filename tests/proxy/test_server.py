@@ -366,6 +366,41 @@ def test_a_stop_waits_for_the_answer_under_way_and_takes_nothing_new() -> None:
         stopping.result(120)
 
 
+def test_a_stop_waits_for_what_is_done_for_a_client_that_has_gone_and_gives_it_up_in_the_end() -> None:
+    async def run() -> None:
+        said: list[str] = []
+        release = asyncio.Event()
+
+        async def handle(request: Request) -> None:
+            try:
+                said.append(request.path)
+                await (release if request.path == "/ends" else asyncio.Event()).wait()
+                said.append("ended")
+            except asyncio.CancelledError:
+                said.append("cancelled")
+                raise
+
+        for path, end in (("/ends", "ended"), ("/hangs", "cancelled")):
+            server, sock = Server(handle, MAX_BODY), socket.create_server(("127.0.0.1", 0))
+            await server.start(sock)
+            _, writer = await asyncio.open_connection(*sock.getsockname())
+            writer.write(GET.replace(b"/echo", path.encode()))
+            while path not in said:
+                await asyncio.sleep(0.001)
+            writer.close()
+            await writer.wait_closed()
+            while not server.left:
+                await asyncio.sleep(0.001)
+            stopping = asyncio.create_task(server.stop(60 if end == "ended" else 0.01))
+            await asyncio.sleep(0)
+            assert not stopping.done()
+            release.set()
+            await stopping
+            assert said[-1] == end and len(asyncio.all_tasks()) == 1 and not server.left
+
+    asyncio.run(run())
+
+
 def test_a_server_that_stopped_leaves_no_task_of_an_idle_connection_behind() -> None:
     async def run() -> tuple[bytes, int]:
         sock = socket.create_server(("127.0.0.1", 0))
