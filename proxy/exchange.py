@@ -144,9 +144,6 @@ class Exchange:
                 if not (admitted.is_answered or (call.is_consigned and admitted.ticket is None)):
                     await self._serve_from_upstream(call, admitted, request, within)
                     return
-        except asyncio.CancelledError:
-            call.fail("aborted", "proxy_stopped", 503)
-            raise
         except TimeoutError:
             if admitted is None:
                 message = f"the call was not admitted within {call.limit_s:g} s"
