@@ -14,7 +14,7 @@ from collector.backup import backup_target, header_map
 from collector.export import read
 from collector.flush import Flusher
 from collector.intake import Intake
-from collector.price_api import PATHS, PriceApi
+from collector.price_api import PATHS, REPRICE, PriceApi
 from collector.upkeep import Upkeep
 from farthing.access import is_write
 from farthing.audit import Asker, Audit
@@ -118,6 +118,8 @@ class AdminApi:
         path, parts = question.asked[1], self._parts
         if path in PATHS:
             told = parts.prices.write(path, question.body, header_map(question.scope), question.caller.tenant)
+            if path == REPRICE:  # who asks next reads sums of the new prices
+                parts.upkeep.settle()
             return told, _outcome(told)
         if path == "/v1/backup":
             target = backup_target(question.scope, question.body)

@@ -6,6 +6,7 @@ why the request has to be JSON (a page's request across origins would be asked a
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -18,6 +19,11 @@ def header_map(scope: Scope) -> dict[str, str]:
     return {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
 
 
+def content_type(headers: Mapping[str, str]) -> str:
+    """Return the type that a request's body is said to have, in lower case and without its parameters."""
+    return headers.get("content-type", "").split(";")[0].strip().lower()
+
+
 def backup_target(scope: Scope, body: bytes) -> Path:
     """Return the folder that a request names.
 
@@ -27,7 +33,7 @@ def backup_target(scope: Scope, body: bytes) -> Path:
     client = scope.get("client")
     if client is None or not ip_address(client[0]).is_loopback:
         raise IngestError(401, "a backup is asked for on the machine itself: run `farthing backup PATH` there")
-    if header_map(scope).get("content-type", "").split(";")[0].strip() != "application/json":
+    if content_type(header_map(scope)) != "application/json":
         raise IngestError(415, 'send application/json: {"path": "/an/absolute/folder"}')
     try:
         path = Path(json.loads(body)["path"])

@@ -1,6 +1,7 @@
 """Which attributes may be stored, and what stands in the place of content.
 
-Keys decide, by the lists in `farthing.semconv`: what no list knows is dropped, because it may hold anything.
+Keys decide, by the lists in `farthing.semconv`: what no list knows is dropped, because it may hold anything, and in a
+namespace of conversations it is taken for content.
 """
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from farthing.errors import SettingsError
 from farthing.settings import Settings
 
 _REMEMBERED = 10_000  # keys whose verdict is kept; a sender that makes up keys must not fill the memory
-_NAMED = frozenset(name for names in semconv.ALIASES.values() for name in names)
+_NAMED = frozenset(name for names in semconv.ALIASES.values() for name in names) | semconv.CONTENT_FREE_KEYS
 
 
 class Verdict(Enum):
@@ -85,5 +86,7 @@ class ContentPolicy:
         if key in _NAMED or key.startswith("farthing."):
             return Verdict.PLAIN
         if not key.startswith(semconv.CONTENT_FREE_PREFIXES):
-            return Verdict.PLAIN if self._own_prefixes and key.startswith(self._own_prefixes) else Verdict.UNKNOWN
+            if self._own_prefixes and key.startswith(self._own_prefixes):
+                return Verdict.PLAIN
+            return Verdict.CONTENT if key.startswith(semconv.CONTENT_NAMESPACES) else Verdict.UNKNOWN
         return Verdict.CONTENT if key.rpartition(".")[2] in semconv.CONTENT_LAST_WORDS else Verdict.PLAIN

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collector.answers import JSON, PROTOBUF, RETRY_S, Outcome, Signal, failure, is_retryable, success
-from collector.backup import header_map
+from collector.backup import content_type, header_map
 from collector.intake import Delivery, Intake
 from farthing.errors import IngestError, SpoolFullError, StalledError
 from farthing.serving import Receive, Scope, Send, answer
@@ -17,12 +17,12 @@ class Export:
     async def take(self, signal: Signal, scope: Scope, receive: Receive, send: Send) -> None:
         """Take one body and answer its sender."""
         headers = header_map(scope)
-        content_type = headers.get("content-type", "").split(";")[0].strip().lower()
-        is_json = content_type == JSON
+        kind = content_type(headers)
+        is_json = kind == JSON
         form = JSON if is_json else PROTOBUF
         try:
-            if content_type not in (PROTOBUF, JSON):
-                raise IngestError(415, f"content-type {content_type!r} is not supported; send {PROTOBUF} or {JSON}")
+            if kind not in (PROTOBUF, JSON):
+                raise IngestError(415, f"content-type {kind!r} is not supported; send {PROTOBUF} or {JSON}")
             outcome = await self._taken(signal, headers, receive, is_json)
         except StalledError as error:  # the rest of the body may still come, so nothing else can on this connection
             await self._refuse(send, error.status, str(error), form, (b"connection", b"close"))

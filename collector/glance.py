@@ -13,6 +13,7 @@ from collector.content import ContentPolicy
 from collector.lens import IDS, Keyed, Merged, drop_keys, has_unknown, is_unknown, texts
 from collector.receive import Extent
 from collector.redact import Redactor
+from collector.values import is_all_flat
 from farthing.settings import Settings
 
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
@@ -26,6 +27,7 @@ class Seen:
     is_sound: bool = False  # the body is to be stored as it came
     has_secrets: bool = True  # some text may hold a secret
     has_plain_spans: bool = False  # every attribute of every span is stored as it comes
+    is_flat: bool = False  # no value holds others than texts
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,10 @@ class Glance:
             return Seen()
         most = self._settings.max_attribute_value_bytes
         has_plain_spans = self._content.are_plain(keys.of_spans)  # nor is one without a key, which reads as ""
+        is_flat = all(map(is_all_flat, _values(merged.resource_spans)))
         may_be_sound = (
             extent.is_regular
+            and is_flat
             and has_plain_spans
             and self._content.are_plain(keys.above)
             and extent.longest <= most
@@ -68,7 +72,7 @@ class Glance:
         drop_keys(merged)
         may_be_sound = may_be_sound and _has_plain_parts(merged.resource_spans)
         has_secrets = self._has_secrets(merged, [key.encode() for key in keys.above | keys.of_spans | keys.of_parts])
-        return Seen(may_be_sound and not has_secrets, has_secrets, has_plain_spans)
+        return Seen(may_be_sound and not has_secrets, has_secrets, has_plain_spans, is_flat)
 
     def _has_secrets(self, merged: Any, keys: list[bytes]) -> bool:
         """Look over all texts as they lie in the bytes, and only where that raises a suspicion at each of them."""
@@ -103,6 +107,12 @@ def _keys(body: bytes) -> _Keys | None:
         set(span.attributes),
         {key for holder in parts for key in holder.attributes},
     )
+
+
+def _values(merged: Any) -> tuple[Any, ...]:
+    """Return the values of all attributes, wherever they stand."""
+    scope, span = merged.scope_spans.scope, merged.scope_spans.spans
+    return tuple(holder.attributes.value for holder in (merged.resource, scope, span, span.events, span.links))
 
 
 def _schema_urls(merged: Any) -> list[str]:

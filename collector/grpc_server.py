@@ -31,6 +31,7 @@ async def start(settings: Settings, intake: Intake) -> grpc.aio.Server:
     options = (
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_concurrent_streams", _STREAMS),
+        ("grpc.http2.bdp_probe", 0),  # or megabytes of each message are taken in that nobody has asked for yet
         ("grpc.so_reuseport", 0),  # a second collector on the port must fail, not share
     )
     server = grpc.aio.server(options=options)
@@ -56,9 +57,10 @@ async def stop(server: grpc.aio.Server) -> None:
 def _service(signal: Signal, intake: Intake) -> grpc.GenericRpcHandler:
     async def export(bodies: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         try:
-            async with intake.deadline():
+            tenant = intake.tenant(_texts(context))  # before anything is received of somebody unknown
+            async with intake.deadline(), intake.messages:
                 body = await anext(bodies)
-            return await _taken(signal, intake, body, context)
+            return await _taken(intake, Delivery(signal, tenant, body))
         except StopAsyncIteration:
             await _abort(context, intake, 400, "the call ended before a message came")
         except IngestError as error:
@@ -71,16 +73,18 @@ def _service(signal: Signal, intake: Intake) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(signal.service, {"Export": handler})
 
 
-async def _taken(signal: Signal, intake: Intake, body: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    tenant = intake.tenant(metadata)
+def _texts(context: grpc.aio.ServicerContext[bytes, bytes]) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+async def _taken(intake: Intake, delivery: Delivery) -> bytes:
     intake.admit()
-    intake.in_flight += len(body)
+    intake.in_flight += len(delivery.body)
     try:
-        outcome = await intake.take(Delivery(signal, tenant, body))
+        outcome = await intake.take(delivery)
     finally:
-        intake.in_flight -= len(body)
-    return success(signal, outcome, is_json=False)
+        intake.in_flight -= len(delivery.body)
+    return success(delivery.signal, outcome, is_json=False)
 
 
 async def _abort(context: Any, intake: Intake, status: int, message: str) -> NoReturn:

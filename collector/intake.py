@@ -15,10 +15,11 @@ from typing import TypeVar
 from collector.answers import SIGNALS, TRACES, Outcome, Signal
 from collector.commit import GroupCommit
 from collector.otlp_json import traces_from_json
-from collector.receive import LARGE_BYTES, claimed_bytes, decompressed, measured
+from collector.receive import LARGE_BYTES, decompressed, is_large, measured
 from collector.screen import Screen, Screened
 from collector.screen_metrics import ScreenedSignal
 from collector.signals import SignalReader, why
+from farthing.access import bearer
 from farthing.errors import IngestError, SettingsError, SpoolFullError, StalledError
 from farthing.fingerprint import load_key
 from farthing.semconv import HEADER_TENANT_KEY
@@ -76,6 +77,8 @@ class Intake:
         self._commit = commits[0]
         self._commits = {signal.name: commit for signal, commit in zip(SIGNALS, commits, strict=False)}
         self._large = asyncio.Lock()
+        # What a gRPC message comes to is not known before it is whole: each has room for the largest, others wait.
+        self.messages = asyncio.Semaphore(max(1, MAX_IN_FLIGHT // self.settings.max_body_bytes))
 
     def tenant(self, headers: Mapping[str, str]) -> str:
         """Return whose key was sent; the tenant comes from the key alone, never from what a span says.
@@ -83,7 +86,7 @@ class Intake:
         Raises:
             IngestError: 401 for a key that is unknown or missing.
         """
-        given = headers.get(HEADER_TENANT_KEY, "") or headers.get("authorization", "").removeprefix("Bearer ")
+        given = headers.get(HEADER_TENANT_KEY, "") or bearer(headers) or headers.get("authorization", "")
         for known in self.settings.ingest_keys:
             if compare_digest(known.key.encode(), given.encode()):
                 return known.tenant
@@ -152,7 +155,7 @@ class Intake:
 
     async def _aside(self, read: Callable[[Delivery, int], _Read], delivery: Delivery) -> _Read:
         """Read off the event loop; a large body waits its turn in the form that it came in."""
-        if claimed_bytes(delivery.body, delivery.encoding) <= LARGE_BYTES:
+        if not is_large(delivery.body, delivery.encoding):
             return await asyncio.to_thread(read, delivery, min(LARGE_BYTES, self.settings.max_body_bytes))
         async with self._large:
             return await asyncio.to_thread(read, delivery, self.settings.max_body_bytes)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from collector import grpc_server
 from collector.admin import NEEDS, Door
 from collector.admin_api import AdminApi, Parts
-from collector.answers import JSON, SIGNALS, failure
+from collector.answers import JSON, PROTOBUF, SIGNALS, failure
+from collector.backup import content_type, header_map
 from collector.commit import GroupCommit
 from collector.export import Export
 from collector.flush import Flusher
@@ -141,14 +142,12 @@ class Collector:
             await self._admin.answer((method, path), scope, receive, send)
         elif _METHODS.get(path, method) != method:
             text = f"{method} {path} is not supported; use {_METHODS[path]}"
-            body, allow = failure(405, text, is_json=True), (b"allow", _METHODS[path].encode())
-            await answer(send, 405, body, JSON.encode(), (allow,))
+            await _refuse(scope, send, 405, text, (b"allow", _METHODS[path].encode()))
         elif path in _SIGNALS:
             await self._export.take(_SIGNALS[path], scope, receive, send)
         else:
             known = ", ".join(f"{method} {path}" for path, method in _METHODS.items())
-            body = failure(404, f"no route {method} {path}; known: {known}", is_json=True)
-            await answer(send, 404, body, JSON.encode())
+            await _refuse(scope, send, 404, f"no route {method} {path}; known: {known}")
 
     def status(self) -> dict[str, object]:
         """Return the collector's counters."""
@@ -178,6 +177,12 @@ class Collector:
 
     def _last_error(self) -> str:
         return next((one.last_error for one in (*self._flushers, self._upkeep) if one.last_error), "")
+
+
+async def _refuse(scope: Scope, send: Send, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
+    """Answer what goes to no route in the form that it came in; JSON to whom sent nothing."""
+    is_json = content_type(header_map(scope)) != PROTOBUF
+    await answer(send, status, failure(status, text, is_json), (JSON if is_json else PROTOBUF).encode(), headers)
 
 
 def _room(lane: Lane, settings: Settings) -> int:

@@ -11,17 +11,20 @@ from dataclasses import asdict, fields
 from datetime import date, datetime, timedelta, timezone
 from typing import Any, cast
 
+from collector.backup import content_type
 from collector.pricing import Pricing
 from farthing.errors import IngestError, PriceError
 from farthing.money import usd_from_nusd
 from farthing.prices_public import PUBLIC_DOMAINS
+from farthing.semconv import canonical_provider
 from farthing.settings import PriceOverride, Settings
 from farthing.tariff import Price, Rates
 from farthing.warehouse import Warehouse
 from farthing.warehouse.price_store import Period
 
 READS = ("/v1/prices", "/v1/prices/history", "/v1/prices/own", "/v1/prices/missing")
-WRITES = ("/v1/prices", "/v1/prices/reprice")
+REPRICE = "/v1/prices/reprice"
+WRITES = ("/v1/prices", REPRICE)
 PATHS = frozenset((*READS, *WRITES))
 MAX_BODY_BYTES = 64 * 1024
 _LISTED = 1000  # models without a price
@@ -49,9 +52,9 @@ class PriceApi:
         if path == "/v1/prices/history":
             provider, model = _required(asked, "provider"), _required(asked, "model")
             return {"prices": [_told(price) for price in self._pricing.book.every(provider, model)],
-                    "added": self._added(provider.lower(), model)}  # fmt: skip
+                    "added": self._added(canonical_provider(provider), model)}  # fmt: skip
         day = _day(asked.get("date") or datetime.now(timezone.utc).date().isoformat())
-        pairs = self._pairs(asked.get("provider", "").lower(), asked.get("model", ""))
+        pairs = self._pairs(canonical_provider(asked.get("provider", "")), asked.get("model", ""))
         prices = [price for pair in pairs for price in self._pricing.book.every(*pair)]
         return {"prices": [_told(price) for price in prices if price.valid_from <= day <= price.valid_to]}
 
@@ -61,7 +64,7 @@ class PriceApi:
         Raises:
             IngestError: 400, 403 or 415; nothing was changed.
         """
-        if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        if content_type(headers) != "application/json":
             raise IngestError(415, "send application/json")
         if len({key.tenant for key in self._settings.ingest_keys}) > 1 and tenant != self._settings.tenant:
             raise IngestError(
@@ -118,7 +121,7 @@ class PriceApi:
         return [
             {**asdict(one.override), "by": one.by, "reason": one.reason, "at": one.at.isoformat()}
             for one in self._pricing.store.added()
-            if (one.override.provider.lower(), one.override.model) == (provider, model)
+            if (canonical_provider(one.override.provider.strip()), one.override.model.strip()) == (provider, model)
         ]
 
     def _pairs(self, provider: str, model: str) -> list[tuple[str, str]]:

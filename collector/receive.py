@@ -20,12 +20,17 @@ from farthing.errors import IngestError
 LARGE_BYTES = 1024 * 1024  # bodies larger than this are parsed one at a time, and counted to the last list item
 MAX_PARTS = 1_000_000  # attributes, events, links and list items of one body; each takes about 100 bytes as an object
 _MAX_LEVELS = 32  # lists within lists
+_MAX_MEMBERS = 100  # of one gzip body; each has what follows it copied
+_MEMBER = b"\x1f\x8b\x08"  # how each begins (RFC 1952)
+_GZIP = ("gzip", "x-gzip")  # RFC 9110, 8.4.1.3
 _TRACE_ID, _SPAN_ID = b"\x0a\x10", b"\x12\x08"  # tag and length, as every serialiser puts them first
 
 
-def claimed_bytes(body: bytes, encoding: str) -> int:
-    """Return how large a body says it is when decompressed; gzip's last four bytes tell (RFC 1952, ISIZE)."""
-    return max(len(body), int.from_bytes(body[-4:], "little")) if encoding == "gzip" else len(body)
+def is_large(body: bytes, encoding: str) -> bool:
+    """Tell whether a body may be large when decompressed; gzip's last four bytes tell of its last member (ISIZE)."""
+    if encoding not in _GZIP:
+        return len(body) > LARGE_BYTES
+    return max(len(body), int.from_bytes(body[-4:], "little")) > LARGE_BYTES or body.find(_MEMBER, 1) > 0
 
 
 def decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
@@ -36,18 +41,25 @@ def decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
     """
     if encoding in ("", "identity"):
         return body
-    if encoding != "gzip":
+    if encoding not in _GZIP:
         raise IngestError(415, f"content-encoding {encoding!r} is not supported; send gzip or none")
-    inflater = zlib.decompressobj(31)
-    try:
-        plain = inflater.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        raise IngestError(400, f"the body is not gzip: {error}") from None
-    if len(plain) > max_bytes:
-        raise IngestError(413, f"the body is larger than {max_bytes} bytes when decompressed; send smaller batches")
-    if not inflater.eof or inflater.unused_data:
-        raise IngestError(400, "the gzip body is cut short or has bytes behind its end")
-    return plain
+    members: list[bytes] = []
+    left, room = body, max_bytes
+    while left or not members:
+        inflater = zlib.decompressobj(31)
+        try:
+            members.append(inflater.decompress(left, room + 1))
+        except zlib.error as error:
+            raise IngestError(400, f"the body is not gzip: {error}") from None
+        room -= len(members[-1])
+        if room < 0:
+            raise IngestError(413, f"the body is larger than {max_bytes} bytes when decompressed; send smaller batches")
+        if not inflater.eof:
+            raise IngestError(400, "the gzip body is cut short")
+        left = inflater.unused_data
+        if len(members) == _MAX_MEMBERS and left:
+            raise IngestError(413, f"the gzip body has more than {_MAX_MEMBERS} members; send it as one")
+    return members[0] if len(members) == 1 else b"".join(members)
 
 
 @dataclass(frozen=True)
@@ -141,7 +153,8 @@ def _read(lens: Any, body: bytes) -> Any:
     try:
         return lens.FromString(body)
     except DecodeError as error:
-        raise IngestError(400, f"the body is not an OTLP ExportTraceServiceRequest: {error}") from None
+        why = str(error).rpartition(": ")[2]  # before it the library names a class of ours
+        raise IngestError(400, f"the body is not an OTLP ExportTraceServiceRequest: {why}") from None
 
 
 def count_items(body: bytes, path: Sequence[tuple[int, ...]], most: int | None = None) -> int:

@@ -34,10 +34,11 @@ _secret_in_bytes = re.compile(_ANY_SECRET.encode())  # a length byte may stand b
 _PIECES = (b"sk-", b"\1\1_", b"\2\3")
 _LETTERS_TO_PIECES = bytes.maketrans(b"htafp" b"yAx" b"JKIo", b"\1" * 5 + b"\2" * 3 + b"\3" * 4)
 
-_LOCAL = r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]++"  # tried once a run, so a long run costs no more than its length
-_DOMAIN = r"@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,24}"
-_email = re.compile(f"{_LOCAL}{_DOMAIN}(?:[A-Za-z0-9._%+-]*+{_DOMAIN})*+")  # with those that follow without a gap
-_email_in_bytes = re.compile(rb"@[A-Za-z0-9-]{1,63}\.[A-Za-z0-9-]")
+# Letters of any script, in both parts (RFC 6531, RFC 5890)
+_LOCAL = r"(?<![\w.%+-])[\w.%+-]++"  # tried once a run, so a long run costs no more than its length
+_DOMAIN = r"@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}\.[^\W\d_]{2,24}"
+_email = re.compile(rf"{_LOCAL}{_DOMAIN}(?:[\w.%+-]*+{_DOMAIN})*+")  # with those that follow without a gap
+_email_in_bytes = re.compile(rb"@[\w\x80-\xff-]{1,252}+\.[\w\x80-\xff-]")
 
 # 13 to 19 digits, plain or in the groups that are printed on cards; ISO/IEC 7812: no bank's number begins with 0 or 1
 _NUMBER = r"(?:[2-6]\d{12,18}+|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{1,7}|3\d{3}([ -])\d{6}\2\d{5})"

@@ -314,21 +314,52 @@ CONTENT_PREFIXES = (
     "url.query",
     "db.statement",
     "db.query",
+    "db.operation.parameter",
+    "rpc.request.metadata",
+    "rpc.response.metadata",
+    "rpc.grpc.request.metadata",
+    "rpc.grpc.response.metadata",
+    "rpc.connect_rpc.request.metadata",
+    "rpc.connect_rpc.response.metadata",
 )
 
 # An attribute whose last word is one of these is content too, in whichever namespace, unless `ALIASES` names it.
 CONTENT_LAST_WORDS = frozenset((
-    "arguments", "body", "content", "description", "documents", "headers", "input", "instructions", "message",
-    "messages", "output", "prompt", "query", "schema", "statement", "stacktrace", "text", "transcript",
+    "answer", "answers", "arguments", "body", "choice", "choices", "completion", "completions", "content", "contents",
+    "description", "documents", "functions", "headers", "history", "input", "inputs", "instructions", "message",
+    "messages", "output", "outputs", "prompt", "prompts", "query", "question", "reasoning", "response",
+    "response_format", "schema", "stack", "stack_trace", "statement", "stacktrace", "status_description", "template",
+    "text", "thinking", "thought", "thoughts", "tool_calls", "tools", "transcript",
 ))  # fmt: skip
+
+# In these an attribute that no list names is content: what is new in them may be a conversation as well as a count.
+CONTENT_NAMESPACES = ("gen_ai.", "llm.")
 
 # What may be stored as it comes: names, counts and settings of the semantic conventions and of Farthing. All that is
 # in neither list is dropped by the collector, because an unknown attribute may hold anything; `allowed_attributes` in
 # farthing.toml adds to it.
 CONTENT_FREE_PREFIXES = (
     "farthing.",
-    "gen_ai.",
-    "llm.",
+    "gen_ai.agent.",
+    "gen_ai.aggregated_usage.",
+    "gen_ai.client.",
+    "gen_ai.cost.",
+    "gen_ai.data_source.",
+    "gen_ai.embeddings.",
+    "gen_ai.evaluation.",
+    "gen_ai.latency.",
+    "gen_ai.openai.",
+    "gen_ai.request.",
+    "gen_ai.response.",
+    "gen_ai.sdk.",
+    "gen_ai.server.",
+    "gen_ai.task.",
+    "gen_ai.thread.",
+    "gen_ai.usage.",
+    "gen_ai.workflow.",
+    "llm.cost.",
+    "llm.token_count.",
+    "llm.usage.",
     "openai.",
     "anthropic.usage.",
     "anthropic.request.",
@@ -380,6 +411,14 @@ CONTENT_FREE_PREFIXES = (
     "enduser.id",
     "session.id",
 )
+
+# Likewise, each by its whole name, because beside it stands what people wrote. Those in `ALIASES` are plain too.
+CONTENT_FREE_KEYS = frozenset((
+    "gen_ai.application_name", "gen_ai.endpoint", "gen_ai.environment", "gen_ai.framework", "gen_ai.output.type",
+    "gen_ai.token.type", "gen_ai.tool.call.id", "gen_ai.tool.name", "gen_ai.tool.type", "gen_ai.user",
+    "llm.frequency_penalty", "llm.presence_penalty", "llm.request.model_name", "llm.response.finish_reason",
+    "llm.response.model_name", "llm.response.stop_reason", "llm.temperature", "llm.top_k", "llm.top_p", "llm.user",
+))  # fmt: skip
 
 # Who or which, chosen by the application so that money can be attributed: an e-mail address or a long number in one
 # of these is meant and stays; a key or a token does not.

@@ -35,7 +35,9 @@ class Deployment:
     engine: str = ""  # weights that the bundled engine serves under this name: smollm2-135m | all-minilm-l6-v2
     dtype: str = ""  # float32 | bfloat16, for the bundled engine
     connect_timeout_s: float = 5.0
-    first_byte_timeout_s: float = 0.0  # from the request to the answer's head; 0 = request_timeout_s
+    # From the request to the answer's head and to the first byte behind it: a stream's head may come long before its
+    # first token. 0 = request_timeout_s
+    first_byte_timeout_s: float = 0.0
     between_timeout_s: float = 0.0  # between two parts of an answer; 0 = request_timeout_s
     metered: bool = False  # a third party bills started work: drain an answer that the client no longer waits for
     name: str = ""  # what policies and rows call it; default: the model, and its number among those of the model

@@ -1,6 +1,7 @@
 """What a setting may be beyond its type: a number that something can work with, an address, a place for a folder."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -8,7 +9,7 @@ from urllib.parse import urlsplit
 from farthing.errors import SettingsError
 
 if TYPE_CHECKING:
-    from farthing.settings import Settings
+    from farthing.settings import IngestKey, Settings
 
 # With 0 nothing would ever be taken, answered or written, or a loop would never rest
 _ABOVE_0 = (
@@ -38,8 +39,21 @@ def check(settings: Settings) -> None:
     if settings.warehouse and not settings.warehouse.startswith(tuple(f"{one}://" for one in _WAREHOUSES)):
         written = "chdb:///PATH or clickhouse://USER:PASSWORD@HOST:8123/DATABASE"
         raise SettingsError(f"warehouse does not begin with {'://, '.join(_WAREHOUSES)}://; write {written}")
+    _check_ingest_keys(settings.ingest_keys)
     if (taken := _file_in_the_way(settings.data_dir)) is not None:
         raise SettingsError(f"data_dir={str(settings.data_dir)!r}: {taken} is a file; name a folder")
+
+
+def _check_ingest_keys(keys: Sequence[IngestKey]) -> None:
+    """Refuse keys that would let in who sends none, or that cannot tell whose a body is; none is shown."""
+    for at, one in enumerate(keys, 1):
+        if not one.key or not one.tenant:
+            what = "key" if not one.key else "tenant"
+            raise SettingsError(f"ingest_keys: the {what} of entry {at} is empty; write both, or leave the entry out")
+        if not one.key.isascii() or not one.key.isprintable() or " " in one.key:
+            raise SettingsError(f"ingest_keys: the key of entry {at} cannot stand in a header; use ASCII, no blanks")
+        if any(other.key == one.key and other.tenant != one.tenant for other in keys[: at - 1]):
+            raise SettingsError(f"ingest_keys: entry {at} has the key of another tenant; each needs its own")
 
 
 def _is_address(url: str, schemes: tuple[str, ...]) -> bool:

@@ -23,7 +23,7 @@ from farthing.settings import Settings, child_environ
 
 START_S = 180.0  # seconds that a part may take to answer; the first start converts the weights
 _PATIENCE_S = 3.0  # seconds after which a start that takes long is spoken of
-_STOP_S = 20.0  # seconds that a part may take to end before it is killed
+_STOP_S = 20.0  # seconds that a part may take to end before it is killed; a proxy also the time of a call
 _RESTART_S = (0.5, 1.0, 2.0, 5.0, 10.0)  # pauses before the restarts of a part that keeps dying
 _STEADY_S = 30.0  # seconds after which an earlier death is forgotten
 
@@ -95,6 +95,9 @@ class Supervisor:
         self._stopping.set()
         if self._watcher is not None:
             self._watcher.join()
+        for child in self.children:
+            if child.part == "proxy" and child.process is not None and child.process.poll() is None:
+                child.process.terminate()  # all of them end their calls at the same time
         for child in reversed(self.children):
             self._end(child)
 
@@ -147,11 +150,23 @@ class Supervisor:
             return
         process.terminate()
         try:
-            process.wait(_STOP_S)
+            self._wait_for_end(child, process)
         except subprocess.TimeoutExpired:
             self._say(f"{child.name} does not end, killing it")
             process.kill()
             process.wait()
+
+    def _wait_for_end(self, child: Child, process: subprocess.Popen[bytes]) -> None:
+        """Wait as long as a part may take; a proxy cuts no call off."""
+        if child.part != "proxy":
+            process.wait(_STOP_S)
+            return
+        try:
+            process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            most_s = self._settings.request_timeout_s + _STOP_S
+            self._say(f"{child.name} lets its last calls end, which takes {most_s:g} s at most")
+            process.wait(most_s)
 
     def _refuse_busy_ports(self) -> None:
         settings = self._settings

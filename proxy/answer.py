@@ -26,6 +26,7 @@ _CACHE_SAID = {"": b"miss", "exact": b"hit", "coalesced": b"coalesced", "embeddi
                "semantic": b"semantic"}  # fmt: skip
 _CACHEABLE_BYTES = 1024 * 1024  # a longer stream is not kept while it passes
 _ERROR_BYTES = 1024 * 1024  # of an upstream's own error
+_RETRY = (b"retry-after", b"retry-after-ms")  # the official clients take both
 _BYTES_PER_TOKEN = 4  # of JSON; the rule of thumb of OpenAI's documentation
 
 
@@ -39,7 +40,7 @@ class Answers:
     async def relay(self, call: Call, admitted: Admitted, response: Response, request: Taker) -> None:
         if response.status != 200:
             await self._relay_error(call, response, request)
-        elif response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+        elif response.headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
             await self._relay_events(call, admitted, response, request)
         else:
             await self._relay_json(call, admitted, response, request)
@@ -59,7 +60,7 @@ class Answers:
             raise UpstreamError(f"it refused this proxy's key ({status}); the proxy's operator has to set api_key_env")
         body = await response.read(_ERROR_BYTES)
         call.fail("error", f"upstream_{status}", status)
-        retry = [(b"retry-after", response.headers[b"retry-after"])] if b"retry-after" in response.headers else []
+        retry = [(name, response.headers[name]) for name in _RETRY if name in response.headers]
         content_type = response.headers.get(b"content-type", JSON)
         call.is_begun = call.is_delivered = True
         request.answer(status, body, content_type, [*retry, *response_headers(call)])

@@ -5,6 +5,7 @@ the call's one hold covers all of its attempts. [a retry after a reset may bill 
 """
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -14,7 +15,10 @@ from proxy.api_error import ApiError
 from proxy.dispatch import Target
 from proxy.upstream import Response
 
+log = logging.getLogger(__name__)
+
 RETRIED = frozenset((408, 429, 500, 502, 503, 504, 529))  # answers that a second attempt may better; none is charged
+REFUSED = frozenset((401, 403))  # of this proxy's key and not of the request; other deployments have other keys
 OVERLOADED = frozenset((429, 503, 529))  # answers of a deployment that has too much to do
 _FIRST_WAIT_S = 0.1
 _MAX_WAIT_S = 2.0  # a longer one is the client's to wait: it is told
@@ -80,11 +84,20 @@ class Attempts:
         wait = max(target.health.wait_s(now), target.health.pause_s(now), wait_asked_s, jittered)
         return (wait, target) if wait <= _MAX_WAIT_S else None
 
+    def past_refusal(self, refusing: Target) -> tuple[float, Target] | None:
+        """Return whom to ask at once after one that refused this proxy's key; None = there is nobody."""
+        other = self._ready() if self.made < self._most else None
+        if other is None:
+            return None
+        refusing.health.failed(self._clock())
+        log.warning("%s refused this proxy's key; set the api_key_env of its deployment", refusing.name)
+        return 0.0, other
+
     def note(self, target: Target, response: Response) -> float:
         """Keep in mind what an answer says of its deployment; return the wait that it asks for, seconds."""
         now, status = self._clock(), response.status
-        told = response.headers.get(b"retry-after")
-        wait = _seconds(told) if told else 0.0
+        told, told_ms = response.headers.get(b"retry-after"), response.headers.get(b"retry-after-ms")  # OpenAI's
+        wait = _seconds(told_ms) / 1000 if told_ms else _seconds(told) if told else 0.0
         if status in OVERLOADED and wait:
             target.health.pause(now, wait)
         if status >= 500:

@@ -1,7 +1,7 @@
 """Runs batches: each line is a call like any other, admitted, held, charged and recorded, in what capacity is left.
 
-A batch takes only what interactive calls to its model leave of its policy's `lines_in_flight`. Of several workers of a
-host one runs a batch, and all together run no more than the policy's `concurrent`.
+A batch takes only what interactive calls to its model leave of its policy's `lines_in_flight`, on the whole host. Of
+several workers of a host one runs a batch, and all together run no more than the policy's `concurrent`.
 """
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from proxy.gatherer import Gatherer, Parking
 from proxy.keys import Caller, Keys
 from proxy.offline import Limits
 from proxy.provider_batch import ProviderBatches
+from proxy.spare import Spare
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class BatchRunner:
 
     def __init__(
         self, batches: Batches, files: Files, limits: Limits, keys: Keys, deployments: Deployments,
-        exchange_of: Exchanges, batches_of: Callable[[Target], ProviderBatches], release: Release,
+        exchange_of: Exchanges, batches_of: Callable[[Target], ProviderBatches], release: Release, spare: Spare,
     ) -> None:  # fmt: skip
         self._batches = batches
         self._files = files
@@ -89,7 +90,7 @@ class BatchRunner:
         self._post = Post(deployments.target, batches_of, exchange_of, lambda: self._is_stopping)
         self._release = release  # what was set aside for a call that never was sent
         self._runs: dict[str, asyncio.Task[None]] = {}
-        self._lines: dict[str, int] = {}  # model -> lines under way
+        self._spare = spare
         self._is_stopping = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -104,7 +105,7 @@ class BatchRunner:
     @property
     def lines(self) -> int:
         """Lines that are being answered."""
-        return sum(self._lines.values())
+        return self._spare.lines
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._look_often())
@@ -252,13 +253,15 @@ class BatchRunner:
         end = "completed"
         await asyncio.to_thread(self._batches.write, run.record)  # before any line is paid for
         for number, line in self._open_lines(run):
-            end = await self._room(run, model_of(line))
+            model = model_of(line)
+            end = await self._room(run, model)
             if end != "room":
                 break
             end = "completed"
             task = asyncio.create_task(self._ask(run, number, line))
             run.tasks.add(task)
             task.add_done_callback(run.tasks.discard)
+            task.add_done_callback(lambda _, model=model: self._spare.leave(model))
             await self._save(run)
         while asked := run.tasks - {delivery}:
             await asyncio.wait(asked, timeout=_SAVE_S)
@@ -272,7 +275,7 @@ class BatchRunner:
                 yield number, line
 
     async def _room(self, run: _Run, model: str) -> str:
-        """Wait until interactive calls leave room for a line; return 'room', or how the batch ends instead."""
+        """Wait until interactive calls leave room for a line, and take it; return 'room', or how the batch ends."""
         while True:
             _refuse_lost(run)
             if self._is_stopping:
@@ -282,8 +285,9 @@ class BatchRunner:
             if time.time() >= run.record.expires_at:
                 return "expired"
             run.limits = self._limits.of(run.caller)
+            most = run.limits.lines_in_flight
             busy = 0 if self._deployments.hands_over(model) else self._deployments.busy(model)
-            if max(busy, self._lines.get(model, 0)) < run.limits.lines_in_flight:
+            if busy < most and self._spare.take(model, most):
                 return "room"
             await self._save(run)
             await asyncio.sleep(_ROOM_S)
@@ -300,20 +304,13 @@ class BatchRunner:
 
     async def _ask(self, run: _Run, number: int, line: Line) -> None:
         """Have one line answered; what is refused for now is asked again later."""
-        model = model_of(line)
-        self._lines[model] = self._lines.get(model, 0) + 1
-        try:
-            for attempt in range(1, _TRIES + 1):
-                if self._is_stopping:
-                    return
-                wait_s = await self._answered(run, number, line, attempt < _TRIES)
-                if not wait_s:
-                    return
-                await asyncio.sleep(max(_FIRST_WAIT_S * 2 ** (attempt - 1), min(wait_s, _MAX_WAIT_S)))
-        finally:
-            self._lines[model] -= 1
-            if not self._lines[model]:
-                del self._lines[model]
+        for attempt in range(1, _TRIES + 1):
+            if self._is_stopping:
+                return
+            wait_s = await self._answered(run, number, line, attempt < _TRIES)
+            if not wait_s:
+                return
+            await asyncio.sleep(max(_FIRST_WAIT_S * 2 ** (attempt - 1), min(wait_s, _MAX_WAIT_S)))
 
     async def _answered(self, run: _Run, number: int, line: Line, may_wait: bool) -> int:
         """Have a line answered; return after how many seconds it is to be asked again, 0 = never."""

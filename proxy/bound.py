@@ -50,7 +50,19 @@ def parts_of(content: Any, where: str) -> list[dict[str, Any]]:
     for part in parts:
         if not isinstance(part, dict):
             raise unbounded(f"a content part of type {type(part).__name__}", where)
+        refuse_nameless(part, where)
     return parts
+
+
+def refuse_nameless(part: dict[str, Any], where: str) -> None:
+    """Refuse a part whose kind is named by something else than a word, and so by nothing.
+
+    Raises:
+        ApiError: 400.
+    """
+    kind = part.get("type")
+    if kind is not None and not isinstance(kind, str):
+        raise unbounded(f"a part whose type is a {type(kind).__name__}", where)
 
 
 def ascii_size(value: object) -> int:

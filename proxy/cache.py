@@ -18,7 +18,8 @@ from proxy.http import EVENT_STREAM, JSON
 from proxy.replay import as_answer, as_events
 
 Shape = Literal["answer", "events", "events+usage"]  # usage as an event of its own, for clients that ask for it
-Key = tuple[str, str, str, str, Shape]  # tenant, API, request hash, served model, what the client gets
+# Tenant, API, request hash with the headers that its upstream sees, served model, what the client gets
+Key = tuple[str, str, str, str, Shape]
 
 ENTRY_BYTES = 600  # of Python objects an entry, beside its body (measured)
 

@@ -71,7 +71,8 @@ class Caches:
         if not (form.is_deterministic or call.temperature == 0 or action.allow_sampled):
             return None
         shape = shape_of(asked.stream, asked.wants_usage)
-        key: Key = (call.facts.tenant, form.path, call.request_hash, model, shape)
+        asked_hash = call.request_hash + "".join([f"\n{name}: {value}" for name, value in call.passed_on])
+        key: Key = (call.facts.tenant, form.path, asked_hash, model, shape)
         ticket = Ticket(self._of(call.decision.cache_name, call.decision.version), action, key, model=model)
         if form.path == _EMBEDDINGS and action.embeddings and is_list_of_inputs(asked.fields["input"]):
             await self._plan(call, asked, ticket)

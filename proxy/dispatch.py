@@ -1,12 +1,13 @@
 """Which deployments may serve a model: those configured under its name, the least busy first."""
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from operator import attrgetter
 
 from farthing.deployments import named
-from farthing.errors import SettingsError
+from farthing.errors import ServeError, SettingsError
 from farthing.policy.decide import concurrency_of
 from farthing.policy.flow import ConcurrencyAction
 from farthing.policy.index import CompiledDocument
@@ -18,7 +19,10 @@ from proxy.health import Health
 from proxy.place_table import PlaceTable
 from proxy.queue import Queue
 from proxy.upstream import Timeouts
+from proxy.vitals import Vitals
 from proxy.window import Bounds, Window
+
+log = logging.getLogger(__name__)
 
 _FORMATS = {"openai": "openai", "azure": "openai", "anthropic": "anthropic"}  # how it is spoken to -> what is said
 _ROUTES = {"openai": "OpenAI's API (/v1/chat/completions and others)", "anthropic": "Anthropic's API (/v1/messages)"}
@@ -45,8 +49,8 @@ class Target:
 
     @property
     def in_flight(self) -> int:
-        """Return how many calls it answers: of all workers where it has a limit, else of this one."""
-        return self.health.in_flight if self.window is None else self.window.places.occupied
+        """Return how many calls it answers, over all workers."""
+        return self.health.vitals.in_flight if self.window is None else self.window.places.occupied
 
     def failed(self, now: float) -> None:
         """It could not be reached, broke off or took too long."""
@@ -96,7 +100,20 @@ class Deployments:
         for pool in self._pools.values():
             self._limit(pool, None)
 
+    def share(self) -> PlaceTable | None:
+        """Let how deployments fare be one for all workers of this host; None = there is no room for that."""
+        try:
+            table = self.table()
+        except (ServeError, OSError) as error:
+            log.warning("how deployments fare, and what batches take, is each worker's own: %s", error)
+            return None
+        for target in self.targets:
+            target.health.vitals = table.vitals(f"{target.name} {target.deployment.url}")
+        return table
+
     def close(self) -> None:
+        for target in self.targets:
+            target.health.vitals = Vitals()  # a call that ends yet must find something to count in
         if self._table is not None:
             self._table.close()
 
@@ -109,7 +126,7 @@ class Deployments:
         return [target for pool in self._pools.values() for target in pool]
 
     def busy(self, model: str) -> int:
-        """Return how many calls a model's deployments answer or are to answer: of all workers where it has a limit."""
+        """Return how many calls a model's deployments answer or are to answer, over all workers."""
         waiting = self._queues[model].waiting_anywhere if model in self._queues else 0
         return waiting + sum([target.in_flight for target in self._pools.get(model, ())])
 
@@ -140,6 +157,8 @@ class Deployments:
 
     def follow(self, compiled: CompiledDocument) -> None:
         """Give every deployment the window that a policy wants it to have now; what windows have learned stays."""
+        if self._table is not None:
+            self._table.reap()  # what a dead worker had must not be counted for long
         today = datetime.now(timezone.utc).date()
         for model, pool in self._pools.items():
             self._limit(pool, concurrency_of(compiled, model, today))
@@ -155,17 +174,22 @@ class Deployments:
 
     def _window(self, target: Target, bounds: Bounds) -> Window:
         if target not in self._windows:
-            self._windows[target] = Window(bounds, self._opened().places(target.name))
+            self._windows[target] = Window(bounds, self.table().places(target.name))
         self._windows[target].bounds = bounds
         return self._windows[target]
 
     def _queue(self, target: Target) -> Queue:
         model = target.deployment.model
         if model not in self._queues:
-            self._queues[model] = Queue(model, self.counters, self._opened())
+            self._queues[model] = Queue(model, self.counters, self.table())
         return self._queues[model]
 
-    def _opened(self) -> PlaceTable:
+    def table(self) -> PlaceTable:
+        """Return the places of this host's workers.
+
+        Raises:
+            ServeError: too many workers have it open already.
+        """
         self._table = self._table or PlaceTable(self._folder)
         return self._table
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import logging
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
+from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +24,8 @@ PURPOSE = "purpose=semantic-cache"  # the tag by which such calls are told from 
 _TAGS, _DEADLINE = semconv.HEADER_TAGS.encode(), semconv.HEADER_DEADLINE.encode()
 _FAILURES = 3  # in a row
 _PAUSE_S = 5.0
+
+Vector = TypeVar("Vector")
 
 
 class _Datum(msgspec.Struct):
@@ -47,9 +51,13 @@ class Embedder:
         self.failed = 0
 
     async def embed(
-        self, model: str, texts: Sequence[str], headers: Mapping[bytes, bytes], timeout_s: float
-    ) -> list[bytes] | None:
-        """Return the vector of each text as float32, little-endian; None where they are not to be had in time."""
+        self, model: str, texts: Sequence[str], headers: Mapping[bytes, bytes], timeout_s: float,
+        read: Callable[[bytes], Vector],
+    ) -> list[Vector] | None:  # fmt: skip
+        """Return what `read` makes of each text's vector, which it gets as float32, little-endian.
+
+        None where they are not to be had in time, or `read` raises a ValueError.
+        """
         if self._clock() < self._paused_until:
             return None
         tags = headers.get(_TAGS, b"")
@@ -61,7 +69,7 @@ class Embedder:
         body = {"model": model, "input": list(texts), "encoding_format": "base64"}
         request = InnerRequest("/v1/embeddings", given, msgspec.json.encode(body))
         await self._routes(request)
-        vectors = _vectors(request.answered, len(texts)) if request.status == 200 else None
+        vectors = _vectors(request.answered, len(texts), read) if request.status == 200 else None
         if vectors is None:
             self._failed(request)
         else:
@@ -76,9 +84,16 @@ class Embedder:
             log.warning("semantic cache: no embeddings: %d %s", request.status, request.answered[:200])
 
 
-def _vectors(body: bytes, count: int) -> list[bytes] | None:
+def _vectors(body: bytes, count: int, read: Callable[[bytes], Vector]) -> list[Vector] | None:
     try:
         by_index = {datum.index: datum.embedding for datum in _decode(body).data}
-        return [base64.b64decode(by_index[index]) for index in range(count)]  # type: ignore[arg-type] # a list raises
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+        return [read(_packed(by_index[index])) for index in range(count)]
+    except (msgspec.DecodeError, KeyError, ValueError, OverflowError, RecursionError):
         return None
+
+
+def _packed(embedding: str | list[float]) -> bytes:
+    """Return base64's own bytes, also of an embedder that knows no base64."""
+    if isinstance(embedding, str):
+        return base64.b64decode(embedding)
+    return struct.pack(f"<{len(embedding)}f", *embedding)

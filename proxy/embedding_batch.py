@@ -11,6 +11,7 @@ import msgspec
 
 from farthing.errors import UpstreamError
 from proxy.embedding_cache import as_inputs
+from proxy.formats.chunks import Reported
 from proxy.tokens.count import measure
 
 
@@ -19,17 +20,14 @@ class _Datum(msgspec.Struct):
     embedding: msgspec.Raw
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int
-
-
 class _Answer(msgspec.Struct):
     data: list[_Datum]
     model: str = ""
-    usage: _Usage | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
+_decode_usage = msgspec.json.Decoder(Reported | None).decode
 _NOT_SHARED = frozenset(("input", "user"))  # `user` says who asks and changes no vector
 
 
@@ -53,14 +51,15 @@ def taken_apart(body: bytes, lists: Sequence[Sequence[Any]]) -> list[bytes]:
     """
     try:
         answer = _decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamError(f"its answer is no list of embeddings: {error}") from None
     vectors = {datum.index: datum.embedding for datum in answer.data}
     wanted = sum(map(len, lists))
     if sorted(vectors) != list(range(wanted)) or len(answer.data) != wanted:
         raise UpstreamError(f"it answered {len(answer.data)} embeddings to {wanted} inputs")
     weights = [size_of(inputs) for inputs in lists]
-    shares = split(answer.usage.prompt_tokens, weights) if answer.usage is not None else [None] * len(lists)
+    tokens = _tokens(answer.usage)
+    shares = [None] * len(lists) if tokens is None else split(tokens, weights)
     made: list[bytes] = []
     first = 0
     for inputs, share in zip(lists, shares, strict=True):
@@ -71,6 +70,15 @@ def taken_apart(body: bytes, lists: Sequence[Sequence[Any]]) -> list[bytes]:
         usage = {} if share is None else {"usage": {"prompt_tokens": share, "total_tokens": share}}
         made.append(msgspec.json.encode({"object": "list", "data": data, "model": answer.model} | usage))
     return made
+
+
+def _tokens(usage: msgspec.Raw) -> int | None:
+    """Return what the upstream billed; None where it does not say, which costs nobody its vectors."""
+    try:
+        reported = _decode_usage(usage)
+    except msgspec.DecodeError:
+        return None
+    return reported.prompt_tokens if reported is not None else None
 
 
 def inputs_of(fields: Mapping[str, Any]) -> list[Any]:

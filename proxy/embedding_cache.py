@@ -201,7 +201,7 @@ def _read(plan: Plan, answered: bytes) -> tuple[dict[bytes, bytes], _Usage, str]
     """Return the vector of each missing key, and what the upstream says of itself."""
     try:
         answer = _answers.decode(answered)
-    except msgspec.MsgspecError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamError(f"its answer is no list of embeddings: {error}") from None
     by_index = {datum.index: bytes(datum.embedding) for datum in answer.data}
     if sorted(by_index) != list(range(len(plan.missing))) or len(answer.data) != len(plan.missing):

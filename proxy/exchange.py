@@ -19,7 +19,7 @@ from proxy import azure
 from proxy.admit import Admission, Admitted
 from proxy.answer import Answers, response_headers, take
 from proxy.api_error import ApiError
-from proxy.attempts import OVERLOADED, RETRIED, Attempts
+from proxy.attempts import OVERLOADED, REFUSED, RETRIED, Attempts
 from proxy.caches import Caches, Ticket
 from proxy.call import Call
 from proxy.cascade import Cascade
@@ -41,8 +41,9 @@ from proxy.http import (
 from proxy.http_request import Request
 from proxy.inner import InnerRequest
 from proxy.keys import Caller
+from proxy.letter import Letter
 from proxy.metrics import Metrics
-from proxy.micro_batch import Letter, MicroBatches
+from proxy.micro_batch import MicroBatches
 from proxy.offers import BATCH_TIER
 from proxy.place import enter, leave
 from proxy.queue import ShedError
@@ -118,6 +119,14 @@ class Exchange:
             refuse(request, error, self._form.error(error), response_headers(call) if call else ())
         except ClientGoneError:
             log.debug("a client went away")
+        except asyncio.CancelledError:
+            if call is not None:
+                call.fail("aborted", "proxy_stopped", 503)
+            raise
+        except Exception:
+            if call is not None:
+                call.fail("error", "internal_error", 500)
+            raise
         finally:
             if call is not None and call.is_parked:
                 self._admission.limiter.leave(call)
@@ -261,8 +270,8 @@ class Exchange:
         attempts.begin(target)
         call.attempts = attempts.made
         attempts.failure = None
-        target.health.began()
         started = time.monotonic()
+        target.health.began(started)
         try:
             if hedge is None:
                 response = await self.post(call, admitted, target)
@@ -274,6 +283,8 @@ class Exchange:
                 if target.window is not None and response.status in OVERLOADED:
                     target.overloaded(time.monotonic())
                 following = attempts.after(wait_asked) if response.status in RETRIED else None
+                if response.status in REFUSED:
+                    following = attempts.past_refusal(target)
                 if following is None:
                     await self._answers.relay(call, admitted, response, request)
                     if response.status < 500:

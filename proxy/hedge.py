@@ -18,7 +18,7 @@ from farthing.prices import Usage
 from proxy.admit import Admission, Admitted
 from proxy.answer import Answers
 from proxy.api_error import ApiError
-from proxy.attempts import RETRIED, Attempts
+from proxy.attempts import REFUSED, RETRIED, Attempts
 from proxy.call import Call
 from proxy.counters import Counters
 from proxy.dispatch import Target
@@ -34,6 +34,7 @@ _SEEN = 256  # waits remembered of each model
 _ENOUGH = 20  # of them, before a percentile means anything
 _BURST = 10.0  # hedges that may follow one another
 _BYTES_PER_TOKEN = 4
+_OF_NO_USE = RETRIED | REFUSED  # answers that the other attempt may better
 Leg = asyncio.Task[Response]
 
 
@@ -134,7 +135,7 @@ class Hedges:
         self._counters.hedged += 1
         attempts.begin(other)
         call.attempts = again.attempts = attempts.made
-        other.health.began()
+        other.health.began(time.monotonic())
         return again, other
 
     def _lose(self, route: Route, call: Call, admitted: Admitted, target: Target, leg: Leg) -> None:
@@ -147,7 +148,7 @@ class Hedges:
 async def _leg(route: Route, call: Call, admitted: Admitted, target: Target) -> Response:
     """Return an answer once its first byte is here; a stream's head alone says nothing."""
     response = await route.post(call, admitted, target)
-    if response.headers.get(b"content-type", b"").startswith(EVENT_STREAM.partition(b";")[0]):
+    if response.headers.get(b"content-type", b"").lower().startswith(EVENT_STREAM.partition(b";")[0]):
         try:
             await response.arrived()
         except BaseException:
@@ -162,7 +163,7 @@ async def _quicker(first: Leg, second: Leg) -> Leg:
     while waiting:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for leg in (first, second):
-            if leg in done and leg.exception() is None and leg.result().status not in RETRIED:
+            if leg in done and leg.exception() is None and leg.result().status not in _OF_NO_USE:
                 return leg
     return first
 

@@ -17,7 +17,7 @@ class InnerRequest(Request):
         self.path = path
         self.headers = dict(headers)
         self.body = body
-        self.is_too_large = self.is_ended = self.is_gone = False
+        self.is_too_large = self.is_begun = self.is_ended = self.is_gone = False
         self.keeps_alive = True
         self.spooled = None
         self.on_gone: Callable[[], object] | None = None
@@ -25,13 +25,18 @@ class InnerRequest(Request):
         self.answered = b""
 
     def answer(self, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
-        self.status, self.answered, self.is_ended = status, body, True
+        self.status, self.answered = status, body
+        self.is_begun = self.is_ended = True
 
     def begin(self, status: int, headers: Headers) -> None:
-        self.status = status
+        self.status, self.is_begun = status, True
 
-    async def write(self, data: bytes) -> None:
+    def put(self, data: bytes) -> bool:
         self.answered += data
+        return True
+
+    async def caught_up(self) -> None:
+        """Return; nobody reads along."""
 
     def end(self) -> None:
         self.is_ended = True

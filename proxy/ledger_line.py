@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _BATCH = 512  # operations in one request to the ledger
 _TIMEOUTS = Timeouts(connect=1.0, headers=5.0, between=5.0)
 _RETRY_S = 0.5  # seconds between attempts to hand operations over
+_GATHER_S = 0.002  # that what nobody waits for may wait for more of its kind: a request of its own costs 100 µs
 _HEADERS = (("content-type", "application/json"),)
 _KEPT = ("settle", "draw", "charge", "retire")  # what must not be lost; the others are of use to a living worker alone
 
@@ -54,6 +55,8 @@ class LedgerLine:
         self._queue: deque[Waiting] = deque()
         self._alone = 0  # operations to send one by one, because a batch with them was refused
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None  # that starts the task
+        self._is_pressing = False  # something has come that may not wait for more
         self.is_away = False  # the ledger did not answer the last time
         self.heard_s = time.monotonic()  # when it last answered
 
@@ -63,18 +66,39 @@ class LedgerLine:
         return len(self._queue)
 
     def put(self, waiting: Waiting) -> None:
-        """Send an operation with the next batch."""
+        """Send an operation with the next batch, at once."""
+        self._queue_up(waiting)
+        self._is_pressing = True
+        self._start()
+
+    def put_soon(self, waiting: Waiting) -> None:
+        """Send an operation that nobody waits for, with what else comes in the next moment."""
+        self._queue_up(waiting)
+        self._start_soon()
+
+    def _queue_up(self, waiting: Waiting) -> None:
         self._queue.append(waiting)
         if self.is_away and not waiting.is_kept:
             self._keep([waiting])
+
+    def _start(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
+
+    def _start_soon(self) -> None:
+        if self._timer is None and (self._task is None or self._task.done()):
+            self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self._start)
 
     async def drain(self, seconds: float) -> None:
         """Wait until the ledger has taken everything, at most `seconds`; the backlog has what it has not."""
         deadline = asyncio.get_running_loop().time() + seconds
         while self._queue and not self.is_away and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.02)
+        if self._timer is not None:
+            self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -85,6 +109,7 @@ class LedgerLine:
     async def _work(self) -> None:
         while self._queue:
             batch = list(islice(self._queue, 1 if self._alone else _BATCH))
+            self._is_pressing = len(batch) < len(self._queue)
             try:
                 results = await self._post([waiting.operation for waiting in batch])
             except RefusedError as error:
@@ -98,6 +123,9 @@ class LedgerLine:
             else:
                 self.is_away, self.heard_s = False, time.monotonic()
                 self._answer(results)
+                if self._queue and not self._is_pressing:
+                    self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self._start)
+                    return
         self._backlog.all_taken()
 
     async def _post(self, operations: list[Operation]) -> list[Any]:

@@ -50,10 +50,12 @@ from proxy.offline import Limits
 from proxy.openai_batch import OpenAIBatches
 from proxy.operators import Operators
 from proxy.own_prices import PriceFeed
+from proxy.place_table import PlaceTable
 from proxy.provider_batch import Asking, ProviderBatches
 from proxy.record import Recorder
 from proxy.routes import Routes
 from proxy.server import Server
+from proxy.spare import Spare
 from proxy.spend import Spend
 from proxy.tokens.summary import Summaries
 from proxy.upstream import Client, Timeouts
@@ -61,7 +63,8 @@ from proxy.warm import Warmth
 
 _NEW_OBJECTS = 10_000  # after which the youngest are looked at
 _DRAIN_S = 5.0  # seconds that settlements and spans get at the end
-_LAST_ANSWERS_S = 30.0  # seconds that calls under way get to end
+_LAST_LINES_S = 30.0  # seconds that lines of batches get to end; what is cut off is asked again
+_MORE_S = 1.0  # beside the time that a call has itself
 
 
 class Proxy:
@@ -74,6 +77,7 @@ class Proxy:
     async def open(self, sock: socket.socket) -> None:
         """Serve on a listening socket from now on."""
         settings = self._settings
+        table = self._deployments.share()
         self._started_at = time.time()
         # The upstream may think long before it answers; the whole call has a limit of its own.
         timeouts = Timeouts(headers=settings.request_timeout_s, between=settings.request_timeout_s)
@@ -95,7 +99,8 @@ class Proxy:
         )
         self._limiter = admission.limiter
         self._feed.on_change.append(self._limiter.follow)
-        self._batches = MicroBatches(self._client)
+        self._batches = MicroBatches(self._client, self._deployments.table)
+        self._feed.on_change.append(self._batches.follow)
         self._metrics = self._read_parts()
         self._gather = Gather(self._metrics, settings.data_dir / "proxy" / "metrics", settings.proxy_workers)
         counters = self._deployments.counters
@@ -119,7 +124,7 @@ class Proxy:
         self._caches.embedder = Embedder(self.routes.handle)
         readings.read_tokens(self._metrics, admission.tokens)
         self._caches.tiers.start()
-        files = self._open_files(keys)
+        files = self._open_files(keys, table)
         self._recorder.start()
         self._warmth.start()
         self._spend.start()
@@ -134,8 +139,9 @@ class Proxy:
         await self._server.start(sock)
 
     async def close(self) -> None:
-        """Let the calls under way end, hand over what they cost, and stop."""
-        await asyncio.gather(self._server.stop(_LAST_ANSWERS_S), self._offline.stop(_LAST_ANSWERS_S))
+        """Let the calls under way end, none of which is cut off, hand over what they cost, and stop."""
+        last_s = self._settings.request_timeout_s + _MORE_S
+        await asyncio.gather(self._server.stop(last_s), self._offline.stop(_LAST_LINES_S))
         await self._hedges.stop(_DRAIN_S)
         await self._prices.stop()
         await self._feed.stop()
@@ -147,15 +153,16 @@ class Proxy:
         await self._gather.stop()
         self._limiter.close()
         await self._caches.close()
+        await self._batches.close()
         self._deployments.close()
         self._client.close()
 
-    def _open_files(self, keys: Keys) -> FileApi:
+    def _open_files(self, keys: Keys, table: PlaceTable | None) -> FileApi:
         """Open files and batches."""
         folder, limits = self._settings.data_dir / "proxy", Limits(lambda: self._feed.document)
         files, batches = Files(folder / "files"), Batches(folder / "batches")
         self._offline = BatchRunner(batches, files, limits, keys, self._deployments, self.routes.exchange,
-                                    self._provider_batches, self._spend.release)  # fmt: skip
+                                    self._provider_batches, self._spend.release, Spare(table))  # fmt: skip
         readings.read_batches(self._metrics, self._offline)
         api = FileApi(self._settings, files, limits, keys)
         api.register(self.routes)

@@ -1,10 +1,12 @@
-"""The places at deployments and who waits for them, in a file that all workers of a host have mapped.
+"""The places at deployments and of batches, who waits for them and how deployments fare, in a file of all workers.
 
 Every worker has a column of its own in each count, so that what a dead one left is taken off. What one worker does to
 another is a single cell that is written once: a worker that is killed while it holds the lock leaves no half of it.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from farthing.errors import ServeError
 from farthing.policy.flow import MOST_PRIORITY
 from proxy.bell import Bell
 from proxy.shared_map import WORKERS, SharedMap
+from proxy.vitals import CELLS, Vitals
 
-DEPLOYMENTS = 512  # with a limit, on one host; and as many models
+DEPLOYMENTS = 512  # with a limit, on one host; as many models, and as many deployments whose vitals are shared
+KINDS = 512  # of batches, that are under way or wait at once
 LEARNED = 14  # numbers that a window keeps
 _LEVELS = MOST_PRIORITY + 1
 _CELL = 8  # bytes
@@ -21,20 +25,25 @@ _KEY = 2  # cells
 _PLACES = _KEY + LEARNED + 3 * WORKERS  # cells of a deployment
 _LINE = _KEY + 2 * WORKERS * _LEVELS  # of a model
 _FREE = bytes(_KEY * _CELL)
-_LINES_AT = DEPLOYMENTS * _PLACES
-_SIZE = (_LINES_AT + DEPLOYMENTS * _LINE) * _CELL
+# Where the records of each sort begin, in cells
+_DEPLOYMENTS = range(0, DEPLOYMENTS * _PLACES, _PLACES)
+_MODELS = range(_DEPLOYMENTS.stop, _DEPLOYMENTS.stop + DEPLOYMENTS * _LINE, _LINE)
+_KINDS = range(_MODELS.stop, _MODELS.stop + KINDS * _PLACES, _PLACES)
+_VITALS = range(_KINDS.stop, _KINDS.stop + DEPLOYMENTS * (_KEY + CELLS), _KEY + CELLS)
 
 
 class Places:
-    """The places at one deployment; everything but `occupied` and `learned` is for who has the lock."""
+    """The places at one deployment, or of a kind of batch; all but `occupied` and `learned` is for who has the lock."""
 
-    __slots__ = ("_bell", "_fronts", "_given", "_held", "_seat", "_taken", "learned", "lock")
+    __slots__ = ("_bell", "_columns", "_fronts", "_given", "_held", "_name", "_seat", "_taken", "learned", "lock")
 
     def __init__(self, shared: SharedMap, bell: Bell, at: int) -> None:
         self.lock, self._seat, self._bell = shared, shared.seat, bell
         start = at + _KEY + LEARNED
         cells = memoryview(shared.map).cast("q")
         self.learned = memoryview(shared.map).cast("d")[at + _KEY : start]  # as the window says; 0 = nothing yet
+        self._name = memoryview(shared.map)[at * _CELL : (at + _KEY) * _CELL]
+        self._columns = cells[start : start + 3 * WORKERS]
         self._held = cells[start : start + 2 * WORKERS]
         self._taken = cells[start : start + WORKERS]
         self._given = cells[start + WORKERS : start + 2 * WORKERS]  # by others, and not looked at yet
@@ -55,6 +64,15 @@ class Places:
         """Tell whether anybody waits, in any worker."""
         return any(self._fronts.tolist())
 
+    @property
+    def is_unused(self) -> bool:
+        """Tell whether nobody has anything written here."""
+        return not any(self._columns.tolist())
+
+    def is_of(self, key: bytes) -> bool:
+        """Tell whose they are."""
+        return self._name == key
+
     def take(self) -> None:
         self._taken[self._seat] += 1
 
@@ -67,10 +85,16 @@ class Places:
 
     def next(self) -> int | None:
         """Return the seat of the worker whose turn it is, None where nobody waits."""
-        if not self.is_waited_for:
-            return None
         fronts = self._fronts.tolist()
-        return fronts.index(min([front for front in fronts if front]))
+        return fronts.index(min([front for front in fronts if front])) if any(fronts) else None
+
+    def share_out(self, most: int, serve: Callable[[], None]) -> None:
+        """Give each free place to the worker whose next one has waited longest; `serve` gives one to this worker's."""
+        while (seat := self.next()) is not None and self.occupied < most:
+            if seat == self._seat:
+                serve()
+            else:
+                self.give(seat)
 
     def give(self, seat: int) -> None:
         """Give a place to another worker; until it has looked it is asked for no further one."""
@@ -94,7 +118,7 @@ class Places:
         self._taken[seat] = self._given[seat] = self._fronts[seat] = 0
 
     def close(self) -> None:
-        for view in (self.learned, self._held, self._taken, self._given, self._fronts):
+        for view in (self._name, self.learned, self._columns, self._held, self._taken, self._given, self._fronts):
             view.release()
 
 
@@ -152,13 +176,19 @@ class Line:
         return max(0, sum(self._waiting[level::_LEVELS]) - sum(self._sent_off[level::_LEVELS]))
 
 
+def key_of(name: str) -> bytes:
+    """Return what a record is found by."""
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=_KEY * _CELL).digest()
+
+
 class PlaceTable:
     """The file as one worker sees it; it is empty again once no worker has it open."""
 
     def __init__(self, folder: Path) -> None:
-        self.shared = SharedMap(folder, "places-1", _SIZE, is_kept=False)
+        self.shared = SharedMap(folder, "places-2", _VITALS.stop * _CELL, is_kept=False)
         self.bell = Bell(folder, self.shared.seat)
-        self._opened: list[Places | Line] = []
+        self._opened: list[Places | Line | Vitals] = []
+        self._kinds: dict[int, Places] = {}  # by where they lie
         with self.shared:
             self._empty(self.shared.seat)
 
@@ -169,7 +199,7 @@ class PlaceTable:
     def close(self) -> None:
         with self.shared:
             self._empty(self.shared.seat)
-        for opened in self._opened:
+        for opened in (*self._opened, *self._kinds.values()):
             opened.close()
         self.bell.close()
         self.shared.close()
@@ -180,7 +210,7 @@ class PlaceTable:
         Raises:
             ServeError: the file is full.
         """
-        made = Places(self.shared, self.bell, self._find(deployment, 0, _PLACES))
+        made = Places(self.shared, self.bell, self._named(deployment, _DEPLOYMENTS))
         self._opened.append(made)
         return made
 
@@ -190,42 +220,90 @@ class PlaceTable:
         Raises:
             ServeError: the file is full.
         """
-        made = Line(self.shared, self.bell, self._find(model, _LINES_AT, _LINE))
+        made = Line(self.shared, self.bell, self._named(model, _MODELS))
         self._opened.append(made)
         return made
+
+    def vitals(self, deployment: str) -> Vitals:
+        """Return how a deployment fares; one too many has vitals that this worker sees alone."""
+        with self.shared:
+            at = self._find(key_of(deployment), _VITALS)
+        if at is None:
+            return Vitals()
+        made = self._vitals_at(at)
+        self._opened.append(made)
+        return made
+
+    def _vitals_at(self, at: int) -> Vitals:
+        start = (at + _KEY) * _CELL
+        return Vitals(memoryview(self.shared.map)[start : start + CELLS * _CELL], self.shared.seat)
+
+    def of_kind(self, key: bytes) -> Places | None:
+        """Return the places of a kind of batch, for who has the lock; None = all are in use by others.
+
+        They are the kind's own for as long as anything is written there, and anybody's then.
+        """
+        at = self._find(key, _KINDS)
+        if at is None:
+            at = next((at for at in _KINDS if self._of_kind(at).is_unused), None)
+            if at is None:
+                return None
+            self._write_key(at, key)
+        return self._of_kind(at)
+
+    def _of_kind(self, at: int) -> Places:
+        if at not in self._kinds:
+            self._kinds[at] = Places(self.shared, self.bell, at)
+        return self._kinds[at]
 
     def reap(self) -> bool:
         """Take off what workers had that have died, where this one looks for it; tell whether there was any."""
         if not self.shared.looks():
             return False
         with self.shared:
-            seats = {seat for opened in self._opened if isinstance(opened, Places) for seat in opened.columns()}
+            looked_at = [*[one for one in self._opened if not isinstance(one, Line)], *self._kinds.values()]
+            seats = {seat for record in looked_at for seat in record.columns()}
             found = self.shared.vacated(sorted(seats))
             for seat in found:
                 self._empty(seat)
         return bool(found)
 
-    def _find(self, name: str, start: int, length: int) -> int:
-        """Return the first cell of a record, which is made where there is none."""
-        key = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=_KEY * _CELL).digest()
+    def _named(self, name: str, records: range) -> int:
+        """Return the first cell of the record of a deployment or a model.
+
+        Raises:
+            ServeError: the file is full.
+        """
         with self.shared:
-            for at in range(start, start + DEPLOYMENTS * length, length):
-                found = self._key(at)
-                if found == _FREE:
-                    self.shared.map[at * _CELL : (at + _KEY) * _CELL] = key
-                if found in (key, _FREE):
-                    return at
-        raise ServeError(f"proxy: only {DEPLOYMENTS} deployments can have a limit; {name!r} is one more")
+            at = self._find(key_of(name), records)
+        if at is None:
+            raise ServeError(f"proxy: only {DEPLOYMENTS} deployments can have a limit; {name!r} is one more")
+        return at
+
+    def _find(self, key: bytes, records: range) -> int | None:
+        """Return the first cell of a record, which is made where there is none; None = there is no room for it."""
+        for at in records:
+            found = self._key(at)
+            if found == _FREE:
+                self._write_key(at, key)
+            if found in (key, _FREE):
+                return at
+        return None
 
     def _key(self, at: int) -> bytes:
         return self.shared.map[at * _CELL : (at + _KEY) * _CELL]
 
+    def _write_key(self, at: int, key: bytes) -> None:
+        self.shared.map[at * _CELL : (at + _KEY) * _CELL] = key
+
     def _empty(self, seat: int) -> None:
         """Clear the columns of a worker."""
-        for kind, start, length in ((Places, 0, _PLACES), (Line, _LINES_AT, _LINE)):
-            for at in range(start, start + DEPLOYMENTS * length, length):
+        places, line = partial(Places, self.shared, self.bell), partial(Line, self.shared, self.bell)
+        kinds = ((places, _DEPLOYMENTS), (line, _MODELS), (places, _KINDS), (self._vitals_at, _VITALS))
+        for kind, records in kinds:
+            for at in records:
                 if self._key(at) == _FREE:
                     break
-                record = kind(self.shared, self.bell, at)
+                record = kind(at)
                 record.clear(seat)
                 record.close()

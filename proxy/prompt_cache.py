@@ -56,7 +56,8 @@ def _takes_mark(block: Any) -> bool:
     if not isinstance(block, dict):
         return False
     known = cast("dict[str, Any]", block)
-    return known.get("type") in _MARKED and (known["type"] != "text" or bool(str(known.get("text", "")).strip()))
+    kind = known.get("type")
+    return isinstance(kind, str) and kind in _MARKED and (kind != "text" or bool(str(known.get("text", "")).strip()))
 
 
 def _last_marked(tools: Any, mark: dict[str, str]) -> list[Any] | None:

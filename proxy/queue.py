@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from farthing.policy.flow import MOST_PRIORITY
 from proxy.api_error import ApiError
 from proxy.counters import Counters
+from proxy.lookout import Lookout
 from proxy.place_table import PlaceTable
 from proxy.window import Window
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from proxy.dispatch import Target
 
 _LONGEST_WAIT_TOLD_S = 60
-_LOOK_S = 0.5  # seconds between looks, while anybody waits, for places of workers that died
 _TURN = 59  # bits of a front below its priority: nanoseconds, enough for 18 years
 _turn = attrgetter("key")
 
@@ -68,7 +68,7 @@ class Queue:
         self._tickets: list[_Ticket] = []
         self._numbers = 0
         self._waited_for: dict[Window, None] = {}  # where another worker may give a place
-        self._is_looking = False
+        self._lookout = Lookout(table, self.heed, lambda: bool(self._tickets))
 
     @property
     def waiting(self) -> int:
@@ -121,12 +121,8 @@ class Queue:
             self._share_out(window)
 
     def _share_out(self, window: Window) -> None:
-        """Do that under the lock: each place goes to the worker whose next one has waited longest."""
-        while (seat := window.places.next()) is not None and window.has_room:
-            if seat == self._table.seat:
-                self._serve(window)
-            else:
-                window.places.give(seat)
+        """Do that under the lock."""
+        window.places.share_out(int(window.limit), lambda: self._serve(window))
 
     def _serve(self, window: Window) -> None:
         """Give a free place to the first of this worker, where there is one."""
@@ -182,9 +178,7 @@ class Queue:
             self._waited_for[window] = None
             self._show(window)
         self.counters.queued += 1
-        self._table.bell.hear(self.heed)
-        if not self._is_looking:
-            self._look_later()
+        self._lookout.watch()
 
     def _push_out(self, priority: int) -> bool:
         """Refuse the last that waits here with this priority; False = there is none."""
@@ -210,18 +204,6 @@ class Queue:
                     self._serve(window)
                 self._show(window)
                 self._share_out(window)
-
-    def _look_later(self) -> None:
-        self._is_looking = True
-        asyncio.get_running_loop().call_later(_LOOK_S, self._look)
-
-    def _look(self) -> None:
-        """Take what dead workers had, and what was given without a ring that was heard."""
-        self._is_looking = False
-        if self._tickets:
-            self._table.reap()
-            self.heed()
-            self._look_later()
 
     async def _wait(self, ticket: _Ticket, most_s: float) -> tuple[Target, Window]:
         try:

@@ -129,6 +129,7 @@ def read_micro_batches(metrics: Metrics, batches: MicroBatches) -> None:
               "refused_batches": "Those that an upstream refused."}  # fmt: skip
     for name, what in counts.items():
         metrics.read(f"micro_{name}_total", "counter", what, lambda name=name: getattr(batches, name))
+    metrics.read("micro_batches_under_way", "gauge", "Requests that are not answered yet.", lambda: batches.under_way)
 
 
 def read_batches(metrics: Metrics, runner: BatchRunner) -> None:

@@ -6,6 +6,7 @@ a token of the control API. Only `/healthz` asks for neither; it has no handler 
 """
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from proxy.http import JSON, refuse
 from proxy.http_request import Request
 from proxy.keys import Caller, Keys
 from proxy.operators import Operators
+
+log = logging.getLogger(__name__)
 
 HEALTH = ("GET", "/healthz")
 _HEALTHY = b'{"status":"ok"}'
@@ -106,18 +109,32 @@ class Routes:
         except ApiError as error:
             self._refused(route.name, error)
             refuse(request, error, route.shape.error(error))
+        except Exception:
+            if request.is_begun:
+                raise
+            log.exception("%s %s failed", route.method, route.path)
+            error = ApiError(500, "internal_error", "the proxy failed at this request; its log says where")
+            self._refused(route.name, error)
+            refuse(request, error, route.shape.error(error))
 
     def _matching(self, request: Request) -> Route | None:
+        """Return the route of a path with parameters, or the one whose answer's head alone is asked for."""
+        method = _method(request)
         for pattern, route in self._patterns:
-            if route.method == request.method and pattern.fullmatch(request.path):
+            if route.method == method and pattern.fullmatch(request.path):
                 return route
-        return None
+        return self._exact.get((method, request.path))
 
     def _answer_none(self, request: Request) -> None:
-        if (request.method, request.path) == HEALTH:
+        if (_method(request), request.path) == HEALTH:
             request.answer(200, _HEALTHY, JSON)
             return
         known = ", ".join([f"{route.method} {route.path}" for route in self] + [" ".join(HEALTH)])
         message = f"there is no route {request.method} {request.path}; known: {known}"
         error = ApiError(404, "unknown_url", message)
         refuse(request, error, error.body())
+
+
+def _method(request: Request) -> str:
+    """Return the method of the route that answers; a HEAD's answer is a GET's without its body."""
+    return "GET" if request.method == "HEAD" else request.method

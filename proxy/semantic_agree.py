@@ -51,6 +51,8 @@ def agree(one: Mark, other: Mark) -> bool:
     if isinstance(one, VectorMark) and isinstance(other, VectorMark):
         if one.text == other.text:
             return True
+        if one.vector.shape != other.vector.shape:  # another model embeds from now on
+            return False
         near = float(numpy.dot(one.vector, other.vector)) >= max(one.at_least, other.at_least)
         return near and not one.guard.difference(other.guard)
     return one == other

@@ -68,16 +68,18 @@ class SemanticLevel:
         rule = action.semantic
         assert rule is not None
         asked = {name: value for name, value in fields.items() if name not in _NOT_COMPARED}
-        scope = f"{call.facts.tenant}\0{rule.embedder}\0{rule.agree}"  # vectors of other embedders are others
+        # Vectors of other embedders are others, and so are answers to other betas of the API.
+        scope = f"{call.facts.tenant}\0{rule.embedder}\0{rule.agree}" + "".join(map(str, call.passed_on))
         parts = split(asked, scope, model, self._secret, action.allow_sampled)
         if isinstance(parts, str):
             self.refused[parts] = self.refused.get(parts, 0) + 1
             return None
-        vectors = await self._embedder.embed(rule.embedder, [parts.text], call.headers, rule.embed_timeout_s)
+        timeout_s = rule.embed_timeout_s
+        vectors = await self._embedder.embed(rule.embedder, [parts.text], call.headers, timeout_s, as_vector)
         if vectors is None:
             self.refused["embedder"] = self.refused.get("embedder", 0) + 1
             return None
-        query = Query(parts.partition, as_vector(vectors[0]), guard(parts.text, self._secret), parts.body)
+        query = Query(parts.partition, vectors[0], guard(parts.text, self._secret), parts.body)
         policy = _policy(rule, action.ttl_s)
         self.cache.max_bytes = rule.max_bytes
         self._ttl_s = action.ttl_s if action.disk else 0.0
@@ -154,8 +156,8 @@ class SemanticLevel:
         rule = likeness.action
         if rule.agree == "words" or len(text) > MAX_TEXT:
             return normalised_mark(text, self._secret)
-        vectors = await self._embedder.embed(rule.embedder, [text], likeness.headers, _LEARN_TIMEOUT_S)
-        return None if vectors is None else vector_mark(text, as_vector(vectors[0]), self._secret)
+        vectors = await self._embedder.embed(rule.embedder, [text], likeness.headers, _LEARN_TIMEOUT_S, as_vector)
+        return None if vectors is None else vector_mark(text, vectors[0], self._secret)
 
 
 def _policy(rule: SemanticAction, ttl_s: float) -> SemanticPolicy:

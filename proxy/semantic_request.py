@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -38,6 +38,8 @@ def split(
     """
     if refused := _refused(request, allow_sampled):
         return refused
+    if not all(isinstance(message, dict) for message in request["messages"]):
+        return "turns"  # the upstream's to refuse
     *before, last = request["messages"]
     text = _text(last)
     if not 0 < len(text) <= MAX_TEXT:
@@ -68,6 +70,12 @@ def _text(message: Mapping[str, Any]) -> str:
     content = message.get("content")
     if isinstance(content, str):
         return content
-    if not isinstance(content, list) or any(part.get("type") != "text" for part in content):
-        return ""
-    return "".join(part["text"] for part in content)
+    parts: list[Any] = content if isinstance(content, list) else []
+    texts: list[str] = []
+    for part in parts:
+        known = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+        text = known.get("text")
+        if known.get("type") != "text" or not isinstance(text, str):
+            return ""
+        texts.append(text)
+    return "".join(texts)

@@ -2,7 +2,8 @@
 
 A general server costs as much as all that the proxy itself does for a request, and tells of a client that has gone only
 to a second task. [uvicorn 41 CPU µs a request, this 15.] Every state has a deadline, so a client that sends its request
-byte by byte, or does not read its answer, is cut off.
+byte by byte, or does not read its answer, is cut off. What asks for another protocol is answered in this one, as a
+server may [the JDK's client offers HTTP/2 with each request].
 """
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from time import monotonic
 
 import httptools
 
+from proxy.http_head import path_of, without_offer
 from proxy.http_request import STATUS_LINES, Handler, Request
 from proxy.spool import Spool
 
@@ -32,6 +34,7 @@ class Patience:
 
     head: float = 15.0  # to send a request's head
     body: float = 60.0  # and its body
+    spooled: float = 128 * 1024  # bytes a second of a large one that goes to the disk
     idle: float = 75.0  # between two requests
     stalled: float = 60.0  # without taking anything of its answer
     linger: float = 2.0  # to read why its body is refused
@@ -56,6 +59,8 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._size = 0
         self._max_body_bytes = 0  # of the request under way
+        self._is_other_protocol = False  # it asks for one, and the parser takes what follows for that
+        self._is_continue_due = False  # its client waits to be told to go on, once what came before is answered
         self._waiting: deque[Request] = deque()
         self._active: Request | None = None
         self._task: asyncio.Task[None] | None = None  # that answers; made for the first request
@@ -84,6 +89,7 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
         request = self._active
         if request is not None:
+            self._server.left.add(self)
             request.is_gone = True
             if request.on_gone is not None:
                 request.on_gone()
@@ -100,8 +106,8 @@ class Connection(asyncio.Protocol):
             self._beside_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(501, b"upgrades are not supported")
+        except httptools.HttpParserUpgrade as error:
+            self._stay(data[error.args[0] :])
         except httptools.HttpParserError:
             self._refuse(400, b"this is not HTTP/1.1")
         else:
@@ -110,26 +116,57 @@ class Connection(asyncio.Protocol):
             elif self._reading is not None and self._beside_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, b"too much comes beside the body of the request")
 
+    def _stay(self, rest: bytes) -> None:
+        """Read a request that asks for another protocol anew, as if it had not, and `rest` behind its head."""
+        method, self._is_other_protocol = self._parser.get_method(), False
+        if method == b"CONNECT":
+            self._refuse(501, b"this is no proxy of that kind")
+            return
+        if len(self._waiting) >= _MAX_WAITING:  # each is read twice; nobody has to offer so many in one breath
+            self._refuse(400, b"too many offers of another protocol")
+            return
+        head = without_offer(method, self._url, self._headers)
+        self._headers.clear()
+        self._url, self._head_bytes = b"", 0
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(head + rest)
+
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_headers_complete(self) -> None:
         parser, headers = self._parser, {name.lower(): value for name, value in self._headers.items()}
+        method = parser.get_method()
+        if method == b"CONNECT" or (b"upgrade" in headers and parser.should_upgrade()):
+            self._is_other_protocol = True
+            return
         self._headers.clear()
-        path, _, query = self._url.partition(b"?")
-        method = parser.get_method().decode("latin-1")
-        request = self._reading = Request(self, method, path.decode("latin-1"), headers, query)
+        path, _, query = path_of(self._url).partition(b"?")
+        request = self._reading = Request(self, method.decode("latin-1"), path.decode("latin-1"), headers, query)
         self._max_body_bytes = self._server.max_body(request)
         if self._max_body_bytes > self._server.max_body_bytes:
             request.spooled = self._server.spool(request)
         self.is_http_11 = parser.get_http_version() == "1.1"
-        request.keeps_alive = parser.should_keep_alive() and not self._server.is_stopping
+        request.keeps_alive = self.is_http_11 and parser.should_keep_alive() and not self._server.is_stopping
         self._url, self._head_bytes = b"", 0
-        self.deadline = monotonic() + self._patience.body
+        if self._active is None:  # else its time begins once that is answered
+            self.deadline = self._body_until(request)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:
             self._cut_short(request)
-        elif headers.get(b"expect", b"").lower() == b"100-continue" and self._active is None:
+        elif headers.get(b"expect", b"").lower() == b"100-continue":
+            self._is_continue_due = True
+            self._let_go_on()
+
+    def _body_until(self, request: Request) -> float:
+        """Return when a body that begins now must be here."""
+        large_s = self._max_body_bytes / self._patience.spooled if request.spooled is not None else 0.0
+        return monotonic() + self._patience.body + large_s
+
+    def _let_go_on(self) -> None:
+        """Tell a client that waits for it that its body is wanted; an answer that is due comes before that."""
+        if self._is_continue_due and self._active is None:
+            self._is_continue_due = False
             self.send(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
@@ -146,6 +183,8 @@ class Connection(asyncio.Protocol):
             self._cut_short(request)
 
     def on_message_complete(self) -> None:
+        if self._is_other_protocol:
+            return
         self._headers.clear()  # a trailer says nothing, least of all of the request behind it
         request = self._reading
         if request is None:
@@ -161,6 +200,7 @@ class Connection(asyncio.Protocol):
 
     def _take(self, request: Request) -> None:
         self._reading, self._body, self._size, self._beside_bytes = None, [], 0, 0
+        self._is_continue_due = False
         if self._active is None:
             self._start(request)
             self._wake()
@@ -194,6 +234,8 @@ class Connection(asyncio.Protocol):
             finally:
                 self._active = None
                 _close(request)
+                if self._transport is None:
+                    self._server.left.discard(self)
             self._ended(request)
             if self._active is None and self._transport is not None:
                 self._idle = self._loop.create_future()
@@ -203,8 +245,10 @@ class Connection(asyncio.Protocol):
                     self._idle = None
 
     async def rest(self) -> None:
-        """Return once the task has ended of a connection that is closing between two requests."""
-        if self._task is not None and not self.is_busy:
+        """Return once the task of a connection that is closing has ended; what it still answers is given up."""
+        if self._task is not None:
+            if self.is_busy:
+                self._task.cancel()
             await asyncio.wait((self._task,))
 
     def _ended(self, request: Request) -> None:
@@ -221,6 +265,9 @@ class Connection(asyncio.Protocol):
             self._start(self._waiting.popleft())
             if len(self._waiting) < _MAX_WAITING:
                 self._transport.resume_reading()
+        elif self._reading is not None:
+            self.deadline = self._body_until(self._reading)
+            self._let_go_on()
         else:
             self.deadline = monotonic() + self._patience.idle
 
@@ -288,6 +335,7 @@ class Server:
         self.patience = patience
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
+        self.left: set[Connection] = set()  # by clients whose request is still worked on
         self.is_stopping = False
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -301,15 +349,14 @@ class Server:
         self.is_stopping = True
         if self._listener is not None:
             self._listener.close()
-        connections = list(self.connections)
+        connections = {*self.connections, *self.left}
         for connection in connections:
             connection.close_if_idle()
         until = monotonic() + seconds
-        while any(connection.is_busy for connection in self.connections) and monotonic() < until:
+        while (self.left or any(one.is_busy for one in self.connections)) and monotonic() < until:
             await asyncio.sleep(0.02)
-        for connection in list(self.connections):
-            connection.abort()
         for connection in connections:
+            connection.abort()
             await connection.rest()
         if self._sweeper is not None:
             self._sweeper.cancel()

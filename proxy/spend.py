@@ -156,7 +156,7 @@ class Spend:
         """Charge what the call cost and free the rest of its hold; returns at once."""
         if hold.accounts:
             self._unsettled.ended(hold.slot, actual_nusd)
-            self._line.put(Waiting(_draw(self.worker, hold, actual_nusd), slot=hold.slot))
+            self._line.put_soon(Waiting(_draw(self.worker, hold, actual_nusd), slot=hold.slot))
             self._leases.settle(hold.accounts, hold.amount_nusd, actual_nusd)
         elif hold.is_unheld:
             charge = _charge(hold, actual_nusd)

@@ -115,6 +115,12 @@ class EventRelay:
             raise UpstreamError(f"the upstream sent an event of more than {MAX_EVENT_BYTES} bytes")
 
 
+def data_of(event: bytes) -> bytes:
+    """Return the data of an event, its lines joined; what it says beside that (comments, ids) is left out."""
+    lines = [line.rstrip(b"\r") for line in event.split(b"\n")]
+    return b"\n".join([line[5:].lstrip(b" ") for line in lines if line.startswith(b"data:")])
+
+
 def events_of(whole: bytes) -> list[bytes]:
     """Split whole events apart."""
     if b"\r" in whole:  # few end their lines so, and looking for it is 20 times as slow

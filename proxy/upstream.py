@@ -13,6 +13,7 @@ from time import monotonic
 from urllib.parse import urlsplit
 
 from farthing.errors import UpstreamError
+from proxy.inflate import inflate_of
 from proxy.upstream_connection import Connection, Sink, Timeouts
 
 _FRESH_S = 1.0  # seconds; a connection idle for longer is looked at before it is used again
@@ -58,9 +59,16 @@ class Response:
     async def parts(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes."""
         assert self._connection is not None
+        inflate = inflate_of(self.headers)
         while part := await self._connection.next_part(self._timeouts):
-            yield part
+            if inflate is None:
+                yield part
+            else:
+                for one in inflate.parts(part):
+                    yield one
         self._give_back()
+        if inflate is not None:
+            inflate.end()
 
     async def pour(self, sink: Sink, ready: Callable[[], Awaitable[object]]) -> None:
         """Hand the body to `sink` part by part as it comes; where it wants no more, go on once `ready` returns.
@@ -68,9 +76,14 @@ class Response:
         Waking a task for each part costs as much as relaying it does.
         """
         assert self._connection is not None
+        inflate = inflate_of(self.headers)
+        if inflate is not None:
+            sink = inflate.into(sink)
         while not await self._connection.pour(sink, self._timeouts):
             await ready()
         self._give_back()
+        if inflate is not None:
+            inflate.end()
 
     async def read(self, limit: int = 64 * 1024 * 1024) -> bytes:
         """Return the whole body.
@@ -79,6 +92,7 @@ class Response:
             UpstreamError: it is longer than `limit` bytes, or broke off.
         """
         assert self._connection is not None
+        inflate = inflate_of(self.headers)
         whole: list[bytes] = []
         size = 0
         while part := await self._connection.next_part(self._timeouts):  # a generator would cost more than all of it
@@ -88,6 +102,9 @@ class Response:
                 self.close()
                 raise UpstreamError(f"the upstream's answer is longer than {limit} bytes")
         self._give_back()
+        if inflate is not None:
+            whole = list(inflate.parts(b"".join(whole), limit))
+            inflate.end()
         return whole[0] if len(whole) == 1 else b"".join(whole)
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ class Timeouts:
     """Seconds that each stage of a call may take."""
 
     connect: float = 5.0
-    headers: float = 60.0  # from the request's last byte to the answer's headers
+    headers: float = 60.0  # from the request's last byte to the answer's headers, and to the first byte behind them
     between: float = 60.0  # between two parts of the body
 
 
@@ -49,6 +49,8 @@ class Connection(asyncio.Protocol):
         self.is_done = False
         self.keeps_alive = False
         self.has_answered = False  # at least one byte of the answer came
+        self._has_body = False  # and one of its body
+        self._asked_at = 0.0  # event loop's seconds
         self._parts: deque[bytes] = deque()
         self._buffered = 0
         self._is_paused = False
@@ -82,7 +84,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._error = error
             self.close()
         if self._sink is not None:
@@ -121,6 +123,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self.is_done:
             return
+        self._has_body = True
         self._parts.append(body)
         self._buffered += len(body)
         if self._buffered > _HIGH_WATER:
@@ -133,10 +136,17 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _wait(self, seconds: float, stage: str) -> None:
+    async def _wait_for_part(self, timeouts: Timeouts) -> None:
+        """Wait for more of the body; a stream's head may come long before its first token."""
+        if self._has_body:
+            await self._wait(timeouts.between, "further part of the answer")
+        else:
+            await self._wait(timeouts.headers, "first part of the answer", self._asked_at)
+
+    async def _wait(self, seconds: float, stage: str, since: float | None = None) -> None:
         """Wait for the upstream; one timer a connection, since one for each part would cost more than the part."""
         self._waiter = self._loop.create_future()
-        self._deadline = self._loop.time() + seconds
+        self._deadline = (self._loop.time() if since is None else since) + seconds
         if self._timer is None or self._timer.when() > self._deadline:
             self._set_timer()
         try:
@@ -167,6 +177,7 @@ class Connection(asyncio.Protocol):
         assert self.transport is not None
         try:
             self.transport.write(request)
+            self._asked_at = self._loop.time()
             while not self._headers_ready:
                 if self._error is not None or self.is_closed:
                     raise UpstreamError(f"the upstream broke off before it answered: {self._error or 'closed'}")
@@ -179,7 +190,7 @@ class Connection(asyncio.Protocol):
         """Return once a byte of the body is here, or its end."""
         while not self._parts and not self.is_done:
             self._refuse_broken()
-            await self._wait(timeouts.headers, "first part of the answer")
+            await self._wait_for_part(timeouts)
 
     async def next_part(self, timeouts: Timeouts) -> bytes:
         """Return what has come of the body, joined; empty = the body is whole."""
@@ -187,7 +198,7 @@ class Connection(asyncio.Protocol):
             if self.is_done:
                 return b""
             self._refuse_broken()
-            await self._wait(timeouts.between, "further part of the answer")
+            await self._wait_for_part(timeouts)
         part = self._taken()
         self._resume()
         return part
@@ -200,7 +211,7 @@ class Connection(asyncio.Protocol):
             self._pour_on(sink)
             while not self.is_done and not self._is_full:
                 self._refuse_broken()
-                await self._wait(timeouts.between, "further part of the answer")
+                await self._wait_for_part(timeouts)
         finally:
             self._sink = None
         if self._sink_error is not None:

@@ -62,10 +62,6 @@ class Window:
         """Return the quick time to a head; 0 = not seen yet."""
         return self._learned[_QUICKEST_S + is_stream]
 
-    @property
-    def has_room(self) -> bool:
-        return self.places.occupied < int(self.limit)
-
     def take(self) -> bool:
         """Take a place if one is free."""
         most = int(self.limit)

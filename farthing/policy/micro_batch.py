@@ -18,7 +18,7 @@ class MicroBatchAction(Record):
     window_ms: float = Field(default=5.0, gt=0, le=1000)  # milliseconds that the first call of a batch waits at most
     max_bytes: int = Field(default=262_144, gt=0, le=16_777_216)  # of inputs in a batch
     max_tokens: int | None = Field(default=None, gt=0, le=16_777_216)  # of inputs in a batch, estimated
-    concurrent: int = Field(default=4, gt=0, le=256)  # batches under way at once, of each worker and kind of call
+    concurrent: int = Field(default=4, gt=0, le=256)  # batches of a kind of call under way at once, over all workers
 
     @model_validator(mode="after")
     def _min_is_no_more_than_max(self) -> MicroBatchAction:

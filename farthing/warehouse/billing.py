@@ -14,7 +14,9 @@ BILLED, DUPLICATE, REPLAYED = 0, 1, 2
 REASONS = {BILLED: "", DUPLICATE: "duplicate", REPLAYED: "replayed"}
 PROXY_RANK = 8  # of a row that the proxy wrote; see `rank` in upkeep/calls.sql
 
-Place = tuple[int, int]  # block number and offset: names one row for good, copies of one span apart
+# Block number and offset: names one row of a span for good. Each node of a cluster, and each partition there, counts
+# its own blocks, so rows of different spans may lie at one.
+Place = tuple[int, int]
 
 
 class Row(NamedTuple):
@@ -24,7 +26,7 @@ class Row(NamedTuple):
     place: Place
     span: int  # of tenant, trace and span id
     parent: int  # the same of the parent's span id
-    response: int  # of tenant and response id; 0 also for a call that an application's own cache answered
+    response: int  # of tenant and response id; 0 also where that joins no calls (fragments/no_answer.sql)
     rank: int  # how much the row can be trusted with the money; the higher wins
     received_ms: int
     verdict: int  # as it is stored: BILLED, DUPLICATE or REPLAYED
@@ -33,22 +35,22 @@ class Row(NamedTuple):
 def corrections(rows: Sequence[Row]) -> list[tuple[Row, int]]:
     """Return the rows whose stored verdict is wrong, each with the right one."""
     firsts, verdicts = _without_copies(rows)
-    verdicts |= {row.place: DUPLICATE for row in _duplicates(firsts)}
-    right = ((row, verdicts.get(row.place, BILLED)) for row in rows)
+    verdicts |= {(row.span, row.place): DUPLICATE for row in _duplicates(firsts)}
+    right = ((row, verdicts.get((row.span, row.place), BILLED)) for row in rows)
     return [(row, verdict) for row, verdict in right if verdict != row.verdict]
 
 
-def _without_copies(rows: Iterable[Row]) -> tuple[list[Row], dict[Place, int]]:
+def _without_copies(rows: Iterable[Row]) -> tuple[list[Row], dict[tuple[int, Place], int]]:
     """Return one row per span, and the verdict on the copies."""
     first: dict[int, Row] = {}
-    copies: dict[Place, int] = {}
+    copies: dict[tuple[int, Place], int] = {}
     for row in rows:
         other = first.setdefault(row.span, row)
         if other is row:
             continue
         kept, copy = sorted((other, row), key=_before_copies)
         first[row.span] = kept
-        copies[copy.place] = REPLAYED
+        copies[copy.span, copy.place] = REPLAYED
     return list(first.values()), copies
 
 

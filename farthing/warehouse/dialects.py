@@ -87,8 +87,12 @@ def reasoning_tokens() -> str:
 
 
 def output_tokens() -> str:
-    """Return SQL of all output tokens, reasoning included; 0 without a known input is nothing reported."""
-    thoughts = f"if(kind IN ('{_THOUGHTS}', '{_TOTAL}'), ifNull(reasoning_tokens, 0), 0)"
+    """Return SQL of all output tokens, reasoning included; 0 without a known input is nothing reported.
+
+    Of an emitter that is not known to leave reasoning out, the same figures prove it as for cached tokens.
+    """
+    proved = "source_told = '' AND (reasoning_told > out_told OR surplus = reasoning_told)"
+    thoughts = f"if(kind IN ('{_THOUGHTS}', '{_TOTAL}') OR ifNull({proved}, 0), ifNull(reasoning_tokens, 0), 0)"
     return f"nullIf(accurateCastOrNull(out_told + {thoughts}, 'UInt32'), if(in_told > 0, {_NO_COUNT}, zero_count))"
 
 

@@ -28,7 +28,8 @@ MAX_RECORD = 256 * 1024 * 1024  # a longer length is a corrupt one
 
 def digest(tenant: str, body: bytes) -> bytes:
     """Return what identifies a body of a tenant, 16 bytes."""
-    return blake2b(body, digest_size=16, key=tenant.encode()[:64]).digest()
+    name = tenant.encode()
+    return blake2b(body, digest_size=16, key=name if len(name) <= 64 else blake2b(name).digest()).digest()
 
 
 def frame(tenant: str, body: bytes, received_ms: int, body_digest: bytes) -> bytes:

@@ -75,7 +75,11 @@ FROM (
 
 
 def agent_calls(source: str = "otel_logs") -> str:
-    """Return the SELECT that writes each event of `source` that stands for a model call as a row of `otel_traces`."""
+    """Return the SELECT that writes each event of `source` that stands for a model call as a row of `otel_traces`.
+
+    An event carries the ids of the span that was under way, if any, which are not its own: the calls of one turn share
+    them. So its own is made of all that it says, and is the same when it is sent again.
+    """
     texts = {
         semconv.OPERATION_NAME: "'chat'",
         semconv.PROVIDER_NAME: _by_event(lambda call: f"'{call.provider}'"),
@@ -91,11 +95,13 @@ def agent_calls(source: str = "otel_logs") -> str:
         semconv.REQUEST_ID: _by_event(lambda call: _first(call.request_id) if call.request_id else "''"),
     }
     pairs = ", ".join(f"'{key}', {text}" for key, text in texts.items())
+    said = "EventName, ended, TraceId, SpanId, toString(ResourceAttributes), toString(LogAttributes)"
     duration_ns = "toUInt64(1e6 * least(ifNull(greatest(toFloat64OrNull(l['duration_ms']), 0), 0), 1e9))"
     return f"""SELECT
     fromUnixTimestamp64Nano(greatest(toUnixTimestamp64Nano(ended) - toInt64(duration_ns), 0)) AS Timestamp,
-    TraceId, SpanId, '' AS ParentSpanId, '' AS TraceState, EventName AS SpanName, 'Client' AS SpanKind, ServiceName,
-    ResourceAttributes, ScopeName, ScopeVersion, duration_ns AS Duration, 'Unset' AS StatusCode, '' AS StatusMessage,
+    TraceId, own_id AS SpanId, logs_span AS ParentSpanId, '' AS TraceState, EventName AS SpanName, 'Client' AS SpanKind,
+    ServiceName, ResourceAttributes, ScopeName, ScopeVersion, duration_ns AS Duration,
+    'Unset' AS StatusCode, '' AS StatusMessage,
     CAST([], 'Array(DateTime64(9))') AS `Events.Timestamp`, CAST([], 'Array(String)') AS `Events.Name`,
     CAST([], 'Array(Map(String, String))') AS `Events.Attributes`,
     mapUpdate(
@@ -104,7 +110,8 @@ def agent_calls(source: str = "otel_logs") -> str:
     ) AS SpanAttributes,
     Tenant, ReceivedAt
 FROM (
-    SELECT *, CAST(LogAttributes, 'Map(String, String)') AS l,
+    SELECT * EXCEPT (SpanId), SpanId AS logs_span, lower(leftPad(hex(cityHash64({said})), 16, '0')) AS own_id,
+        CAST(LogAttributes, 'Map(String, String)') AS l,
         CAST(ResourceAttributes, 'Map(String, String)') AS attributes_of_resource,
         toDateTime64(logs.Timestamp, 9) AS ended, {duration_ns} AS duration_ns
     FROM {source} AS logs

@@ -9,7 +9,7 @@ import msgspec
 from farthing import tariff
 from farthing.prices import Usage
 from proxy.formats.format import Told
-from proxy.stream import EventRelay, Tokens, events_of, tier_of
+from proxy.stream import EventRelay, Tokens, data_of, events_of, tier_of
 
 _USAGE = re.compile(rb'"usage":\s*\{')
 _REASON = b'"finish_reason":'
@@ -142,8 +142,7 @@ class ChunkRelay(EventRelay):
 
     def _is_usage_event(self, event: bytes) -> bool:
         """Read an event that reports usage; True where it carries nothing else."""
-        start = event.find(b"{")
-        answer = _read(event[start:]) if start >= 0 else None
+        answer = _read(data_of(event))
         if answer is None or answer.usage is None:
             return False
         told = answer.told()

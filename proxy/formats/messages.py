@@ -13,7 +13,7 @@ from proxy.api_error import ApiError
 from proxy.bound import ascii_size, input_bound, parts_of, refuse_unpriced, unbounded
 from proxy.formats.format import Told
 from proxy.request import MAX_COUNT, Asked, check_count, check_present, read_fields
-from proxy.stream import EventRelay, Tokens, events_of, tier_of
+from proxy.stream import EventRelay, Tokens, data_of, events_of, tier_of
 
 _WITHIN_PRICE: Mapping[str, tuple[object, ...]] = {
     "service_tier": (None, "standard_only"),  # auto may take the priority tier
@@ -161,7 +161,7 @@ class MessagesRelay(EventRelay):
 
     def _take(self, event: bytes) -> None:
         try:
-            said = _decode_event(event[event.find(b"{") :])
+            said = _decode_event(data_of(event))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         if said.message is not None:

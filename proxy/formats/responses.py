@@ -10,11 +10,19 @@ import msgspec
 from farthing.prices import Usage
 from farthing.settings import Deployment
 from proxy.api_error import ApiError
-from proxy.bound import TEMPLATE_TOKENS, ascii_size, input_bound, parts_of, refuse_unpriced, unbounded
+from proxy.bound import (
+    TEMPLATE_TOKENS,
+    ascii_size,
+    input_bound,
+    parts_of,
+    refuse_nameless,
+    refuse_unpriced,
+    unbounded,
+)
 from proxy.formats.chunks import Timings
 from proxy.formats.format import Told
 from proxy.request import MAX_COUNT, Asked, check_count, check_present, read_fields
-from proxy.stream import EventRelay, Tokens, events_of, tier_of
+from proxy.stream import EventRelay, Tokens, data_of, events_of, tier_of
 
 _WITHIN_PRICE: Mapping[str, tuple[object, ...]] = {
     "service_tier": (None, "auto", "default", "flex"),  # priority costs more per token
@@ -165,7 +173,7 @@ class ResponsesRelay(EventRelay):
     def _take_last(self, event: bytes) -> None:
         self.is_done = True
         try:
-            answer = _decode_event(event[event.find(b"{") :]).response
+            answer = _decode_event(data_of(event)).response
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         if answer is None:
@@ -183,6 +191,7 @@ def _images(item: Any) -> list[int]:
     if not isinstance(item, dict):
         return []
     known = cast("dict[str, Any]", item)
+    refuse_nameless(known, "input")
     if known.get("type") not in _ITEM_TYPES:
         raise unbounded(f"an input item of type {known.get('type')!r}", "input")
     parts = [*parts_of(known.get("content"), "input"), *parts_of(known.get("output"), "input")]

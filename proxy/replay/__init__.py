@@ -11,7 +11,7 @@ import msgspec
 
 from farthing.prices import Usage
 from proxy.replay import chat, completions, messages, responses
-from proxy.stream import events_of
+from proxy.stream import data_of, events_of
 
 Answer = dict[str, Any]
 _TO_EVENTS: Mapping[str, Callable[[Answer, bool], list[bytes] | None]] = {
@@ -48,10 +48,6 @@ def as_answer(path: str, stream: bytes, usage: Usage) -> bytes | None:
 
 def read_events(stream: bytes) -> list[Answer]:
     """Return the data of each event; comments and the closing [DONE] have none."""
-    data = [_data(event) for event in events_of(stream)]
+    data = [data_of(event) for event in events_of(stream)]
     return [msgspec.json.decode(one) for one in data if one and one != b"[DONE]"]
 
-
-def _data(event: bytes) -> bytes:
-    lines = [line.rstrip(b"\r") for line in event.split(b"\n")]
-    return b"\n".join([line[5:].lstrip(b" ") for line in lines if line.startswith(b"data:")])

@@ -70,7 +70,8 @@ def _walk(value: object, texts: list[str], depth: int) -> int:
     if isinstance(value, list):
         return _all(cast("list[Any]", value), texts, depth)
     known = cast("dict[str, Any]", value)
-    if known.get("type") in _MEDIA:
+    kind = known.get("type")
+    if isinstance(kind, str) and kind in _MEDIA:
         return 1
     return _all((one for name, one in known.items() if name not in _SILENT), texts, depth)
 

@@ -161,7 +161,7 @@ def edited(value: Any, edit: Edit) -> Any:
 def _edited_part(part: Any, edit: Edit) -> Any:
     if isinstance(part, str):
         return edited(part, edit)
-    if not isinstance(part, dict) or part.get("type") not in _TEXT_TYPES or not isinstance(part.get("text"), str):
+    if not isinstance(part, dict) or str(part.get("type")) not in _TEXT_TYPES or not isinstance(part.get("text"), str):
         return part
     text = edited(part["text"], edit)
     return part if text is part["text"] else {**part, "text": text}
@@ -175,7 +175,7 @@ def _chat_kind(turn: Mapping[str, Any]) -> str:
 
 
 def _message_kind(turn: Mapping[str, Any]) -> str:
-    types = {part.get("type") for part in _parts(turn.get("content"))}
+    types = [part.get("type") for part in _parts(turn.get("content"))]  # of whatever kind; a set takes words alone
     if "tool_use" in types:
         return "call"
     return "result" if "tool_result" in types else _ROLES.get(str(turn.get("role")), "other")

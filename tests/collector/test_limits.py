@@ -198,6 +198,32 @@ def test_content_in_nested_values_is_redacted_too() -> None:
     assert b"[email]" in made.body and b"[card]" in made.body and b"jane" not in made.body
 
 
+def _list(*items: AnyValue) -> AnyValue:
+    return AnyValue(array_value=ArrayValue(values=items))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (_list(AnyValue(int_value=1), AnyValue(int_value=2)), "[1, 2]"),
+        (_list(AnyValue(int_value=0)), "[0]"),
+        (_list(AnyValue(bool_value=False), AnyValue(string_value="é")), '[false, "é"]'),
+        (_list(_list(AnyValue(double_value=0.5))), "[[0.5]]"),
+        (AnyValue(kvlist_value=KeyValueList(values=[pair("a", 7), pair("b", "x")])), '{"a": 7, "b": "x"}'),
+        (AnyValue(kvlist_value=KeyValueList()), "{}"),
+    ],
+)
+def test_a_value_that_no_column_holds_is_stored_as_json(value: AnyValue, text: str) -> None:
+    key = semconv.tag_attribute("shape")
+    assert stored(span([pair(key, value)])) == {key: text}
+    request = request_of(span())
+    request.resource_spans[0].resource.attributes.append(pair("service.shape", value))
+    request.resource_spans[0].scope_spans[0].spans[0].events.add(name="e").attributes.append(pair(key, value))
+    (one,) = screened(request)[1].resource_spans
+    assert one.resource.attributes[0].value.string_value == text
+    assert one.scope_spans[0].spans[0].events[0].attributes[0].value.string_value == text
+
+
 def test_own_patterns_are_taken_out_of_every_text() -> None:
     settings: dict[str, Any] = {"redactions": (Redaction(r"EMP-\d+"),)}
     assert stored(span([pair(semconv.USER, "EMP-1234")]), **settings) == {semconv.USER: "[redacted]"}
@@ -244,6 +270,21 @@ def test_every_fact_that_a_row_needs_is_allowed() -> None:
         ("llm.invocation_parameters", Verdict.CONTENT),
         ("http.request.header.authorization", Verdict.CONTENT),
         ("gen_ai.anything.new.prompt", Verdict.CONTENT),
+        ("gen_ai.completion", Verdict.CONTENT),  # of the event gen_ai.content.completion, by older conventions
+        ("gen_ai.prompt", Verdict.CONTENT),
+        ("gen_ai.response.reasoning", Verdict.CONTENT),
+        ("gen_ai.openai.request.response_format", Verdict.CONTENT),
+        ("gen_ai.nobody_knows", Verdict.CONTENT),
+        ("llm.completion", Verdict.CONTENT),
+        ("llm.nobody.knows", Verdict.CONTENT),
+        ("otel.status_description", Verdict.CONTENT),
+        ("rpc.grpc.request.metadata.authorization", Verdict.CONTENT),
+        ("db.operation.parameter.0", Verdict.CONTENT),
+        ("llm.token_count.completion", Verdict.PLAIN),
+        ("gen_ai.usage.details.thoughts_tokens", Verdict.PLAIN),
+        ("gen_ai.tool.name", Verdict.PLAIN),
+        ("gen_ai.tool.call.id", Verdict.PLAIN),
+        ("gen_ai.output.type", Verdict.PLAIN),
         ("llm.token_count.prompt", Verdict.PLAIN),
         ("process.command_line", Verdict.UNKNOWN),
         ("", Verdict.UNKNOWN),
@@ -251,6 +292,13 @@ def test_every_fact_that_a_row_needs_is_allowed() -> None:
 )
 def test_keys_are_judged_by_the_lists(key: str, verdict: Verdict) -> None:
     assert Screen(Settings(), KEY).content.verdict(key) is verdict
+
+
+def test_a_setting_allows_what_is_new_in_a_namespace_of_conversations() -> None:
+    screen = Screen(Settings(allowed_attributes="gen_ai.shelf.*, llm.nobody.knows"), KEY)
+    keys = ("gen_ai.shelf.number", "llm.nobody.knows", "gen_ai.shelves", "gen_ai.prompt.shelf")
+    plain, content = Verdict.PLAIN, Verdict.CONTENT
+    assert [screen.content.verdict(key) for key in keys] == [plain, plain, content, content]
 
 
 def test_made_up_keys_do_not_fill_the_memory() -> None:

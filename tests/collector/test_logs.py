@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from opentelemetry.sdk.resources import Resource
 
 from collector import screen_logs
 from farthing import semconv
-from farthing.warehouse import Warehouse
+from farthing.warehouse import Warehouse, sql
 from tests.collector.conftest import KEY, NOW_NS, Sender, Serve, api_request, logs_of, sending
 
 
@@ -60,6 +61,37 @@ def test_texts_for_numbers_missing_counts_and_other_events_are_read_as_they_are_
         "FROM otel_logs WHERE Tenant = {tenant} AND EventName = 'claude_code.user_prompt'"
     )
     assert (prompt, length, counted) == ("", "25", "25")
+
+
+def test_every_event_is_a_call_of_its_own_and_one_that_is_sent_again_is_not(sender: Sender) -> None:
+    trace = {"traceId": "11" * 16, "spanId": "22" * 8}  # of the turn that is under way, not of the call
+    events = [
+        api_request(**{"event.sequence": 1}), api_request(**{"event.sequence": 2}),
+        api_request(**{"event.sequence": 3}) | trace, api_request(**{"event.sequence": 4}) | trace,
+    ]  # fmt: skip
+    sender.post("/v1/logs", logs_of(*events), "application/json")
+    verdicts = "SELECT billed, unbilled_reason, count() FROM requests WHERE tenant = {tenant} GROUP BY ALL ORDER BY ALL"
+    assert sender.rows(verdicts) == [(True, "", 4)]
+    sender.post("/v1/logs", logs_of(events[0], events[2], api_request(**{"event.sequence": 5})), "application/json")
+    assert sender.rows(verdicts) == [(False, "replayed", 2), (True, "", 5)]
+    ((trace_id, parents, spans),) = sender.rows(
+        "SELECT any(trace_id), groupUniqArray(parent_span_id), uniqExact(span_id) FROM requests "
+        "WHERE tenant = {tenant} AND trace_id != ''"
+    )
+    assert (trace_id, parents, spans) == ("11" * 16, ["22" * 8], 2)
+
+
+def test_events_that_an_earlier_version_took_for_copies_are_billed_again(sender: Sender, warehouse: Warehouse) -> None:
+    columns = ("tenant", "started_at", "received_at", "billed", "unbilled_reason", "span_id")
+    at = datetime(2026, 3, 3, 10, 20, tzinfo=UTC)
+    rows = [(sender.tenant, at, at, False, "replayed", ""), (sender.tenant, at, at, False, "replayed", "ab" * 8)]
+    warehouse.insert("requests", columns, rows)
+    for statement in sql.statements(sql.text("schema", "0056_events_are_calls.sql")):
+        warehouse.change(statement)
+    verdicts = "SELECT span_id, billed, unbilled_reason FROM requests WHERE tenant = {tenant} ORDER BY span_id"
+    assert sender.rows(verdicts) == [("", True, ""), ("ab" * 8, False, "replayed")]
+    stale = "SELECT DISTINCT note FROM upkeep WHERE note = 'stale' AND hour = '2026-03-03 10:00:00'"
+    assert warehouse.rows(stale) == [("stale",)]
 
 
 AGENTS = {

@@ -227,6 +227,13 @@ def test_a_wrong_method_is_told_the_right_one(sender: Sender, method: str, path:
     assert (status, told["allow"]) == (405, allowed)
 
 
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/v1/traces"), ("POST", "/v1/trace")])
+def test_what_goes_to_no_route_is_told_so_in_its_own_form(sender: Sender, method: str, path: str) -> None:
+    said = {kind: sender.ask(method, path, content_type=kind) for kind in (OTLP["content-type"], "application/json")}
+    assert [told["content-type"] for _, _, told in said.values()] == list(said)
+    assert json.loads(said["application/json"][1])["message"].encode() in said[OTLP["content-type"]][1]
+
+
 def test_too_many_bytes_in_flight_ask_for_a_retry(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "MAX_IN_FLIGHT", -1)
     assert sender.post(body_of(1))[::2] == (503, "1")
@@ -353,7 +360,8 @@ def test_a_key_is_optional_on_a_loopback_address_unless_it_is_asked_for(warehous
     keys = (IngestKey("k", "acme"),)
     local = Collector(Settings(data_dir=tmp_path, ingest_keys=keys), warehouse)._intake
     strict = Collector(Settings(data_dir=tmp_path, ingest_keys=keys, require_ingest_key=True), warehouse)._intake
-    assert (local.tenant({}), local.tenant({"authorization": "Bearer k"})) == ("default", "acme")
+    assert [local.tenant({"authorization": said}) for said in ("Bearer k", "bearer k", "k")] == ["acme"] * 3
+    assert local.tenant({}) == "default"
     with pytest.raises(IngestError):
         strict.tenant({})
 

@@ -107,11 +107,13 @@ def test_a_model_without_a_price_is_listed_given_one_and_its_past_priced(rig: Ri
     code, lines = rig.command("reprice", "--since", TODAY, "--model", model)
     assert code == 0 and lines[1].split() == [f"vllm/{model}", "2", "2", "$0.00", "$0.004400000", "+$0.004400000"]
     assert costs(warehouse, rig) == [(Decimal("0.0022"), "priced", "own")] * 2
+    none = ["every call of the last 168 hours whose usage is known has a price"]
+    assert rig.command("prices", "missing")[1] == none  # the sums of its hour follow at once
     rig.send(model)
     assert costs(warehouse, rig) == [(Decimal("0.0022"), "priced", "own")] * 4
     code, lines = rig.command("prices", "history", "vllm", model)
     assert code == 0 and f"from {TODAY}" in lines[0] and lines[-1].endswith(": power and rent")
-    assert rig.command("prices", "missing")[1] == ["every call of the last 168 hours whose usage is known has a price"]
+    assert rig.command("prices", "missing")[1] == none
 
 
 def test_an_added_price_outlives_the_collector(rig: Rig, warehouse: Warehouse) -> None:
@@ -125,6 +127,16 @@ def test_an_added_price_outlives_the_collector(rig: Rig, warehouse: Warehouse) -
     assert (found.rates.input, found.tiers[0].over, found.tiers[0].rates.input) == (5 * 10**8, 100, 7 * 10**8)
     rig.send(model)
     assert costs(warehouse, rig) == [(Decimal("0.0008"), "priced", "own")] * 2
+
+
+def test_an_added_price_is_found_under_each_name_of_its_provider(rig: Rig) -> None:
+    model = f"house-{uuid.uuid4().hex[:8]}"
+    price = {"provider": "gemini", "model": model, "input": "1", "output": "2", "by": "ann", "valid_from": TODAY}
+    assert rig.ask("POST", "/v1/prices", price)[0] == 200
+    for name in ("gemini", "gcp.gemini", "Gemini"):
+        told = rig.ask("GET", f"/v1/prices/history?provider={name}&model={model}")[1]
+        assert (len(told["prices"]), [one["by"] for one in told["added"]]) == (1, ["ann"])
+        assert [one["model"] for one in rig.ask("GET", f"/v1/prices?provider={name}")[1]["prices"]].count(model) == 1
 
 
 def test_a_service_tier_first_seen_in_a_batch_is_priced_in_it_or_is_unpriced(rig: Rig, warehouse: Warehouse) -> None:

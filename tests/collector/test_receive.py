@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from collector.answers import SIGNALS, TRACES, Signal
 from collector.intake import Delivery, Intake
-from collector.receive import count_items, decompressed, measured, parsed
+from collector.receive import count_items, decompressed, is_large, measured, parsed
 from farthing import otlp
 from farthing.errors import IngestError
 from farthing.settings import Settings
@@ -57,6 +57,21 @@ def test_a_gzip_bomb_is_refused_before_it_is_inflated() -> None:
 )
 def test_a_body_that_is_not_what_its_encoding_says_is_refused(body: bytes, encoding: str, status: int) -> None:
     refused(status, lambda: decompressed(body, encoding, LIMIT))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip"])
+def test_a_gzip_body_of_several_members_is_all_of_them(encoding: str) -> None:
+    plain = body_of(9)
+    parts = [plain[:10], b"", plain[10:300], plain[300:]]
+    assert decompressed(b"".join(map(gzip.compress, parts)), encoding, len(plain)) == plain
+    assert is_large(b"".join(map(gzip.compress, parts)), encoding)  # its end tells of one member alone
+
+
+def test_a_gzip_bomb_of_several_members_is_refused_by_their_sum() -> None:
+    half = gzip.compress(bytes(600_000))
+    assert len(decompressed(half, "gzip", LIMIT)) == 600_000
+    assert "when decompressed" in refused(413, lambda: decompressed(half + half, "gzip", LIMIT))
+    assert "more than 100 members" in refused(413, lambda: decompressed(gzip.compress(b"") * 500_000, "gzip", LIMIT))
 
 
 @pytest.mark.parametrize("body", [b"garbage", body_of(3)[:-2], b"\x0a" + b"\xff" * 10 + b"\x01", b"\x0a\x05ab"])

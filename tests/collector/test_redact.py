@@ -42,6 +42,12 @@ def test_an_address_is_taken_out_and_the_sentence_around_it_stays() -> None:
     assert REDACTOR.text("mail jane.doe+x@mail.example.com.") == "mail [email]."
 
 
+@pytest.mark.parametrize("address", ["jürgen@example.com", "jane@münchen.example", "用户@例子.公司", "иван@почта.рф"])
+def test_an_address_in_any_script_is_taken_out(address: str) -> None:
+    assert REDACTOR.text(f"mail {address}, please — now") == "mail [email], please — now"
+    assert REDACTOR.is_suspect(address.encode()) and not REDACTOR.changes_none({address.encode()})
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -52,6 +58,7 @@ def test_an_address_is_taken_out_and_the_sentence_around_it_stays() -> None:
         "550e8400-e29b-41d4-a716-446655440000",
         "chatcmpl-4111111111111111",
         "user@localhost and @mention",
+        "@张三。你好 and 5€@3.50",
         "[secret] [email] [card] [redacted]",
     ],
 )

@@ -78,6 +78,8 @@ def test_a_forgotten_segment_leaves_its_digests_for_the_duplicate_check(tmp_path
 
 def test_the_tenant_is_part_of_a_body_s_identity() -> None:
     assert segment.digest("acme", b"x") != segment.digest("other", b"x")
+    long = "a-tenant-whose-name-is-longer-than-the-key-of-a-hash-may-be-" * 2
+    assert segment.digest(f"{long}1", b"x") != segment.digest(f"{long}2", b"x")
 
 
 def test_appends_beside_rotations_stay_whole(tmp_path: Path) -> None:

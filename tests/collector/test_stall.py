@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from collector import intake
 from collector.main import Collector
 from farthing import otlp
-from farthing.settings import Settings
+from farthing.settings import IngestKey, Settings
 from farthing.warehouse import Warehouse
 from tests.ports import free_port
 from tests.until import until
@@ -49,8 +50,8 @@ def hasty(warehouse: Warehouse, serve: Serve, tmp_path: Path) -> Iterator[Served
 
 
 @contextmanager
-def serving(warehouse: Warehouse, serve: Serve, folder: Path, timeout_s: float) -> Iterator[Served]:
-    settings = Settings(data_dir=folder, body_timeout_s=timeout_s, collector_grpc_port=free_port())
+def serving(warehouse: Warehouse, serve: Serve, folder: Path, timeout_s: float, **rules: Any) -> Iterator[Served]:
+    settings = Settings(data_dir=folder, body_timeout_s=timeout_s, collector_grpc_port=free_port(), **rules)
     collector = Collector(settings, warehouse)
     with serve(collector) as port:
         yield Served(collector, port, settings.collector_grpc_port)
@@ -125,6 +126,52 @@ def test_half_a_grpc_message_is_refused_after_the_deadline(hasty: Served) -> Non
         assert channel.unary_unary(path)(BODY, timeout=120) == b""
     status = hasty.collector.status()
     assert (status["refused_bodies"], status["stalled_bodies"], status["accepted_spans"]) == ({"503": 1}, 1, 1)
+
+
+def test_grpc_messages_that_are_not_whole_yet_are_bounded(
+    warehouse: Warehouse, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MAX_IN_FLIGHT", Settings().max_body_bytes)  # room for one
+    path, gone = "/opentelemetry.proto.collector.trace.v1.TraceService/Export", threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        gone.wait(120)
+        yield from ()
+
+    with (
+        serving(warehouse, serve, tmp_path, Settings().body_timeout_s) as served,
+        grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel,
+    ):
+        first = channel.stream_unary(path).future(nothing(), timeout=120)
+        until(served.collector._intake.messages.locked, "the first call has the room")
+        second = channel.unary_unary(path).future(BODY, timeout=120)
+        until(lambda: served.collector._intake.messages._waiters, "the second one waits")
+        gone.set()
+        assert second.result() == b""
+        assert first.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert not served.collector._intake.messages.locked()
+
+
+def test_a_grpc_call_with_an_unknown_key_is_refused_before_its_message(
+    warehouse: Warehouse, serve: Serve, tmp_path: Path
+) -> None:
+    gone = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        gone.wait(120)
+        yield from ()
+
+    path, keys = "/opentelemetry.proto.collector.trace.v1.TraceService/Export", (IngestKey("right", "shop"),)
+    with (
+        serving(warehouse, serve, tmp_path, Settings().body_timeout_s, ingest_keys=keys) as served,
+        grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel,
+        pytest.raises(grpc.RpcError) as caught,
+    ):
+        try:
+            channel.stream_unary(path)(nothing(), timeout=120, metadata=(("x-farthing-key", "wrong"),))
+        finally:
+            gone.set()
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
 
 
 def test_a_grpc_call_without_a_message_is_refused(served: Served) -> None:

@@ -20,6 +20,7 @@ from farthing import otlp, semconv
 from farthing.errors import WarehouseError
 from farthing.prices import PriceBook
 from farthing.warehouse import Warehouse, corrections, rollup, segment
+from farthing.warehouse.cluster import Cluster
 
 MINUTE = 60 * 10**9
 USD = Decimal("0.15")
@@ -117,6 +118,15 @@ def test_the_proxys_row_takes_over_and_exactly_one_is_billed(store: Store, span:
     assert store.totals() == (1, USD)
 
 
+def test_an_answer_s_id_that_is_too_short_to_be_one_of_its_kind_joins_no_calls(
+    store: Store, span: Callable[..., bytes]
+) -> None:
+    store.put(span(1, answer="chatcmpl-517"), span(2, answer="chatcmpl-517"))  # Ollama draws a number below 999
+    store.put(span(3, answer="chatcmpl-517"))
+    store.settle()
+    assert store.rows() == [(1, True, ""), (2, True, ""), (3, True, "")]
+
+
 def test_a_span_sent_again_in_another_batch_vanishes_from_money_and_counts(
     store: Store, span: Callable[..., bytes]
 ) -> None:
@@ -154,7 +164,7 @@ def test_two_tenants_with_one_response_id_are_two_calls(
 ) -> None:
     other = Store(store.warehouse, tmp_path / "other", uuid.uuid4().hex)
     for one in (store, other):
-        one.put(span(1, answer="same"))
+        one.put(span(1, answer="the-same-for-both"))
         one.settle()
     assert (store.totals(), other.totals()) == ((1, USD), (1, USD))
 
@@ -213,6 +223,25 @@ def test_rows_that_come_when_another_collector_has_rolled_their_hour_reach_its_s
     store.put(span(2))
     store.settle()
     assert store.totals() == (2, 2 * USD)
+
+
+def test_corrections_on_a_cluster_name_nothing_that_only_one_node_has(
+    clustered_warehouse: Warehouse, tmp_path: Path, span: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, render = list[str](), Cluster.render
+
+    def rendered(cluster: Cluster, statement: str) -> list[str]:
+        run.extend(render(cluster, statement))
+        return render(cluster, statement)
+
+    monkeypatch.setattr(Cluster, "render", rendered)
+    monkeypatch.setattr(corrections, "NAMED", 2)
+    store = Store(clustered_warehouse, tmp_path / "spool", uuid.uuid4().hex)
+    store.put(span(1), *(span(n, parent=1) for n in (2, 3)), span(4), span(5, parent=4), span(6), span(7, parent=6))
+    store.settle()
+    assert [row[:2] for row in store.rows()] == [(n, n not in (1, 4, 6)) for n in range(1, 8)]
+    changes = [one for one in run if one.startswith("UPDATE requests_local ON CLUSTER one")]
+    assert len(changes) == 2 and not any("stage" in one for one in changes)
 
 
 def test_corrections_survive_merges_and_a_repair_that_removes_rows(store: Store, span: Callable[..., bytes]) -> None:

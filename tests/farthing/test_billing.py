@@ -88,6 +88,13 @@ def test_a_thousand_spans_inside_one_another_are_one_call() -> None:
     assert sum(one == BILLED for one in verdicts(*(row(n + 1, parent=n) for n in range(5000)))) == 1
 
 
+def test_rows_of_other_nodes_or_partitions_that_lie_at_the_same_place_are_told_apart() -> None:
+    wrapper, elsewhere = row(1, n=7), row(5, n=7)  # each node counts its own blocks
+    assert corrections([wrapper, row(2, parent=1), elsewhere]) == [(wrapper, DUPLICATE)]
+    copy = row(9, n=8, received=1)
+    assert corrections([row(9), copy, row(6, n=8)]) == [(copy, REPLAYED)]
+
+
 def test_a_duplicate_whose_better_row_is_gone_is_billed_again() -> None:
     assert verdicts(row(1, verdict=DUPLICATE)) == [BILLED]
 

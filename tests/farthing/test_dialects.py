@@ -364,6 +364,28 @@ def test_cached_tokens_beside_the_input_are_found_by_arithmetic_or_marked(
     assert rows(warehouse, tenant, names) == [expected for *_, expected in cases]
 
 
+def test_reasoning_beside_the_output_is_found_by_arithmetic(
+    warehouse: Warehouse, tenant: str, put: Callable[..., None]
+) -> None:
+    keys = (
+        semconv.USAGE_INPUT_TOKENS, semconv.USAGE_OUTPUT_TOKENS, semconv.USAGE_REASONING_TOKENS,
+        "gen_ai.usage.total_tokens",
+    )  # fmt: skip
+    cases: list[tuple[tuple[int, ...], int]] = [
+        # input, output, reasoning, total -> output
+        ((120, 40, 16), 40),  # the conventions' meaning: a part of it
+        ((120, 40, 16, 160), 40),
+        ((120, 24, 40), 64),  # more than the output: beside it
+        ((120, 40, 16, 176), 56),  # the total adds up only with it
+        ((120, 0, 16), 16),
+    ]
+    given = [(semconv.OPERATION_NAME, "chat"), (semconv.PROVIDER_NAME, "gcp.gemini")]
+    put([body(*(call(n, *given, *zip(keys, counts, strict=False)) for n, (counts, _) in enumerate(cases)))])
+    assert rows(warehouse, tenant, "output_tokens, reasoning_tokens") == [
+        (output, counts[2]) for counts, output in cases
+    ]
+
+
 def test_counts_past_what_a_column_holds_are_unknown_and_do_not_wrap_around(
     warehouse: Warehouse, tenant: str, put: Callable[..., None]
 ) -> None:

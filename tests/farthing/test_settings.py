@@ -83,6 +83,26 @@ def test_a_value_that_means_nothing_stops_the_start(name: str, value: str, says:
         read_settings({f"FARTHING_{name}": value})
 
 
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ([("", "shop")], "the key of entry 1 is empty"),
+        ([("k", "shop"), ("other", "")], "the tenant of entry 2 is empty"),
+        ([("two words", "shop")], "the key of entry 1 cannot stand in a header; use ASCII, no blanks"),
+        ([("schlüssel", "shop")], "cannot stand in a header"),
+        ([("k", "shop"), ("k", "bank")], "entry 2 has the key of another tenant"),
+    ],
+)
+def test_an_ingest_key_that_lets_in_nobody_or_everybody_stops_the_start(
+    tmp_path: Path, keys: list[tuple[str, str]], says: str
+) -> None:
+    path = tmp_path / "farthing.toml"
+    path.write_text("".join(f'[[ingest_keys]]\nkey = "{key}"\ntenant = "{tenant}"\n' for key, tenant in keys), "utf-8")
+    with pytest.raises(SettingsError, match=says) as caught:
+        read_settings({"FARTHING_CONFIG": str(path)})
+    assert not any(key and f"{key!r}" in str(caught.value) for key, _ in keys)
+
+
 def test_an_unknown_variable_stops_the_start() -> None:
     with pytest.raises(SettingsError, match="unknown setting FARTHING_PROXI='1'"):
         read_settings({"FARTHING_PROXI": "1"})

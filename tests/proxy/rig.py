@@ -431,12 +431,14 @@ def asked(model: str = "gpt-plain", **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20} | more
 
 
-def post(rig: Rig, team: str, body: bytes, url: str = "", **headers: str) -> http.client.HTTPResponse:
+def post(
+    rig: Rig, team: str, body: bytes, url: str = "", path: str = "/v1/chat/completions", **headers: str
+) -> http.client.HTTPResponse:
     """Post a body byte for byte; the answer is read when it is returned."""
     given = {semconv.HEADER_TAGS: f"team={team}", "content-type": "application/json"} | headers
     address = (url or rig.proxy).removeprefix("http://")
     connection = http.client.HTTPConnection(address, timeout=120)
-    connection.request("POST", "/v1/chat/completions", body, given)
+    connection.request("POST", path, body, given)
     response = connection.getresponse()
     response.whole = response.read()  # type: ignore[attr-defined]
     connection.close()

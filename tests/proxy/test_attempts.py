@@ -8,13 +8,26 @@ import pytest
 
 import proxy.attempts
 from farthing import semconv
-from farthing.settings import Deployment
+from farthing.settings import Deployment, Settings
 from proxy.api_error import ApiError
 from proxy.attempts import Attempts
-from proxy.dispatch import Target
+from proxy.dispatch import Deployments, Target
 from proxy.health import COOLDOWN_S, MAX_COOLDOWN_S, Health
 from proxy.upstream import Timeouts
-from tests.proxy.rig import Rig, answer_of, answers, asked, hangs, in_turn, post, rig_in, send_only, until
+from tests.proxy.rig import (
+    COST,
+    SECRET,
+    Rig,
+    answer_of,
+    answers,
+    asked,
+    hangs,
+    in_turn,
+    post,
+    rig_in,
+    send_only,
+    until,
+)
 
 
 class Clock:
@@ -30,6 +43,12 @@ def targets(count: int, limit: int = 2) -> list[Target]:
 
 def attempts(pool: list[Target], most: int = 3, clock: Clock | None = None) -> Attempts:
     return Attempts(pool, most, clock or Clock(), chance=lambda: 0.5)
+
+
+def test_each_stage_has_the_time_that_its_deployment_says_else_the_whole_call_s() -> None:
+    own = Deployment("a", "http://x/v1", connect_timeout_s=1.0, first_byte_timeout_s=2.0, between_timeout_s=3.0)
+    made = Deployments(Settings(deployments=(own, Deployment("b", "http://x/v1")), request_timeout_s=9.0))
+    assert [target.timeouts for target in made.targets] == [Timeouts(1.0, 2.0, 3.0), Timeouts(5.0, 9.0, 9.0)]
 
 
 def test_others_are_tried_at_once_and_the_same_one_after_a_growing_wait() -> None:
@@ -69,13 +88,18 @@ def test_a_breaker_opens_after_its_failures_lets_one_trial_through_and_doubles_i
     assert health.wait_s(clock.now) == COOLDOWN_S
     clock.now += COOLDOWN_S
     assert health.wait_s(clock.now) == 0
-    health.began()
+    health.began(clock.now)
     assert health.wait_s(clock.now) > 0  # one at a time
     health.failed(clock.now)
     health.ended()
     assert health.wait_s(clock.now) == 2 * COOLDOWN_S
+    health.failed(clock.now)  # it had begun before
+    assert health.wait_s(clock.now) == 2 * COOLDOWN_S
     for _ in range(10):
+        clock.now += health.wait_s(clock.now)
+        health.began(clock.now)
         health.failed(clock.now)
+        health.ended()
     assert health.wait_s(clock.now) == MAX_COOLDOWN_S
     health.succeeded(0.1)
     health.failed(clock.now + 100)
@@ -86,7 +110,7 @@ def test_a_trial_that_is_given_up_leaves_the_way_free_for_the_next() -> None:
     clock, health = Clock(), Health(limit=1)
     health.failed(clock.now)
     clock.now += COOLDOWN_S
-    health.began()
+    health.began(clock.now)
     health.ended()
     assert health.wait_s(clock.now) == 0 and health.in_flight == 0
 
@@ -108,6 +132,27 @@ def test_an_error_that_is_not_charged_is_tried_again_under_the_same_hold(rig: Ri
     span = rig.span(team)
     assert span[semconv.OUTCOME] == "ok" and span[semconv.ATTEMPTS] == 2
     assert len(rig.upstream.received) == 2 and len(rig.settlements(team)) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_where_our_key_is_refused_another_deployment_answers_and_nobody_is_asked_twice(rig: Rig, status: int) -> None:
+    team = rig.budget()
+    rig.policy(team, route={"fallbacks": ["gpt"]})
+    rig.upstream.next(in_turn(answers(SECRET.encode(), status=status), answers(answer_of())))
+    assert post(rig, team, json.dumps(asked("flexible")).encode()).status == 200
+    span = rig.span(team)
+    assert (span[semconv.REQUEST_MODEL], span[semconv.ATTEMPTS], span[semconv.SETTLED_NUSD]) == ("gpt", 2, COST)
+    rig.upstream.next(answers(SECRET.encode(), status=status))
+    refused = post(rig, team, json.dumps(asked("flexible")).encode())
+    assert refused.status == 502 and SECRET not in refused.whole.decode()  # type: ignore[attr-defined]
+    assert len(rig.upstream.received) == 2
+
+
+def test_a_wait_in_milliseconds_is_kept_and_told(rig: Rig) -> None:
+    team = rig.budget()
+    rig.upstream.next(answers(b"{}", "retry-after: 1", "retry-after-ms: 20000", status=429))
+    answered = post(rig, team, json.dumps(asked("azured")).encode())
+    assert (answered.status, answered.headers["retry-after-ms"], len(rig.upstream.received)) == (429, "20000", 1)
 
 
 @pytest.mark.parametrize("status", [400, 404, 422])

@@ -313,6 +313,24 @@ def test_a_batch_yields_to_interactive_calls_and_goes_on_after_them(rig: Rig) ->
     http_json.call("DELETE", f"{rig.policies}/v1/objects/Batch/one")
 
 
+def test_a_batch_yields_to_interactive_calls_of_other_workers_too(rig: Rig) -> None:
+    rig.apply("apiVersion: farthing/v1\nkind: Batch\nmetadata: {name: one}\nlines_in_flight: 1\n")
+    rig.upstream.next(waits(rig.upstream, answers(answer_of())))
+    body = json.dumps(asked("own")).encode()
+    with (
+        proxied(rig.settings) as port, rig.client("machines") as client,
+        send_only(rig, "people", body, f"http://127.0.0.1:{port}"),
+    ):  # fmt: skip
+        assert rig.upstream.arrived.wait(120)
+        batch = begin(client, lines(2, "own"))
+        until(lambda: client.batches.retrieve(batch.id).status == "in_progress", "it has begun")
+        with pytest.raises(AssertionError, match="never happened"):
+            until(lambda: len(rig.upstream.received) > 1, "a line is asked", seconds=0.4)
+        rig.upstream.release.set()
+        assert ended(client, batch.id).request_counts.completed == 2
+    http_json.call("DELETE", f"{rig.policies}/v1/objects/Batch/one")
+
+
 def test_a_cancelled_batch_keeps_what_was_answered_and_asks_no_more(rig: Rig) -> None:
     rig.apply("apiVersion: farthing/v1\nkind: Batch\nmetadata: {name: one}\nlines_in_flight: 1\n")
     rig.upstream.next(waits(rig.upstream, answers(answer_of())))

@@ -43,7 +43,20 @@ def test_what_the_upstream_does_not_bill_nobody_is_billed() -> None:
     assert "usage" not in json.loads(part)
 
 
-@pytest.mark.parametrize("body", [b"{}", b"[", answer(["a"], 1), answer(["a", "b", "c"], 1)])
+@pytest.mark.parametrize("usage", [
+    {"total_tokens": 3}, {"prompt_tokens": None}, {"prompt_tokens": -3}, {"prompt_tokens": "3"}, [], None,
+], ids=["total", "null", "negative", "text", "list", "none"])  # fmt: skip
+def test_usage_that_cannot_be_read_is_nobody_s_and_everybody_has_its_vectors(usage: object) -> None:
+    body = json.dumps(json.loads(answer(["a", "b"], None)) | {"usage": usage}).encode()
+    parts = [json.loads(one) for one in taken_apart(body, [["a"], ["b"]])]
+    assert [part["data"][0]["embedding"] for part in parts] == ["a", "b"]
+    assert not any("usage" in part for part in parts)
+
+
+@pytest.mark.parametrize("body", [
+    b"{}", b"[", answer(["a"], 1), answer(["a", "b", "c"], 1), b'{"model": "\xff", "data": []}',
+    b'{"data": [], "x": ' + b"[" * 9999 + b"]" * 9999 + b"}",
+], ids=["empty", "cut", "fewer", "more", "no UTF-8", "deep"])  # fmt: skip
 def test_an_answer_that_is_not_one_vector_for_each_input_is_refused(body: bytes) -> None:
     with pytest.raises(UpstreamError):
         taken_apart(body, [["a"], ["b"]])

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from farthing import semconv
 from farthing.settings import Settings
 from tests.ports import free_port
-from tests.proxy.processes import workers
+from tests.proxy.processes import is_up, process, workers
 from tests.proxy.rig import (
     COST,
     DELTAS,
@@ -403,6 +403,30 @@ def test_two_workers_on_one_port_share_a_budget_to_the_last_request(rig: Rig, tm
     assert rig.balance(team)["spent_nusd"] == hold * limit
     until(lambda: len(rig.spans(team)) == 40, "every call is recorded")
     assert sum(span.get(semconv.SETTLED_NUSD, 0) for span in rig.spans(team)) == hold * limit
+
+
+def test_a_proxy_that_is_told_to_stop_cuts_no_stream_off_and_pays_for_what_nobody_reads(
+    rig: Rig, tmp_path: Path
+) -> None:
+    team, port = rig.budget(), free_port()
+    url, body = f"http://127.0.0.1:{port}", json.dumps(asked(stream=True)).encode()
+    rig.upstream.next(waits(rig.upstream, ends_stream, first=DELTAS))
+    with process(rig, tmp_path, port) as started:
+        with closing(send_only(rig, team, body, url)):  # its client goes
+            until(lambda: len(rig.upstream.received) == 1, "one is under way")
+        with closing(send_only(rig, team, body, url)) as stays:
+            read = b""
+            until(lambda: len(rig.upstream.received) == 2, "another is under way")
+            started.terminate()
+            until(lambda: not is_up(port), "it takes no new one")
+            assert started.poll() is None
+            rig.upstream.release.set()
+            while part := stays.recv(65_536):
+                read += part
+        assert read.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") and started.wait(120) == 0
+    until(lambda: len(rig.settlements(team)) == 2, "all are settled")
+    assert [row["charged_nusd"] for row in rig.settlements(team)] == [COST] * 2
+    assert rig.balance(team)["held_nusd"] == 0
 
 
 def test_one_tenant_never_gets_another_s_answer(tmp_path: Path) -> None:

@@ -197,6 +197,19 @@ def test_a_limit_that_the_request_does_not_name_is_capped_in_the_api_s_own_field
         assert rig.upstream.received[-1].json["max_tokens"] == rig.settings.max_output_tokens
 
 
+def test_another_version_or_beta_of_the_api_is_another_answer(rig: Rig) -> None:
+    team = rig.budget()
+    rig.cache(team, coalesce=True)
+    rig.upstream.next(answers(json.dumps(MESSAGE).encode()))
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    said = [{"anthropic-beta": "a"}, {"anthropic-beta": "b"}, {"anthropic-version": "2000-01-01"}]
+    for headers in (*said, *said):
+        rig.claude(team).messages.create(
+            model="claude", max_tokens=9, messages=messages, extra_body={"temperature": 0}, extra_headers=headers
+        )
+    assert len(rig.upstream.received) == 3
+
+
 def test_embeddings_are_cached_whatever_the_temperature_rule(rig: Rig) -> None:
     team = rig.budget()
     rig.cache(team)
@@ -227,6 +240,15 @@ def test_a_stream_s_usage_is_found_wherever_it_is_cut(form: Format, stream: byte
         assert relay.is_done and relay.is_usage_last and relay.finish_reason and not relay.has_failed
 
 
+@pytest.mark.parametrize(("form", "stream", "usage"), STREAMS)
+def test_a_stream_s_usage_is_found_beside_comments_and_ids(form: Format, stream: bytes, usage: Usage) -> None:
+    body = {"model": "m", "messages": [1], "input": "x", "prompt": "x", "max_tokens": 9, "stream": True}
+    relay = form.relay(form.read(json.dumps(body).encode()))
+    relay.feed(b": {wait}\n" + stream.replace(b"\n\n", b"\nid: 1\n\n: {wait}\n"))
+    relay.finish()
+    assert relay.usage == usage and relay.is_done and relay.finish_reason
+
+
 UNBOUNDED: list[tuple[Format, dict[str, Any]]] = [
     (RESPONSES, {"input": "x", "tools": [{"type": "web_search"}]}),
     (RESPONSES, {"input": "x", "previous_response_id": "resp_1"}),
@@ -247,6 +269,21 @@ def test_what_nobody_can_bound_is_refused_on_a_call_with_a_budget(form: Format, 
     asked = form.read(json.dumps({"model": "m", "max_tokens": 5} | fields).encode())
     with pytest.raises(ApiError, match="bounded beforehand"):
         form.bound(asked, 5)
+
+
+ODD: tuple[Any, ...] = (["text"], {"a": 1}, 5, True)  # where a word is to stand
+
+
+@pytest.mark.parametrize(("form", "field"), [(CHAT, "messages"), (RESPONSES, "input"), (MESSAGES, "messages")],
+                         ids=["chat", "responses", "messages"])  # fmt: skip
+def test_a_part_whose_kind_is_no_word_is_refused_like_one_that_nobody_knows(form: Format, field: str) -> None:
+    for odd in ODD:
+        parts = [[{"type": odd, "text": "x"}], [{"type": "tool_result", "content": [{"type": odd}]}]]
+        turns = [{"type": odd}, *({"role": "user", "content": part} for part in parts)]
+        for turn in turns if form is RESPONSES else turns[1:]:
+            asked = form.read(json.dumps({"model": "m", "max_tokens": 5, field: [turn]}).encode())
+            with pytest.raises(ApiError, match="bounded beforehand"):
+                form.bound(asked, 5)
 
 
 def test_every_prompt_and_choice_of_a_completion_counts_in_its_bound() -> None:

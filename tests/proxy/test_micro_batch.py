@@ -4,15 +4,21 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from farthing import semconv
+from farthing.errors import UpstreamError
 from farthing.policy.micro_batch import MicroBatchAction
-from proxy.micro_batch import Letter, MicroBatches
+from proxy.letter import Letter
+from proxy.micro_batch import MicroBatches
+from proxy.place_table import PlaceTable
 from proxy.upstream import Client, Timeouts
 from tests.proxy.rig import Received, Rig, answers, reply, resets, until, waits
 from tests.proxy.test_caching import embedding, embeds
@@ -27,6 +33,26 @@ def _long_windows(monkeypatch: pytest.MonkeyPatch) -> None:
         return add(self, group, rule.model_copy(update={"window_ms": rule.window_ms * 100}), call)
 
     monkeypatch.setattr(MicroBatches, "_add", patient)
+
+
+Alone = Callable[[Callable[[MicroBatches], Coroutine[Any, Any, Any]]], Any]
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Alone]:
+    """Return what runs something with the batches of a worker that is alone on its host."""
+    table = PlaceTable(tmp_path)
+
+    async def run(act: Callable[[MicroBatches], Coroutine[Any, Any, Any]]) -> Any:
+        client = Client()
+        batches = MicroBatches(client, lambda: table)
+        made = await act(batches)
+        await batches.close()
+        client.close()
+        return made
+
+    yield lambda act: asyncio.run(run(act))
+    table.close()
 
 
 def gather(rig: Rig, team: str, **rule: object) -> None:
@@ -80,10 +106,8 @@ def test_a_call_alone_leaves_when_its_window_is_over_and_goes_as_it_came(rig: Ri
     assert semconv.MICRO_BATCH_CALLS not in rig.span(team)
 
 
-def test_calls_of_other_tenants_never_meet(rig: Rig) -> None:
-    async def act() -> None:
-        client = Client()
-        batches = MicroBatches(client)
+def test_calls_of_other_tenants_never_meet(rig: Rig, alone: Alone) -> None:
+    async def act(batches: MicroBatches) -> None:
         fields = {"model": "m", "input": ["a"]}
         url = f"http://127.0.0.1:{rig.upstream.port}/v1/embeddings"
         letters = [
@@ -93,10 +117,9 @@ def test_calls_of_other_tenants_never_meet(rig: Rig) -> None:
         rule = MicroBatchAction(max_inputs=2, min_inputs=None, window_ms=1000)
         made = await asyncio.gather(*(batches.post(rule, letter) for letter in letters))
         assert [one.shared_by for one in made] == [2] * 4
-        client.close()
 
     rig.upstream.next(embedding)
-    asyncio.run(act())
+    alone(act)
     assert len(rig.upstream.received) == 2
 
 
@@ -139,6 +162,38 @@ def test_one_caller_s_bad_input_is_nobody_else_s_error(rig: Rig) -> None:
     assert rig.status()["micro_batches"]["refused_batches"] >= 1
 
 
+def test_what_a_refused_batch_held_is_asked_for_nobody_who_has_gone(rig: Rig, alone: Alone) -> None:
+    async def together_refused(request: Received, reader: Any, writer: asyncio.StreamWriter) -> None:
+        is_alone = isinstance(request.json["input"], str)
+        writer.write(reply(embeds(request) if is_alone else b"{}", status=200 if is_alone else 400))
+
+    async def act(batches: MicroBatches) -> None:
+        rule = MicroBatchAction.model_validate({"max_inputs": 3, "window_ms": 1000})
+        made = [asyncio.create_task(batches.post(rule, letter(rig, text))) for text in ("a", "b", "c")]
+        await asyncio.to_thread(rig.upstream.arrived.wait)
+        for gone in made[:2]:
+            gone.cancel()
+        await asyncio.wait(made[:2])
+        rig.upstream.release.set()
+        assert (await made[2]).status == 200
+
+    rig.upstream.next(waits(rig.upstream, together_refused))
+    alone(act)
+    assert [one.json["input"] for one in rig.upstream.received] == [["a", "b", "c"], "c"]
+
+
+def test_an_error_that_nobody_foresaw_is_told_to_each_caller_and_takes_no_place(rig: Rig, alone: Alone) -> None:
+    async def act(batches: MicroBatches) -> None:
+        rule = MicroBatchAction.model_validate({"max_inputs": 2, "window_ms": 1000, "concurrent": 1})
+        for _ in range(2):
+            lost = [replace(letter(rig, text), url="http://127.0.0.1:99999/v1/embeddings") for text in ("a", "b")]
+            made = await asyncio.gather(*(batches.post(rule, one) for one in lost), return_exceptions=True)
+            assert [type(one) for one in made] == [UpstreamError] * 2
+            assert all("could not be sent: ValueError('Port out of range" in str(one) for one in made)
+
+    alone(act)
+
+
 def test_limits_change_while_it_runs(rig: Rig) -> None:
     team = rig.budget()
     for most in (4, 2):
@@ -154,17 +209,20 @@ def letter(rig: Rig, text: str) -> Letter:
     return Letter("t", url, (), json.dumps(body).encode(), body, Timeouts(), True, time.monotonic() + 60)
 
 
-async def both_leave(rig: Rig, first: dict[str, Any], then: dict[str, Any]) -> list[int]:
+def both_leave(
+    rig: Rig, first: dict[str, Any], then: dict[str, Any]
+) -> Callable[[MicroBatches], Coroutine[Any, Any, list[int]]]:
     """Post one call under one rule and another one under the next; return with how many others each was sent."""
-    client = Client()
-    batches = MicroBatches(client)
-    rules = [MicroBatchAction.model_validate({"window_ms": 1000} | rule) for rule in (first, then)]
-    waiting = asyncio.create_task(batches.post(rules[0], letter(rig, "one two three")))
-    await asyncio.sleep(0)
-    assert batches.waiting == 1
-    made = await asyncio.gather(waiting, batches.post(rules[1], letter(rig, "four five six")))
-    client.close()
-    return [one.shared_by for one in made]
+
+    async def act(batches: MicroBatches) -> list[int]:
+        rules = [MicroBatchAction.model_validate({"window_ms": 1000} | rule) for rule in (first, then)]
+        waiting = asyncio.create_task(batches.post(rules[0], letter(rig, "one two three")))
+        await asyncio.sleep(0)
+        assert batches.waiting == 1
+        made = await asyncio.gather(waiting, batches.post(rules[1], letter(rig, "four five six")))
+        return [one.shared_by for one in made]
+
+    return act
 
 
 @pytest.mark.parametrize(
@@ -173,21 +231,21 @@ async def both_leave(rig: Rig, first: dict[str, Any], then: dict[str, Any]) -> l
      ({"window_ms": 0.001}, 2), ({"max_inputs": 1}, 1), ({"max_bytes": 13}, 1)],
     ids=["max", "min", "bytes", "tokens", "window", "smaller max", "fewer bytes"],
 )  # fmt: skip
-def test_each_limit_holds_from_the_next_call_on(rig: Rig, then: dict[str, Any], shared_by: int) -> None:
+def test_each_limit_holds_from_the_next_call_on(
+    rig: Rig, alone: Alone, then: dict[str, Any], shared_by: int
+) -> None:
     rig.upstream.next(embedding)
-    assert asyncio.run(both_leave(rig, {}, then)) == [shared_by, shared_by]
+    assert alone(both_leave(rig, {}, then)) == [shared_by, shared_by]
 
 
-def test_a_batch_has_no_more_tokens_than_its_budget(rig: Rig) -> None:
+def test_a_batch_has_no_more_tokens_than_its_budget(rig: Rig, alone: Alone) -> None:
     rig.upstream.next(embedding)
-    assert asyncio.run(both_leave(rig, {"max_tokens": 6}, {"max_tokens": 6})) == [2, 2]
-    assert asyncio.run(both_leave(rig, {"max_tokens": 5}, {"max_tokens": 5, "window_ms": 0.001})) == [1, 1]
+    assert alone(both_leave(rig, {"max_tokens": 6}, {"max_tokens": 6})) == [2, 2]
+    assert alone(both_leave(rig, {"max_tokens": 5}, {"max_tokens": 5, "window_ms": 0.001})) == [1, 1]
 
 
-def test_more_batches_may_be_under_way_from_the_next_call_on(rig: Rig) -> None:
-    async def act() -> None:
-        client = Client()
-        batches = MicroBatches(client)
+def test_more_batches_may_be_under_way_from_the_next_call_on(rig: Rig, alone: Alone) -> None:
+    async def act(batches: MicroBatches) -> None:
         one, two = (MicroBatchAction.model_validate({"max_inputs": 1, "concurrent": count}) for count in (1, 2))
         made = [asyncio.create_task(batches.post(rule, letter(rig, text))) for rule, text in ((one, "a"), (one, "b"))]
         await asyncio.sleep(0)
@@ -197,10 +255,9 @@ def test_more_batches_may_be_under_way_from_the_next_call_on(rig: Rig) -> None:
         assert batches.waiting == 1  # and goes with the first one that may be beside it
         rig.upstream.release.set()
         assert [one.shared_by for one in await asyncio.gather(*made)] == [1, 1, 1]
-        client.close()
 
     rig.upstream.next(waits(rig.upstream, embedding))
-    asyncio.run(act())
+    alone(act)
 
 
 def test_a_batch_leaves_early_for_a_call_whose_time_is_short_and_once_enough_wait(rig: Rig) -> None:

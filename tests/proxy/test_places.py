@@ -20,13 +20,16 @@ import pytest
 from farthing.errors import ServeError
 from farthing.settings import Deployment, Settings
 from proxy.dispatch import Deployments
+from proxy.health import COOLDOWN_S, Health
 from proxy.place_table import DEPLOYMENTS, PlaceTable
 from proxy.queue import ShedError
 from proxy.shared_map import WORKERS, SharedMap
+from proxy.spare import Spare
 from proxy.window import Window
 from tests.conftest import REPOSITORY
 from tests.proxy.processes import Workers, workers
 from tests.proxy.rig import Received, Rig, answer_of, answers, asked, post, reply
+from tests.proxy.test_caching import embeds
 from tests.proxy.test_window import BOUNDS, Crowd, run, settle, window_of
 from tests.until import LIMIT_S, until
 
@@ -121,17 +124,19 @@ def test_who_gives_up_while_another_worker_gives_it_a_place_leaves_that_place_fr
     run(act)
 
 
-def test_what_a_limited_model_has_to_do_is_known_in_every_worker(tmp_path: Path) -> None:
+def test_what_a_model_has_to_do_is_known_in_every_worker(tmp_path: Path) -> None:
     async def act() -> None:
         settings = Settings(data_dir=tmp_path, deployments=(Deployment("m", max_in_flight=2), Deployment("free")))
         here, there = Deployments(settings), Deployments(settings)
+        here.share()
+        there.share()
         target, free = here.targets
         assert target.window is not None and target.queue is not None and target.window.take() and target.window.take()
-        free.health.began()
+        free.health.began(1.0)
         waits = asyncio.create_task(target.queue.enter([(target, target.window)], 5, 60.0, False))
         await settle()
-        assert [(one.busy("m"), one.busy("free")) for one in (here, there)] == [(3, 1), (3, 0)]
-        assert there.targets[0].in_flight == 2
+        assert [(one.busy("m"), one.busy("free")) for one in (here, there)] == [(3, 1), (3, 1)]
+        assert [one.in_flight for one in there.targets] == [2, 1]
         waits.cancel()
         await asyncio.wait((waits,))
         assert there.busy("m") == 2
@@ -141,15 +146,61 @@ def test_what_a_limited_model_has_to_do_is_known_in_every_worker(tmp_path: Path)
     run(act)
 
 
+def test_a_deployment_that_one_worker_finds_dead_is_left_alone_by_all_and_tried_by_one(tables: Tables) -> None:
+    here, there = (Health(3, table.vitals("m")) for table in tables)
+    for health in (here, there):
+        health.began(100.0)
+    for health in (here, there, here):
+        assert here.wait_s(100.0) == there.wait_s(100.0) == 0
+        health.failed(100.0)
+    there.failed(100.5)  # it had begun before
+    assert here.wait_s(101.0) == there.wait_s(101.0) == COOLDOWN_S - 1.0
+    assert (here.failures, there.failures, here.vitals.in_flight) == (4, 4, 2)
+    for health in (here, there):
+        health.ended()
+    later = 100.0 + COOLDOWN_S
+    assert here.wait_s(later) == there.wait_s(later) == 0
+    there.began(later)
+    assert here.wait_s(later) > 0 and there.wait_s(later) > 0
+    there.failed(later)
+    there.ended()
+    assert here.wait_s(later) == there.wait_s(later) == 2 * COOLDOWN_S
+    later += 2 * COOLDOWN_S
+    here.began(later)
+    here.succeeded(0.1)
+    assert here.wait_s(later) == there.wait_s(later) == there.failures == 0
+    here.pause(later, 7.0)
+    assert there.pause_s(later) == 7.0
+
+
+def test_workers_have_no_more_lines_of_batches_under_way_at_a_model_than_one_may(tables: Tables) -> None:
+    here, there = (Spare(table) for table in tables)
+    assert [spare.take("m", 3) for spare in (here, there, here, there, here)] == [True, True, True, False, False]
+    assert there.take("other", 1) and (here.lines, there.lines) == (2, 2)
+    here.leave("m")
+    assert there.take("m", 3) and not here.take("m", 3)
+    alone = Spare(None)
+    assert [alone.take("m", 2) for _ in range(3)] == [True, True, False]
+    alone.leave("m")
+    assert alone.lines == 1 and alone.take("m", 2)
+
+
 DIES = """
 import asyncio, sys
 from pathlib import Path
 from tests.until import LIMIT_S, until
 from tests.proxy.test_window import Crowd
+from proxy.health import COOLDOWN_S, Health
 from proxy.place_table import PlaceTable
+from proxy.spare import Spare
 
 async def main():
-    crowd = Crowd(PlaceTable(Path(sys.argv[1])), places=2)
+    table = PlaceTable(Path(sys.argv[1]))
+    tried = Health(1, table.vitals("m"))
+    tried.failed(0.0)
+    tried.began(COOLDOWN_S)
+    assert Spare(table).take("m", 1)
+    crowd = Crowd(table, places=2)
     for name in ("runs", "runs too", "waits"):
         await crowd.come(name, priority=9)
     print(crowd.order, flush=True)
@@ -169,13 +220,16 @@ def test_a_killed_worker_s_places_come_back_and_nothing_waits_for_those_who_wait
 
         async def act() -> None:
             crowd = Crowd(tables[0], places=2)
+            health, spare = Health(1, tables[0].vitals("m")), Spare(tables[0])
             waits = await crowd.come("a")
-            assert crowd.queue.waiting == 1
+            assert crowd.queue.waiting == 1 and not spare.take("m", 1)
+            assert health.vitals.in_flight == 1 and health.wait_s(COOLDOWN_S) > 0
             other.kill()
             other.wait()
             assert await waits is crowd.windows[0][1]
             await crowd.come("b")
             assert crowd.order == ["a", "b"] and crowd.windows[0][1].places.occupied == 2
+            assert health.vitals.in_flight == health.wait_s(COOLDOWN_S) == 0 and spare.take("m", 1)
 
         run(act)
 
@@ -213,8 +267,9 @@ def test_more_workers_and_more_deployments_than_there_is_room_for_are_refused_by
 class Crowded:
     """An upstream that keeps requests until it is let go or they are given up, and knows how many it had at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, body_of: Callable[[Received], bytes] = lambda _: answer_of()) -> None:
         self.here = self.most = self.came = 0
+        self._body_of = body_of
         self.goes_on = threading.Event()
 
     async def __call__(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -226,7 +281,7 @@ class Crowded:
             await asyncio.sleep(0.005)  # the others that were let in too soon come meanwhile
         finally:
             self.here -= 1
-        writer.write(reply(answer_of(), "content-type: application/json"))
+        writer.write(reply(self._body_of(request), "content-type: application/json"))
 
 
 def shown(running: Workers, metric: str) -> dict[int, float]:
@@ -268,9 +323,38 @@ def test_two_workers_hold_a_limit_exactly_and_what_a_killed_one_had_comes_back(r
     assert crowded.came == outcomes.count(200) + taken[killed]
 
 
-def outcome(rig: Rig, running: Workers) -> int | str:
+def test_two_workers_have_no_more_batches_of_embeddings_under_way_than_a_policy_says_together(
+    rig: Rig, tmp_path: Path
+) -> None:
+    crowded = Crowded(embeds)
+    rig.upstream.next(crowded)
+    rig.apply(
+        "apiVersion: farthing/v1\nkind: Policy\nmetadata: {name: gather-crowd}\nmatch: {team: crowd}\n"
+        "action: {micro_batch: {max_inputs: 1, concurrent: 3}}\n"
+    )
+    concurrency(rig, min=64, max=64)
+    body = json.dumps({"model": "gpt-plain", "input": "a"}).encode()
+    with workers(rig, tmp_path) as running, ThreadPoolExecutor(40) as pool:
+        until(lambda: list(shown(running, "window").values()) == [64, 64], "both know the policies")
+        calls = [pool.submit(outcome, rig, running, body, "/v1/embeddings") for _ in range(40)]
+        until(lambda: sum(shown(running, "in_flight").values()) == 40, "all calls are here")
+        until(lambda: crowded.here == 3, "three are under way")
+        assert (crowded.came, crowded.most) == (3, 3)
+        taken: dict[int, float] = {}
+        until(lambda: taken.update(shown(running, "micro_batches_under_way")) or sum(taken.values()) == 3, "as shown")
+        killed = max(taken, key=lambda pid: taken[pid])
+        running.kill(killed)
+        until(lambda: crowded.here == 3 and crowded.came == 3 + taken[killed], "the other worker has all places")
+        crowded.most = 3
+        crowded.goes_on.set()
+        outcomes = [call.result() for call in calls]
+    assert crowded.most == 3 and 0 < outcomes.count(200) == 40 - outcomes.count("killed") < 40
+    assert crowded.came == outcomes.count(200) + taken[killed]
+
+
+def outcome(rig: Rig, running: Workers, body: bytes = BODY, path: str = "/v1/chat/completions") -> int | str:
     try:
-        return post(rig, "crowd", BODY, running.url).status
+        return post(rig, "crowd", body, running.url, path).status
     except (ConnectionError, http.client.HTTPException):
         return "killed"
 

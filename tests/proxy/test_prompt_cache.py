@@ -49,6 +49,7 @@ def test_tools_system_and_history_are_marked_at_their_ends() -> None:
     {},
     {"system": " ", "tools": []},
     {"messages": [turn("assistant", [THOUGHT]), turn("user", "new")]},
+    {"messages": [turn("assistant", [{"type": ["text"], "text": "x"}, 5]), turn("user", "new")], "system": [5]},
 ])  # fmt: skip
 def test_nothing_is_marked_that_the_client_marked_itself_or_that_takes_no_mark(fields: dict[str, Any]) -> None:
     assert marked(**fields) == {}

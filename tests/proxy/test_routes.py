@@ -139,10 +139,37 @@ def test_only_the_sign_of_life_asks_for_no_key(strict: tuple[Proxy, int]) -> Non
     assert status == 404 and "known: POST /v1/chat/completions, " in answer["error"]["message"]
 
 
+@pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/v1/models", 200), ("/v1/models/own", 200),
+                                             ("/v1/chat/completions", 404)])  # fmt: skip
+def test_head_tells_what_get_would_without_its_body(strict: tuple[Proxy, int], path: str, status: int) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", strict[1], timeout=120)) as connection:
+        for _ in range(2):  # on one connection
+            connection.request("HEAD", path, headers={"authorization": "Bearer of-ann"})
+            response = connection.getresponse()
+            assert (response.status, response.read()) == (status, b"") and int(response.headers["content-length"])
+
+
 def test_a_route_cannot_be_reached_past_the_registry(strict: tuple[Proxy, int]) -> None:
     """What the server calls is the registry's own method, whose only way to a handler checks the key."""
     proxy, _ = strict
     assert proxy.routes.handle == proxy._server.handle  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/v1/chat/completions", "server_error"), ("/v1/messages", "api_error")])
+def test_a_defect_is_answered_in_the_shape_of_the_api_and_the_connection_goes_on(
+    strict: tuple[Proxy, int], path: str, kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy, port = strict
+    exchange = proxy.routes.exchange(path)
+
+    async def fails(*_: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(exchange, "_serve", fails)
+    body = {"model": "own", "messages": [{"role": "user", "content": "x"}], "max_tokens": 5}
+    status, answer = ask(port, "POST", path, body, authorization="Bearer of-ann")
+    assert (status, answer["error"]["type"]) == (500, kind)
+    assert "a defect" in caplog.text and "a defect" not in str(answer)
 
 
 def test_a_good_key_is_let_through(strict: tuple[Proxy, int]) -> None:

@@ -38,6 +38,11 @@ def test_vector_marks_agree_where_meaning_numbers_and_names_do() -> None:
     assert not agree(mark, vector_mark("until 5 it is open, in Oslo", NEARLY, KEY, at_least=0.99))
 
 
+def test_marks_of_an_embedder_that_was_another_model_before_do_not_agree() -> None:
+    mark = vector_mark("It is open until 5 in Oslo", NORTH, KEY)
+    assert not agree(mark, vector_mark("until 5 it is open, in Oslo", NORTH[:1], KEY))
+
+
 @pytest.mark.parametrize("text", ["42", "Der Laden hat heute leider schon geschlossen", "開いています"])
 def test_an_answer_that_the_guards_cannot_read_agrees_with_itself_and_no_other(text: str) -> None:
     mark = vector_mark(text, NORTH, KEY)

@@ -6,6 +6,7 @@ import base64
 import csv
 import gzip
 import json
+import math
 import struct
 import uuid
 from collections import Counter
@@ -39,14 +40,18 @@ def vector(text: str) -> list[float]:
     return [float(counts[letter]) for letter in "abcdefghijklmnopqrstuvwxyz"]
 
 
-def provider(embeds: bool = True) -> Behave:
+def packed(values: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
+
+
+def provider(embeds: bool = True, told: Callable[[list[float]], object] = packed) -> Behave:
     """Both embed, where they are not away, and answer: the same to what means the same."""
 
     async def behave(request: Received, reader: Any, writer: asyncio.StreamWriter) -> None:
         given = request.json
         if request.path.endswith("/embeddings"):
-            told = [base64.b64encode(struct.pack("<26f", *vector(text))).decode() for text in given["input"]]
-            data = [{"object": "embedding", "index": n, "embedding": one} for n, one in enumerate(told)]
+            vectors = [told(vector(text)) for text in given["input"]]
+            data = [{"object": "embedding", "index": n, "embedding": one} for n, one in enumerate(vectors)]
             body = {"object": "list", "data": data, "model": "x", "usage": {"prompt_tokens": 3, "total_tokens": 3}}
             writer.write(reply(json.dumps(body).encode(), status=200 if embeds else 500))
         else:
@@ -140,6 +145,30 @@ def test_what_cannot_be_compared_is_not(rig: Rig, more: dict[str, Any], why: str
     rig.upstream.next(provider())
     assert ask(rig, team, QUESTION, **more)[1] == "miss"
     assert learned(rig, team)["refused"] == {why: 1} and len(rig.upstream.received) == 1
+
+
+def test_an_embedder_that_knows_no_base64_fills_the_cache_too(rig: Rig) -> None:
+    team = rig.budget()
+    policy(rig, team)
+    rig.upstream.next(provider(told=lambda values: [int(value) for value in values]))
+    for end in ("?", "!"):
+        assert ask(rig, team, QUESTION + end) == (ANSWERS[QUESTION], "miss")
+    assert kinds(rig, team) == [("miss", "empty"), ("miss", "unproven")]
+
+
+def test_an_embedding_that_cannot_be_compared_is_a_miss_and_no_error(rig: Rig) -> None:
+    team = rig.budget()
+    policy(rig, team)
+    for failures, told in enumerate((packed([math.nan] * 26), packed([0.0] * 26), "AAAA", "", [], [0, 0])):
+        rig.upstream.next(provider(told=lambda _, told=told: told))
+        text = QUESTION + "?" * failures  # of which no vector is kept
+        assert ask(rig, team, text) == (ANSWERS[QUESTION], "miss")
+        assert learned(rig, team)["refused"] == {"embedder": failures + 1}
+        rig.upstream.next(provider())
+        assert ask(rig, team, text + "!") == (ANSWERS[QUESTION], "miss")  # so that the embedder is not left alone
+    rig.upstream.next(provider(told=lambda values: packed(values[:20])))  # it embeds by another model from now on
+    assert ask(rig, team, QUESTION + ".") == (ANSWERS[QUESTION], "miss")
+    assert kinds(rig, team)[-1] == ("miss", "empty")
 
 
 @pytest.mark.parametrize("rule", [

@@ -71,6 +71,11 @@ def test_what_no_answer_depends_on_does_not_keep_requests_apart() -> None:
         ({"messages": [{"role": "user", "content": "x" * (MAX_TEXT + 1)}]}, "length"),
         ({"messages": [{"role": "user", "content": ""}]}, "length"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "length"),
+        ({"messages": ["What is it?"]}, "turns"),
+        ({"messages": [None, USER]}, "turns"),
+        ({"messages": [{"role": "user", "content": ["What is it?"]}]}, "length"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "length"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, "length"),
     ],
     ids=str,
 )

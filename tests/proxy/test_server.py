@@ -113,6 +113,16 @@ def read_all(sock: socket.socket) -> bytes:
     return b"".join(parts)
 
 
+def read_to(sock: socket.socket, mark: bytes) -> bytes:
+    """Return what comes up to `mark`, which it ends with."""
+    found = b""
+    while not found.endswith(mark):
+        part = sock.recv(1)
+        assert part, found
+        found += part
+    return found
+
+
 def sent(served: Served, raw: bytes) -> bytes:
     """Send bytes as they are and return all that comes until the server closes."""
     with connect(served) as sock:
@@ -152,6 +162,88 @@ def test_requests_that_come_at_once_are_answered_one_after_the_other(served: Ser
     answer = sent(served, raw)
     assert answer.index(b"two") < answer.index(b"/echo ")
     assert answer.count(b"HTTP/1.1 200 OK") == 42 and answer.count(b"/echo ") == 41
+
+
+JDK = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"  # from Java 11 on
+
+
+@pytest.mark.parametrize("framing", [
+    b"content-length: 5\r\n\r\nhello", b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+], ids=["whole", "chunked"])  # fmt: skip
+@pytest.mark.parametrize("cut", [1, 60, 150, 165, 1000])
+def test_an_offer_of_another_protocol_is_passed_over(served: Served, framing: bytes, cut: int) -> None:
+    raw = b"POST /echo?a=b HTTP/1.1\r\nX-Y: z\r\n" + JDK + framing + GET.replace(b"host: x", b"connection: close")
+    with connect(served) as sock:
+        sock.sendall(raw[:cut])
+        time.sleep(0.01)  # two parts, usually
+        sock.sendall(raw[cut:])
+        answer = read_all(sock)
+    assert answer.count(b"HTTP/1.1 200 OK") == 2 and b"/echo hello" in answer and b" 101 " not in answer
+    first = served.seen[0]
+    assert (first.method, first.query, first.headers[b"x-y"]) == ("POST", {"a": "b"}, b"z")
+    assert b"upgrade" not in first.headers
+
+
+def test_offers_without_end_are_no_work_without_end(served: Served) -> None:
+    offer = b"GET /echo HTTP/1.1\r\n" + JDK + b"\r\n"
+    with connect(served) as sock:
+        with suppress(OSError):
+            sock.sendall(offer * 5000)
+        read_all(sock)
+    assert len(served.seen) < 5000
+
+
+def test_a_tunnel_is_refused(served: Served) -> None:
+    assert sent(served, b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n" + GET).startswith(b"HTTP/1.1 501 ")
+    assert served.seen == []
+
+
+def test_the_answer_to_head_has_no_body_and_the_next_one_is_found_behind_it(served: Served) -> None:
+    served.release.set()
+    heads = [b"HEAD %b HTTP/1.1\r\nhost: x\r\n\r\n" % path for path in (b"/echo", b"/stream")]
+    answer = sent(served, b"".join(heads) + GET.replace(b"host: x", b"connection: close"))
+    whole, stream, last = answer.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert b"content-length: 6\r\n" in whole and whole.endswith(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in stream and stream.endswith(b"\r\n\r\n")
+    assert last.endswith(b"/echo ")
+
+
+def test_a_whole_address_is_taken_for_its_path(served: Served) -> None:
+    for target, path in ((b"http://x:1/echo?a=b", "/echo"), (b"HTTPS://x/echo", "/echo"), (b"http://x?a=b", "/")):
+        sent(served, b"GET " + target + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert served.seen[-1].path == path
+    assert served.seen[0].query == served.seen[2].query == {"a": "b"}
+
+
+def test_a_client_behind_another_answer_is_told_to_go_on_once_that_is_whole(served: Served) -> None:
+    with connect(served) as sock:
+        waits = b"POST /echo HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+        sock.sendall(GET.replace(b"/echo", b"/stream") + waits)
+        first = read_to(sock, b"one,")
+        served.release.set()
+        first += read_to(sock, b"100 Continue\r\n\r\n")
+        assert first.index(b"two\r\n0\r\n\r\n") < first.index(b"HTTP/1.1 100 Continue")
+        sock.sendall(b"ok")
+        read_to(sock, b"/echo ok")
+
+
+@pytest.mark.parametrize("behind", [
+    GET.replace(b"host: x", b"connection: close"),
+    b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc",
+], ids=["a request", "a part of one"])  # fmt: skip
+def test_what_waits_behind_an_answer_does_not_cut_it_off(behind: bytes) -> None:
+    with running(Patience(body=0.05, sweep=0.01)) as served, connect(served) as sock:
+        sock.sendall(GET.replace(b"/echo", b"/stream"))
+        read_to(sock, b"one,")
+        sock.sendall(behind)
+        time.sleep(0.2)  # far longer than a body may take
+        served.release.set()
+        assert b"two\r\n0\r\n\r\n" in read_all(sock)
+
+
+def test_http_1_0_keeps_no_connection_though_it_asks_to(served: Served) -> None:
+    answer = sent(served, b"GET /echo HTTP/1.0\r\nconnection: keep-alive\r\n\r\n" + GET)
+    assert answer.count(b"HTTP/1.1 200 OK") == 1 and b"connection: close" in answer
 
 
 def test_http_1_0_gets_an_answer_that_ends_with_the_connection(served: Served) -> None:
@@ -274,6 +366,41 @@ def test_a_stop_waits_for_the_answer_under_way_and_takes_nothing_new() -> None:
         stopping.result(120)
 
 
+def test_a_stop_waits_for_what_is_done_for_a_client_that_has_gone_and_gives_it_up_in_the_end() -> None:
+    async def run() -> None:
+        said: list[str] = []
+        release = asyncio.Event()
+
+        async def handle(request: Request) -> None:
+            try:
+                said.append(request.path)
+                await (release if request.path == "/ends" else asyncio.Event()).wait()
+                said.append("ended")
+            except asyncio.CancelledError:
+                said.append("cancelled")
+                raise
+
+        for path, end in (("/ends", "ended"), ("/hangs", "cancelled")):
+            server, sock = Server(handle, MAX_BODY), socket.create_server(("127.0.0.1", 0))
+            await server.start(sock)
+            _, writer = await asyncio.open_connection(*sock.getsockname())
+            writer.write(GET.replace(b"/echo", path.encode()))
+            while path not in said:
+                await asyncio.sleep(0.001)
+            writer.close()
+            await writer.wait_closed()
+            while not server.left:
+                await asyncio.sleep(0.001)
+            stopping = asyncio.create_task(server.stop(60 if end == "ended" else 0.01))
+            await asyncio.sleep(0)
+            assert not stopping.done()
+            release.set()
+            await stopping
+            assert said[-1] == end and len(asyncio.all_tasks()) == 1 and not server.left
+
+    asyncio.run(run())
+
+
 def test_a_server_that_stopped_leaves_no_task_of_an_idle_connection_behind() -> None:
     async def run() -> tuple[bytes, int]:
         sock = socket.create_server(("127.0.0.1", 0))
@@ -290,3 +417,45 @@ def test_a_server_that_stopped_leaves_no_task_of_an_idle_connection_behind() -> 
 
     head, left = asyncio.run(run())
     assert head.startswith(b"HTTP/1.1 200") and left == 1  # the one that asks
+
+
+class Sent(list[bytes]):
+    """A connection that keeps what is written to it."""
+
+    is_stalled = False
+    is_http_11 = True
+
+    def send(self, data: bytes) -> None:
+        self.append(data)
+
+    async def drained(self) -> None:
+        """Return; nothing waits."""
+
+
+def test_the_head_of_a_stream_leaves_with_its_first_part_where_that_is_there() -> None:
+    sent = Sent()
+
+    async def answer() -> None:
+        request = Request(sent, "GET", "/", {})
+        request.begin(200, [])
+        request.put(b"one")
+        await asyncio.sleep(0)
+        request.end()
+
+    asyncio.run(answer())
+    assert sent[0].startswith(b"HTTP/1.1 200 OK\r\n") and sent[0].endswith(b"\r\n\r\n3\r\none\r\n")
+    assert sent[1:] == [b"0\r\n\r\n"]
+
+
+def test_the_head_of_a_stream_does_not_wait_for_a_part_that_is_not_there() -> None:
+    sent = Sent()
+
+    async def answer() -> None:
+        request = Request(sent, "GET", "/", {})
+        request.begin(200, [])
+        await asyncio.sleep(0)
+        assert len(sent) == 1 and sent[0].startswith(b"HTTP/1.1 200 OK\r\n") and sent[0].endswith(b"\r\n\r\n")
+        request.put(b"one")
+
+    asyncio.run(answer())
+    assert sent[1:] == [b"3\r\none\r\n"]

@@ -81,6 +81,19 @@ def test_lines_may_end_with_cr_lf_and_nothing_waits_for_the_end_of_the_stream(cu
     assert whole.feed(stream[:-1]) == stream[: stream.rindex(b"data: [DONE]")]
 
 
+@pytest.mark.parametrize("last", [
+    b": {usage}\n" + LAST,
+    LAST[:-1] + b"id: 7\nretry: 5\n\n",
+    LAST.replace(b'"usage"', b'\ndata: "usage"'),
+    LAST.replace(b"data: ", b"event: last\r\ndata:"),
+], ids=["a comment before it", "fields behind it", "several lines of data", "a name and CR LF"])  # fmt: skip
+def test_usage_is_read_of_whatever_an_event_is_made(last: bytes) -> None:
+    stream = delta("one", "stop") + last + b"data: [DONE]\n\n"
+    out, relay = relayed(stream, [], hide_usage=True)
+    assert out == stream.replace(last, b"")
+    assert relay.usage == Usage(input_uncached=6, cache_read=4, output=3) and relay.is_usage_last
+
+
 def test_usage_in_a_last_event_without_an_empty_line_is_read_and_hidden() -> None:
     out, relay = relayed(delta("one", "stop") + LAST[:-1], [], hide_usage=True)
     assert out == delta("one", "stop") and relay.usage is not None

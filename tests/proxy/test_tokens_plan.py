@@ -209,6 +209,14 @@ def test_the_estimate_of_tokens_is_within_a_quarter_of_a_tokenizer(chat: ChatTok
     assert 0.75 < measure(text).tokens / len(chat.encode(text)) < 1.25
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
+@pytest.mark.parametrize("odd", [["text"], {"a": 1}, 5, None], ids=str)
+def test_what_has_no_known_kind_is_counted_and_left_as_it_is(path: str, odd: Any) -> None:
+    turns = [{"role": "user", "content": [{"type": odd, "text": "a  b"}, odd]}, {"type": odd, "role": odd}]
+    made = planned(turns, path, max_input=1000, history={"max_tokens": 5}, compress={"whitespace": True})
+    assert made.edited == set() and made.cut.before > 0
+
+
 def test_an_image_counts_as_a_constant_and_not_by_its_bytes() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
     assert measure_value(said("user", "x") | {"content": [image]}).tokens == MEDIA_TOKENS

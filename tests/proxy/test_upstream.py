@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import random
 import socket
 import struct
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -156,14 +158,83 @@ def test_a_server_that_hangs_is_left_after_the_stage_s_own_time() -> None:
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
             await reader.read()
 
+        async def hang_after_the_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await head(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n")
+            await reader.read()
+
         for handler, times, says in (
-            (hang, QUICK_HEAD, "no answer"), (hang_later, QUICK_BODY, "no further part")
+            (hang, QUICK_HEAD, "no answer"), (hang_later, QUICK_BODY, "no further part"),
+            (hang_after_the_head, QUICK_HEAD, "no first part"),
         ):  # fmt: skip
             async with server(handler) as url:
                 client = Client(times)
                 with pytest.raises(UpstreamError, match=says):
                     await get(client, url)
                 client.close()
+
+    asyncio.run(run())
+
+
+def test_what_comes_first_may_take_longer_than_what_follows_it() -> None:
+    async def run() -> None:
+        async def think(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await head(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n")
+            await asyncio.sleep(2 * QUICK_BODY.between)
+            writer.write(b"yes")
+            await reader.read()
+
+        async with server(think) as url:
+            client = Client(QUICK_BODY)
+            assert await poured(client, url) == b"yes"
+            client.close()
+
+    asyncio.run(run())
+
+
+WORDS = b"".join(b"data: %d\n\n" % n for n in range(5000))
+
+
+@pytest.mark.parametrize(("encoding", "body"), [
+    (b"gzip", gzip.compress(WORDS)), (b"X-GZIP", gzip.compress(WORDS[:7]) + gzip.compress(WORDS[7:])),
+    (b"deflate", zlib.compress(WORDS)), (b"identity", WORDS),
+], ids=["gzip", "two members", "deflate", "none"])  # fmt: skip
+def test_what_a_server_compresses_unasked_is_read_as_what_it_stands_for(encoding: bytes, body: bytes) -> None:
+    async def run() -> None:
+        answer = whole(body, b"Content-Encoding: " + encoding)
+        async with server(answering(answer, answer, answer)) as url:
+            client = Client()
+            assert await get(client, url) == await poured(client, url) == WORDS
+            assert b"".join([part async for part in (await client.request("GET", url)).parts()]) == WORDS
+            client.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("encoding", "body", "says"), [
+    (b"br", b"x", "content-encoding 'br'"), (b"gzip", b"no gzip at all", "damaged"),
+    (b"gzip", gzip.compress(WORDS)[:-9], "damaged"), (b"gzip", gzip.compress(bytes(80_000_000)), "more than"),
+], ids=["unknown", "damaged", "cut", "a bomb"])  # fmt: skip
+def test_what_cannot_be_read_says_why(encoding: bytes, body: bytes, says: str) -> None:
+    async def run() -> None:
+        async with server(answering(*[whole(body, b"content-encoding: " + encoding)] * 2)) as url:
+            client = Client()
+            for read in (get, poured):
+                with pytest.raises(UpstreamError, match=says):
+                    await read(client, url)
+            client.close()
+
+    asyncio.run(run())
+
+
+def test_a_server_that_goes_over_to_another_protocol_is_an_error() -> None:
+    async def run() -> None:
+        async with server(answering(b"HTTP/1.1 101 Go\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nxyz")) as url:
+            client = Client()
+            with pytest.raises(UpstreamError, match="before it answered"):
+                await get(client, url)
+            client.close()
 
     asyncio.run(run())
 

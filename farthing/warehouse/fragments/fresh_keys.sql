@@ -14,9 +14,9 @@ FROM (
                 SELECT
                     received_at >= fromUnixTimestamp64Milli({since_ms:Int64}) AND received_at < fromUnixTimestamp64Milli({until_ms:Int64}) AS is_fresh,
                     arrayJoin([
-                        4 * cityHash64(tenant, trace_id, span_id, operation = 'embeddings') + 2,
+                        if(span_id = '', 0, 4 * cityHash64(tenant, trace_id, span_id, operation = 'embeddings') + 2), -- '' is nobody's
                         if(parent_span_id = '', 0, 4 * cityHash64(tenant, trace_id, parent_span_id, operation = 'embeddings')),
-                        if(response_id = '' OR (cache_hit != '' AND scope != 'farthing.proxy'), 0, 4 * cityHash64(tenant, response_id) + 2)
+                        if({{no_answer}}, 0, 4 * cityHash64(tenant, response_id) + 2)
                     ]) AS part
                 FROM requests
                 WHERE (billed OR unbilled_reason IN ('duplicate', 'replayed'))

@@ -8,7 +8,7 @@ SELECT
     _block_offset,
     cityHash64(tenant, trace_id, span_id, operation = 'embeddings') AS span,
     if(parent_span_id = '', 0, cityHash64(tenant, trace_id, parent_span_id, operation = 'embeddings')) AS parent, -- an embedding inside a chat is no part of it
-    if(response_id = '' OR (cache_hit != '' AND scope != 'farthing.proxy'), 0, cityHash64(tenant, response_id)) AS response,
+    if({{no_answer}}, 0, cityHash64(tenant, response_id)) AS response,
     multiIf(scope = 'farthing.proxy', 8, 0)
         + multiIf(usage_source IN ('provider', 'proxy'), 4, usage_source IN ('estimate', 'tokenizer'), 2, 0)
         + (price_state = 'priced')      AS rank,

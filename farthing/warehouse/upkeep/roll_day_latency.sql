@@ -7,11 +7,11 @@ SELECT
     team,
     provider,
     model,
-    toStartOfDay(hourly_latency.hour) AS day,
+    toStartOfDay(cells.hour) AS day,
     bin,
     fromUnixTimestamp64Micro({rolled_us:Int64} + toInt64(indexOf({days:Array(DateTime('UTC'))}, day)), 'UTC') AS version,
     sum(calls)
-FROM hourly_latency
+FROM hourly_latency AS cells
 WHERE {{hours_of_days}}
 GROUP BY
     tenant,
