@@ -4,16 +4,15 @@ The rules are those of spans (content.py, redact.py); here every holder is looke
 """
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from collector.content import ContentPolicy, Verdict
 from collector.redact import Redactor
+from collector.values import as_text
 from farthing import semconv
 from farthing.settings import Settings
 
@@ -85,8 +84,7 @@ class AttributeScreen:
 
     def value_text(self, value: AnyValue, cuts: Counter[str]) -> str:
         """Return a value of any kind as a text; JSON where it has an inner structure."""
-        plain = _plain(value)
-        return self.text(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False), cuts)
+        return self.text(as_text(value), cuts)
 
     def is_kept(self, trace_id: bytes) -> bool:
         return self._content.is_kept(trace_id)
@@ -117,16 +115,6 @@ class AttributeScreen:
         if kind is None or kind == "bytes_value":
             return []
         return [KeyValue(key=one.key, value=AnyValue(string_value=self.value_text(one.value, cuts)))]
-
-
-def _plain(value: AnyValue) -> Any:
-    """Return a value as Python's; bytes as nothing."""
-    kind = value.WhichOneof("value")
-    if kind == "array_value":
-        return [_plain(item) for item in value.array_value.values]
-    if kind == "kvlist_value":
-        return {pair.key: _plain(pair.value) for pair in value.kvlist_value.values}
-    return None if kind in (None, "bytes_value") else getattr(value, kind)
 
 
 def _cut(text: str, most: int) -> str:

@@ -13,6 +13,7 @@ from collector.content import ContentPolicy
 from collector.lens import Keyed, Merged, has_unknown, is_unknown, texts
 from collector.receive import Extent
 from collector.redact import Redactor
+from collector.values import is_all_flat
 from farthing.settings import Settings
 
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
@@ -26,6 +27,7 @@ class Seen:
     is_sound: bool = False  # the body is to be stored as it came
     has_secrets: bool = True  # some text may hold a secret
     has_plain_spans: bool = False  # every attribute of every span is stored as it comes
+    is_flat: bool = False  # no value holds others than texts
 
 
 class Glance:
@@ -53,9 +55,11 @@ class Glance:
         most = self._settings.max_attribute_value_bytes
         has_secrets = not self._redactor.changes_none(said)
         has_plain_spans = self._content.are_plain(span.attributes)  # nor is one without a key, which reads as ""
+        is_flat = all(map(is_all_flat, _values(merged.resource_spans)))
         is_sound = (
             extent.is_regular
             and not has_secrets
+            and is_flat
             and has_plain_spans
             and self._content.are_plain(above)
             and extent.longest <= most
@@ -63,7 +67,7 @@ class Glance:
             and _has_plain_parts(merged.resource_spans)
             and self._has_few_keys(above.union(span.attributes), merged.resource_spans, extent)
         )
-        return Seen(is_sound, has_secrets, has_plain_spans)
+        return Seen(is_sound, has_secrets, has_plain_spans, is_flat)
 
     def _has_few_keys(self, keys: set[str], merged: Any, extent: Extent) -> bool:
         """Tell whether each attribute has one key, of which the last would hide the others, and no holder too many."""
@@ -76,6 +80,12 @@ class Glance:
             return True
         # the tag of an attribute is J, which is counted with those in the texts
         return above <= most and max((one.count(b"J") for one in extent.bytes_of_spans), default=0) <= most
+
+
+def _values(merged: Any) -> tuple[Any, ...]:
+    """Return the values of all attributes, wherever they stand."""
+    scope, span = merged.scope_spans.scope, merged.scope_spans.spans
+    return tuple(holder.attributes.value for holder in (merged.resource, scope, span, span.events, span.links))
 
 
 def _schema_urls(merged: Any) -> list[bytes]:

@@ -45,6 +45,9 @@ def _lens(name: str, root: Descriptor, form: _Form) -> Any:
             else:
                 is_enum = field.type == FieldDescriptor.TYPE_ENUM
                 read.type = FieldDescriptorProto.TYPE_INT32 if is_enum else field.type
+                if field.containing_oneof is not None:  # so that 0 and false are seen too
+                    read.proto3_optional, read.oneof_index = True, len(made.oneof_decl)
+                    made.oneof_decl.add(name=f"_{field.name}")
     pool = DescriptorPool()
     pool.Add(file)  # type: ignore[attr-defined]
     return GetMessageClass(pool.FindMessageTypeByName(f"{name}.{_flat(root)}"))

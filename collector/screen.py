@@ -19,6 +19,7 @@ from collector.content import ContentPolicy, Verdict
 from collector.glance import Glance, Seen
 from collector.receive import Extent, parsed
 from collector.redact import Redactor
+from collector.values import as_text, is_flat
 from farthing import semconv
 from farthing.settings import Settings
 
@@ -84,6 +85,7 @@ class _Screening:
         self._tenant = tenant
         self._suspect_body = seen.has_secrets
         self._has_plain_spans = seen.has_plain_spans
+        self._is_flat = seen.is_flat
         self._looks_closely = seen.has_secrets or long  # each holder is to be looked at for itself
         self._suspect = False  # a text of this holder may hold a secret
         self._deep = False  # every text of this holder is to be looked at, for a secret or for its length
@@ -115,6 +117,10 @@ class _Screening:
             self._suspect = self._suspect_body
             self._texts(one, "schema_url")
 
+    @property
+    def _is_shallow(self) -> bool:
+        return self._is_flat and not self._deep
+
     def _look_at(self, holder: _Holder) -> None:
         """Find out how closely a holder is to be looked at."""
         self._suspect = self._suspect_body and self._redactor.is_suspect(holder.SerializeToString())
@@ -133,6 +139,7 @@ class _Screening:
             attributes = span.attributes
             if (
                 self._deep
+                or not self._is_flat
                 or span.events
                 or span.links
                 or len(attributes) > most
@@ -203,7 +210,7 @@ class _Screening:
         Plain ones come before content where both do not fit, because a long conversation must not push out its usage.
         """
         attributes, most = holder.attributes, self._settings.max_attributes
-        if not self._deep and len(attributes) <= most and self._content.plain.issuperset(map(_key, attributes)):
+        if self._is_shallow and len(attributes) <= most and self._content.plain.issuperset(map(_key, attributes)):
             return
         plain, content = self._sorted(attributes)
         plain = plain[:most]
@@ -227,7 +234,7 @@ class _Screening:
             verdict = self._content.verdict(attribute.key)
             if verdict is Verdict.CONTENT:
                 content.append(attribute)
-            elif verdict is Verdict.PLAIN and (not self._deep or self._fits(attribute)):
+            elif verdict is Verdict.PLAIN and (self._is_shallow or self._fits(attribute)):
                 plain.append(attribute)
         return plain, content
 
@@ -239,8 +246,15 @@ class _Screening:
         return self._content.hidden(attribute.key, attribute.value, self._tenant)
 
     def _fits(self, attribute: KeyValue) -> bool:
-        """Redact and cut an attribute in place; False where it can only be dropped."""
-        return self._value(attribute.value, attribute.key)
+        """Redact, cut and flatten an attribute in place; False where it can only be dropped."""
+        value = attribute.value
+        if not self._value(value, attribute.key):
+            return False
+        if not is_flat(value):
+            text = as_text(value)
+            cut = self._text(text, False)
+            value.string_value = text if cut is None else cut
+        return True
 
     def _value(self, value: AnyValue, key: str) -> bool:
         """Redact and cut a value in place; False where it can only be dropped."""

@@ -11,12 +11,13 @@ from farthing.settings import Settings
 from proxy.api_error import ApiError
 from proxy.dispatch import Deployments
 from proxy.formats.messages import Messages
-from proxy.http import JSON, passed_on, refuse_too_large
+from proxy.http import JSON, deadline_s, passed_on, refuse_too_large
 from proxy.http_request import Request
 from proxy.keys import Caller
 from proxy.request import read_fields
 from proxy.routes import Routes
 from proxy.upstream import Client
+from proxy.within import Within
 
 _PATH = "messages/count_tokens"
 _ANSWER_BYTES = 1024 * 1024
@@ -30,7 +31,7 @@ class CountTokens:
     """The route."""
 
     def __init__(self, settings: Settings, client: Client, deployments: Deployments) -> None:
-        self._max_bytes = settings.max_request_bytes
+        self._max_bytes, self._most_s = settings.max_request_bytes, settings.request_timeout_s
         self._client = client
         self._deployments = deployments
 
@@ -39,6 +40,7 @@ class CountTokens:
 
     async def _count(self, request: Request, caller: Caller) -> None:
         refuse_too_large(request, self._max_bytes)
+        limit_s = deadline_s(request.headers, self._most_s)
         raw, _, asked = read_fields(request.body, _Request, {"model"}, "a token count")
         caller.check_model(asked.model)
         target = self._deployments.candidates(asked.model, "anthropic")[0]
@@ -48,8 +50,15 @@ class CountTokens:
             body = msgspec.json.encode({**raw, "model": name})
         headers = [("content-type", "application/json"), *passed_on(request.headers), *target.headers]
         try:
-            response = await self._client.request("POST", f"{deployment.url}/{_PATH}", body, headers, target.timeouts)
-            answer = await response.read(_ANSWER_BYTES)
+            with Within(limit_s):
+                url = f"{deployment.url}/{_PATH}"
+                response = await self._client.request("POST", url, body, headers, target.timeouts)
+                try:
+                    answer = await response.read(_ANSWER_BYTES)
+                finally:
+                    response.close()
+        except TimeoutError:
+            raise ApiError(504, "deadline_exceeded", f"no count within {limit_s:g} s", retry_after_s=1) from None
         except UpstreamError as error:
             raise ApiError(502, "upstream_error", f"the model's server failed: {error}", retry_after_s=1) from None
         if response.status in (401, 403):  # it is this proxy's key that was refused, and the answer may quote it

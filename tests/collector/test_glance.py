@@ -67,6 +67,8 @@ MANY = otlp.attributes([(f"farthing.tag.{n}", n) for n in range(129)])
         span(otlp.field(0x4A, otlp.attribute("shop.note", "x") + b"\x18\x05")),  # a known field that no map entry has
         span(attribute((0x0A, KEY), (0x12, TEXT), (0x22, b"hidden"))),  # a field that no schema knows
         span(attribute((0x0A, KEY), (0x12, TEXT)) + otlp.field(0x92, b"")[:1] + b"\x06\x06hidden"),
+        span(attribute((0x0A, KEY), (0x12, otlp.field(0x2A, otlp.field(0x0A, b"\x18\x00"))))),  # a list that holds a 0
+        span(attribute((0x0A, KEY), (0x12, otlp.field(0x32, b"")))),  # pairs
         span(otlp.attributes([(semconv.tag_attribute("a"), "jane@example.com")])),
         span(otlp.attributes([(semconv.tag_attribute("a"), ("x", "sk-proj-Zm9vYmFyYmF6cXV4eHl6enk"))])),
         span(b"", name="4111111111111111"),

@@ -198,6 +198,32 @@ def test_content_in_nested_values_is_redacted_too() -> None:
     assert b"[email]" in made.body and b"[card]" in made.body and b"jane" not in made.body
 
 
+def _list(*items: AnyValue) -> AnyValue:
+    return AnyValue(array_value=ArrayValue(values=items))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (_list(AnyValue(int_value=1), AnyValue(int_value=2)), "[1, 2]"),
+        (_list(AnyValue(int_value=0)), "[0]"),
+        (_list(AnyValue(bool_value=False), AnyValue(string_value="é")), '[false, "é"]'),
+        (_list(_list(AnyValue(double_value=0.5))), "[[0.5]]"),
+        (AnyValue(kvlist_value=KeyValueList(values=[pair("a", 7), pair("b", "x")])), '{"a": 7, "b": "x"}'),
+        (AnyValue(kvlist_value=KeyValueList()), "{}"),
+    ],
+)
+def test_a_value_that_no_column_holds_is_stored_as_json(value: AnyValue, text: str) -> None:
+    key = semconv.tag_attribute("shape")
+    assert stored(span([pair(key, value)])) == {key: text}
+    request = request_of(span())
+    request.resource_spans[0].resource.attributes.append(pair("service.shape", value))
+    request.resource_spans[0].scope_spans[0].spans[0].events.add(name="e").attributes.append(pair(key, value))
+    (one,) = screened(request)[1].resource_spans
+    assert one.resource.attributes[0].value.string_value == text
+    assert one.scope_spans[0].spans[0].events[0].attributes[0].value.string_value == text
+
+
 def test_own_patterns_are_taken_out_of_every_text() -> None:
     settings: dict[str, Any] = {"redactions": (Redaction(r"EMP-\d+"),)}
     assert stored(span([pair(semconv.USER, "EMP-1234")]), **settings) == {semconv.USER: "[redacted]"}

@@ -6,7 +6,9 @@ from typing import Any
 import anthropic
 import pytest
 
-from tests.proxy.rig import SECRET, Behaviour, Rig, answers, resets
+from farthing import semconv
+from tests.proxy.rig import SECRET, Behaviour, Rig, answers, hangs, resets, streams
+from tests.until import until
 
 ASKED: Any = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -39,3 +41,13 @@ def test_a_count_that_cannot_be_had_says_why(rig: Rig, model: str, behave: Behav
     with rig.claude("x") as client, pytest.raises(anthropic.APIStatusError, match=says) as refused:
         client.messages.count_tokens(model=model, **ASKED)
     assert refused.value.status_code == status and SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("behave", [hangs, streams(b"{", ends=False)], ids=["no head", "half an answer"])
+def test_a_count_takes_no_longer_than_its_caller_waits(rig: Rig, behave: Behaviour) -> None:
+    rig.upstream.next(behave)
+    late = {semconv.HEADER_DEADLINE: "300"}
+    with rig.claude("x") as client, pytest.raises(anthropic.APIStatusError, match=r"no count within 0\.3 s") as refused:
+        client.messages.count_tokens(model="claude", **ASKED, extra_headers=late)
+    assert refused.value.status_code == 504
+    until(lambda: rig.upstream.busy == 0, "no connection is left waiting")
