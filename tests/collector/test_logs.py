@@ -90,7 +90,8 @@ def test_events_that_an_earlier_version_took_for_copies_are_billed_again(sender:
         warehouse.change(statement)
     verdicts = "SELECT span_id, billed, unbilled_reason FROM requests WHERE tenant = {tenant} ORDER BY span_id"
     assert sender.rows(verdicts) == [("", True, ""), ("ab" * 8, False, "replayed")]
-    assert warehouse.rows("SELECT count() FROM upkeep WHERE note = 'stale' AND hour = '2026-03-03 10:00:00'") == [(1,)]
+    stale = "SELECT DISTINCT note FROM upkeep WHERE note = 'stale' AND hour = '2026-03-03 10:00:00'"
+    assert warehouse.rows(stale) == [("stale",)]
 
 
 AGENTS = {

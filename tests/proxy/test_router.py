@@ -29,7 +29,6 @@ from tests.proxy.rig import (
     waits,
 )
 
-
 _LATENCY = re.compile(r'^farthing_latency_seconds\{.*deployment="(east|west)ern".*\} (\S+)$', re.MULTILINE)
 
 
