@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from collector.content import ContentPolicy
-from collector.lens import Keyed, Merged, has_unknown, is_unknown, texts
+from collector.lens import IDS, Keyed, Merged, drop_keys, has_unknown, is_unknown, texts
 from collector.receive import Extent
 from collector.redact import Redactor
 from collector.values import is_all_flat
@@ -30,6 +30,15 @@ class Seen:
     is_flat: bool = False  # no value holds others than texts
 
 
+@dataclass(frozen=True)
+class _Keys:
+    """The distinct keys of a body's attributes."""
+
+    above: set[str]  # of resources and scopes
+    of_spans: set[str]
+    of_parts: set[str]  # of events and links
+
+
 class Glance:
     """The glance by the rules of one collector."""
 
@@ -40,34 +49,38 @@ class Glance:
 
     def __call__(self, body: bytes, extent: Extent) -> Seen:
         try:
-            return self._seen(Merged.FromString(body), Keyed.FromString(body).resource_spans, extent)
+            keys = _keys(body)
+            return Seen() if keys is None else self._seen(Merged.FromString(body), keys, extent)
         except (DecodeError, UnicodeDecodeError):  # the closer look says what is wrong
             return Seen()
 
-    def _seen(self, merged: Any, keyed: Any, extent: Extent) -> Seen:
-        span = keyed.scope_spans.spans
-        holders = (keyed.resource, keyed.scope_spans.scope, span, span.events, span.links)
-        if has_unknown(merged) or any(map(is_unknown, holders)):
-            return Seen()  # the key of a pair with any other field than key and value is none of the map's
-        above = {*keyed.resource.attributes, *keyed.scope_spans.scope.attributes}
-        said = texts(merged)
-        said.update(key.encode() for holder in holders for key in holder.attributes)
+    def _seen(self, merged: Any, keys: _Keys, extent: Extent) -> Seen:
+        if has_unknown(merged):
+            return Seen()
         most = self._settings.max_attribute_value_bytes
-        has_secrets = not self._redactor.changes_none(said)
-        has_plain_spans = self._content.are_plain(span.attributes)  # nor is one without a key, which reads as ""
+        has_plain_spans = self._content.are_plain(keys.of_spans)  # nor is one without a key, which reads as ""
         is_flat = all(map(is_all_flat, _values(merged.resource_spans)))
-        is_sound = (
+        may_be_sound = (
             extent.is_regular
-            and not has_secrets
             and is_flat
             and has_plain_spans
-            and self._content.are_plain(above)
+            and self._content.are_plain(keys.above)
             and extent.longest <= most
-            and max(map(len, _schema_urls(merged.resource_spans)), default=0) <= most
-            and _has_plain_parts(merged.resource_spans)
-            and self._has_few_keys(above.union(span.attributes), merged.resource_spans, extent)
+            and all(len(url.encode()) <= most for url in _schema_urls(merged.resource_spans))
+            and self._has_few_keys(keys.above | keys.of_spans, merged.resource_spans, extent)
         )
-        return Seen(is_sound, has_secrets, has_plain_spans, is_flat)
+        drop_keys(merged)
+        may_be_sound = may_be_sound and _has_plain_parts(merged.resource_spans)
+        has_secrets = self._has_secrets(merged, [key.encode() for key in keys.above | keys.of_spans | keys.of_parts])
+        return Seen(may_be_sound and not has_secrets, has_secrets, has_plain_spans, is_flat)
+
+    def _has_secrets(self, merged: Any, keys: list[bytes]) -> bool:
+        """Look over all texts as they lie in the bytes, and only where that raises a suspicion at each of them."""
+        for name in IDS:
+            merged.resource_spans.scope_spans.spans.ClearField(name)
+        if not self._redactor.is_suspect(b"\0".join((merged.SerializeToString(), *keys))):
+            return False
+        return not self._redactor.changes_none(texts(merged).union(keys))
 
     def _has_few_keys(self, keys: set[str], merged: Any, extent: Extent) -> bool:
         """Tell whether each attribute has one key, of which the last would hide the others, and no holder too many."""
@@ -82,13 +95,27 @@ class Glance:
         return above <= most and max((one.count(b"J") for one in extent.bytes_of_spans), default=0) <= most
 
 
+def _keys(body: bytes) -> _Keys | None:
+    """Return the keys; None where one may stay unseen: a pair with more than key and value is none of the map's."""
+    keyed = Keyed.FromString(body).resource_spans
+    span = keyed.scope_spans.spans
+    above, parts = (keyed.resource, keyed.scope_spans.scope), (span.events, span.links)
+    if any(map(is_unknown, (*above, span, *parts))):
+        return None
+    return _Keys(
+        {key for holder in above for key in holder.attributes},
+        set(span.attributes),
+        {key for holder in parts for key in holder.attributes},
+    )
+
+
 def _values(merged: Any) -> tuple[Any, ...]:
     """Return the values of all attributes, wherever they stand."""
     scope, span = merged.scope_spans.scope, merged.scope_spans.spans
     return tuple(holder.attributes.value for holder in (merged.resource, scope, span, span.events, span.links))
 
 
-def _schema_urls(merged: Any) -> list[bytes]:
+def _schema_urls(merged: Any) -> list[str]:
     """Return the only texts that lie in no resource, scope or span, whose length bounds theirs."""
     return [*merged.schema_url, *merged.scope_spans.schema_url]
 
@@ -100,12 +127,18 @@ def _has_plain_parts(merged: Any) -> bool:
         return False
     if merged.resource.HasField("entity_refs"):
         return False
-    traces, ids, parents = set(span.trace_id), span.span_id, span.parent_span_id
+    return {*map(len, span.parent_span_id)} <= {0, 8} and _are_valid(span)
+
+
+def _are_valid(span: Any) -> bool:
+    """Tell whether all trace ids and span ids are, which come first when their message is written: tag, length, id."""
+    traces, spans = 18 * len(span.trace_id), 10 * len(span.span_id)
+    written = span.SerializeToString()
+    trace_ids, span_ids = written[:traces], written[traces : traces + spans]
     return (
-        {*map(len, traces)} <= {16}
-        and {*map(len, ids)} <= {8}
-        and {*map(len, parents)} <= {0, 8}
-        and _NO_TRACE not in traces
-        and _NO_SPAN not in ids
+        trace_ids[::18] + trace_ids[1::18] == b"\n" * len(span.trace_id) + b"\x10" * len(span.trace_id)
+        and span_ids[::10] + span_ids[1::10] == b"\x12" * len(span.span_id) + b"\x08" * len(span.span_id)
+        and _NO_TRACE not in trace_ids
+        and _NO_SPAN not in span_ids
     )
 

@@ -23,11 +23,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 _MERGED, _OPAQUE, _KEYED = "one message", "bytes, each", "a map by key"
 _Form = Callable[[FieldDescriptor], str]  # what a repeated message is read as
 _ABOVE_SPANS = frozenset(("resource_spans", "scope_spans", "spans"))
-_IDS = frozenset(("trace_id", "span_id", "parent_span_id"))
+IDS = frozenset(("trace_id", "span_id", "parent_span_id"))
 
 
 def _lens(name: str, root: Descriptor, form: _Form) -> Any:
-    """Return the message class that reads `root`'s bytes: texts repeated as bytes, repeated messages by `form`."""
+    """Return the message class that reads `root`'s bytes: texts repeated, repeated messages by `form`."""
     file = FileDescriptorProto(name=name, package=name, syntax="proto3")
     for descriptor in _reachable(root, {}).values():
         made = file.message_type.add(name=_flat(descriptor))
@@ -41,7 +41,9 @@ def _lens(name: str, root: Descriptor, form: _Form) -> Any:
             elif inner is not None and kind is _MERGED:
                 read.type, read.type_name = FieldDescriptorProto.TYPE_MESSAGE, f".{name}.{_flat(inner)}"
             elif inner is not None or field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
-                read.type, read.label = FieldDescriptorProto.TYPE_BYTES, FieldDescriptorProto.LABEL_REPEATED
+                is_text = field.type == FieldDescriptor.TYPE_STRING  # which the parser then checks for being UTF-8
+                read.type = FieldDescriptorProto.TYPE_STRING if is_text else FieldDescriptorProto.TYPE_BYTES
+                read.label = FieldDescriptorProto.LABEL_REPEATED
             else:
                 is_enum = field.type == FieldDescriptor.TYPE_ENUM
                 read.type = FieldDescriptorProto.TYPE_INT32 if is_enum else field.type
@@ -110,9 +112,20 @@ def texts(merged: Message) -> set[bytes]:
         for field, value in message.ListFields():
             if field.message_type is not None:
                 waiting.append(value.value if field.name == "attributes" else value)
-            elif field.type == FieldDescriptor.TYPE_BYTES and field.name not in _IDS:
+            elif field.type == FieldDescriptor.TYPE_STRING:
+                found.update(text.encode() for text in value)
+            elif field.type == FieldDescriptor.TYPE_BYTES and field.name not in IDS:
                 found.update(value)
     return found
+
+
+def drop_keys(merged: Message) -> None:
+    """Leave out of a merged message the keys of attributes, which the keyed lens tells."""
+    for field, value in merged.ListFields():
+        if field.name == "attributes":
+            value.ClearField("key")
+        elif field.message_type is not None:
+            drop_keys(value)
 
 
 def has_unknown(merged: Message) -> bool:

@@ -26,7 +26,6 @@ _SECRETS = (
     ("eyJ", r"eyJ[A-Za-z0-9_-]{12,}+(?:\.[A-Za-z0-9_-]*+){0,2}"),  # JWT, also one that was cut short
 )
 _PREFIXES = tuple(prefix for prefix, _ in _SECRETS)
-_PREFIX_BYTES = tuple(prefix.encode() for prefix in _PREFIXES)
 _ANY_SECRET = "(?:" + "|".join(pattern for _, pattern in _SECRETS) + ")"
 _secret = re.compile("(?<![A-Za-z0-9])" + _ANY_SECRET + "++")
 _secret_in_bytes = re.compile(_ANY_SECRET.encode())  # a length byte may stand before it, so no boundary is asked for
@@ -39,17 +38,18 @@ _LETTERS_TO_PIECES = bytes.maketrans(b"htafp" b"yAx" b"JKIo", b"\1" * 5 + b"\2" 
 _LOCAL = r"(?<![\w.%+-])[\w.%+-]++"  # tried once a run, so a long run costs no more than its length
 _DOMAIN = r"@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}\.[^\W\d_]{2,24}"
 _email = re.compile(rf"{_LOCAL}{_DOMAIN}(?:[\w.%+-]*+{_DOMAIN})*+")  # with those that follow without a gap
-_email_in_bytes = re.compile(rb"@[\w\x80-\xff-]{1,252}\.[\w\x80-\xff-]")
+_email_in_bytes = re.compile(rb"@[\w\x80-\xff-]{1,252}+\.[\w\x80-\xff-]")
 
 # 13 to 19 digits, plain or in the groups that are printed on cards; ISO/IEC 7812: no bank's number begins with 0 or 1
 _NUMBER = r"(?:[2-6]\d{12,18}+|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{1,7}|3\d{3}([ -])\d{6}\2\d{5})"
 _card = re.compile(r"(?<![\w.-])" + _NUMBER + r"(?![\w-])", re.ASCII)
 # In the wire format a text begins behind a tag and its length, 1 to 3 bytes, and ends before the next field's tag.
-_START = rb"(?:(?<![\w.-])|(?<=[\n\x12\x1a*].)|(?<=[\n\x12\x1a*][\x80-\xff].)|(?<=[\n\x12\x1a*][\x80-\xff]{2}.))"
-_card_in_bytes = re.compile(_START + _NUMBER.encode() + rb"(?![1-8B-IK-OQ-Y_a-ik-oq-y-])", re.DOTALL)
+_TAGS = b'\n\x12\x1a"*:'
+_TAG = b"[" + _TAGS + b"]"
+_START = rb"(?:(?<![\w.-])|(?<=%b.)|(?<=%b[\x80-\xff].)|(?<=%b[\x80-\xff]{2}.))" % (_TAG, _TAG, _TAG)
+_card_in_bytes = re.compile(_START + _NUMBER.encode() + rb"(?![13-46-8B-IK-OQ-Y_a-ik-oq-y-])", re.DOTALL)
 _SHORTEST = 13  # characters of the shortest secret or card number
-_TAGS = b"\n\x12\x1a*"
-_DIGIT_TAGS = "09"  # what a field's tag behind a text reads as, where it reads as a digit
+_DIGIT_TAGS = "0259"  # what a field's tag behind a text reads as, where it reads as a digit
 _RUN = b"0" * 13
 _run = re.compile(b"0++")
 _DIGITS_TO_0 = bytes(48 if chr(byte) in "0123456789 -" else 46 for byte in range(256))
@@ -68,7 +68,7 @@ class Redactor:
 
     def is_suspect(self, body: bytes) -> bool:
         """Tell whether a text somewhere in `body` may hold something that `text` would change."""
-        return bool(self._own) or _has_secret(body) or _email_in_bytes.search(body) is not None or _has_card(body)
+        return bool(self._own) or _is_suspect(body)
 
     def changes_none(self, texts: set[bytes]) -> bool:
         """Tell whether `text` leaves all of these texts as they are; False also where that is not sure.
@@ -77,13 +77,9 @@ class Redactor:
             UnicodeDecodeError: one of them is not UTF-8.
         """
         joined = b"\0".join(texts)
-        said = joined.decode()
-        pieces = joined.translate(_LETTERS_TO_PIECES)
-        if any(piece in pieces for piece in _PIECES) and _secret_in_bytes.search(joined):
+        if _is_suspect(joined):
             return False
-        if _email_in_bytes.search(joined) or _has_card(joined):
-            return False
-        return not any(own.search(text) for own in self._own for text in said.split("\0"))
+        return not any(own.search(text) for own in self._own for text in joined.decode().split("\0"))
 
     def text(self, text: str, is_identity: bool = False) -> str:
         """Return `text` without secrets; an identity keeps an e-mail address and a number that looks like a card's."""
@@ -110,8 +106,13 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
+def _is_suspect(body: bytes) -> bool:
+    return _has_secret(body) or _email_in_bytes.search(body) is not None or _has_card(body)
+
+
 def _has_secret(body: bytes) -> bool:
-    return any(prefix in body for prefix in _PREFIX_BYTES) and _secret_in_bytes.search(body) is not None
+    pieces = body.translate(_LETTERS_TO_PIECES)
+    return any(piece in pieces for piece in _PIECES) and _secret_in_bytes.search(body) is not None
 
 
 def _has_card(body: bytes) -> bool:

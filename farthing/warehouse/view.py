@@ -29,10 +29,9 @@ def _map(attributes: str) -> str:
 
     arrays = f"tupleElement(tupleElement({leaf('array_value')}, 'values'), 'string_value')"
     return (
-        f"CAST((tupleElement({attributes}, 'key'), arrayMap((s, i, d, b, a) -> multiIf("
-        "isNotNull(s), assumeNotNull(s), isNotNull(i), toString(assumeNotNull(i)), "
-        "isNotNull(d), toString(assumeNotNull(d)), isNotNull(b), if(assumeNotNull(b), 'true', 'false'), "
-        f"toJSONString(a)), {leaf('string_value')}, {leaf('int_value')}, {leaf('double_value')}, "
+        f"CAST((tupleElement({attributes}, 'key'), arrayMap((s, i, d, b, a) -> "
+        "coalesce(s, toString(i), toString(d), toString(b), toJSONString(a)), "
+        f"{leaf('string_value')}, {leaf('int_value')}, {leaf('double_value')}, "
         f"{leaf('bool_value')}, {arrays})), 'Map(LowCardinality(String), String)')"
     )
 

@@ -99,6 +99,9 @@ def test_the_quick_look_suspects_every_body_whose_texts_would_change(text: str, 
         otlp.span(b"t" * 16, b"s" * 8, b"", "chat", (1, 2), otlp.field(0x4A, attribute) + bytes(zeros)),
         otlp.span(b"t" * 16, b"s" * 8, b"", text, (1, 2), b""),
         otlp.span(b"t" * 16, b"s" * 8, b"", "chat", (1, 2), b"", error=text),
+        otlp.field(0x3A, text.encode()),  # AnyValue.bytes_value
+        otlp.field(0x22, text.encode()) + otlp.field(0x32, b""),  # EntityRef.description_keys, then a list of pairs
+        otlp.field(0x1A, text.encode()) + b"\x35\1\0\0\0",  # Link.trace_state, then its flags
     ]
     assert all(REDACTOR.is_suspect(span) for span in spans)
     assert REDACTOR.is_suspect(otlp.traces([(key, text)], "test", "1", []))

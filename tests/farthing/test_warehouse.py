@@ -237,6 +237,15 @@ def test_a_question_past_a_limit_is_refused(
     assert len(warehouse.ask("cost_by_model", **asked)) == 20
 
 
+def test_a_question_tells_the_store_s_log_who_asks(
+    warehouse: Warehouse, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statement = "SELECT getSetting('log_comment') AS comment, {tenant:String} AS tenant"
+    monkeypatch.setattr(client.sql, "asked", lambda folder, name: statement)
+    answer = warehouse.ask("totals", tenant=tenant, part="dashboard")
+    assert answer == [{"comment": "farthing/dashboard/totals", "tenant": tenant}]
+
+
 def test_the_store_keeps_no_logs_of_its_own_that_could_grow(embedded_warehouse: Warehouse) -> None:
     embedded_warehouse.rows("SELECT sum(number) FROM numbers(1000)")
     embedded_warehouse.command("SYSTEM FLUSH LOGS")

@@ -260,6 +260,26 @@ def test_more_batches_may_be_under_way_from_the_next_call_on(rig: Rig, alone: Al
     alone(act)
 
 
+def test_a_batch_waits_for_those_of_another_worker_and_goes_when_they_have_gone(rig: Rig, tmp_path: Path) -> None:
+    async def act() -> None:
+        tables = PlaceTable(tmp_path), PlaceTable(tmp_path)
+        client = Client()
+        here, there = (MicroBatches(client, lambda table=table: table) for table in tables)
+        rule = MicroBatchAction.model_validate({"max_inputs": 1, "concurrent": 1})
+        made = [asyncio.create_task(batches.post(rule, letter(rig, "a"))) for batches in (here, there, there)]
+        await asyncio.to_thread(rig.upstream.arrived.wait)
+        assert (here.under_way, there.under_way, there.waiting) == (1, 0, 2)
+        rig.upstream.release.set()
+        assert [one.status for one in await asyncio.gather(*made)] == [200] * 3
+        assert (here.batches, there.batches, there.under_way, there.waiting) == (1, 2, 0, 0)
+        client.close()
+        for table in tables:
+            table.close()
+
+    rig.upstream.next(waits(rig.upstream, embedding))
+    asyncio.run(act())
+
+
 def test_a_batch_leaves_early_for_a_call_whose_time_is_short_and_once_enough_wait(rig: Rig) -> None:
     team = rig.budget()
     gather(rig, team, max_inputs=9, window_ms=1000)

@@ -323,6 +323,7 @@ def test_two_workers_hold_a_limit_exactly_and_what_a_killed_one_had_comes_back(r
     assert crowded.came == outcomes.count(200) + taken[killed]
 
 
+@pytest.mark.proof  # its short form is in test_micro_batch.py
 def test_two_workers_have_no_more_batches_of_embeddings_under_way_than_a_policy_says_together(
     rig: Rig, tmp_path: Path
 ) -> None:

@@ -1,7 +1,11 @@
 """proxy/router.py: each strategy chooses among real deployments, live by policy, and the row says what it saw."""
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+import urllib.request
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -12,7 +16,20 @@ from farthing.errors import SettingsError
 from farthing.settings import Deployment
 from proxy.prompt import text_of
 from proxy.request import Asked
-from tests.proxy.rig import Rig, answer_of, answers, asked, in_turn, post, until
+from tests.proxy.rig import (
+    Received,
+    Rig,
+    answer_of,
+    answers,
+    asked,
+    in_turn,
+    post,
+    send_only,
+    until,
+    waits,
+)
+
+_LATENCY = re.compile(r'^farthing_latency_seconds\{.*deployment="(east|west)ern".*\} (\S+)$', re.MULTILINE)
 
 
 def ask(rig: Rig, team: str, model: str = "many", text: str = "hi", tags: str = "") -> str:
@@ -47,6 +64,30 @@ def test_a_strategy_picks_its_deployment_and_the_row_says_why(
         rig.agrees(span, team)
         assert span[semconv.ROUTE_STRATEGY] == action["strategy"] and span[semconv.ROUTE_REASON]
         assert len(span[semconv.ROUTE_CANDIDATES]) == 2 and "in flight" in span[semconv.ROUTE_CANDIDATES][0]
+
+
+def test_the_less_busy_and_the_quicker_one_are_asked_as_they_stand(rig: Rig) -> None:
+    busy, idle, quick = rig.budget(), rig.budget(), rig.budget()
+    rig.policy(busy, route={"strategy": "fixed", "deployment": "eastern"})
+    rig.policy(idle, route={"strategy": "least_in_flight"})
+    rig.policy(quick, route={"strategy": "latency"})
+    held = waits(rig.upstream, answers(answer_of()))
+
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await (held if request.path.startswith("/east") else answers(answer_of()))(request, reader, writer)
+
+    rig.upstream.next(behave)
+    with closing(send_only(rig, busy, json.dumps(asked("many")).encode())) as waiting:
+        until(lambda: rig.status()["in_flight"] == 1, "the eastern one is at work")
+        assert [ask(rig, idle) for _ in range(3)] == ["west"] * 3
+        rig.upstream.release.set()
+        assert waiting.recv(100).startswith(b"HTTP/1.1 200")
+    rig.quiet()
+    rig.upstream.next(answers(answer_of()))
+    for _ in range(3):
+        with urllib.request.urlopen(f"{rig.proxy}/metrics") as page:
+            told = dict(_LATENCY.findall(page.read().decode()))
+        assert ask(rig, quick) == min(told, key=lambda name: float(told[name]))
 
 
 def test_a_pushed_policy_changes_the_strategy_of_the_next_request(rig: Rig) -> None:
