@@ -20,9 +20,9 @@ demo: $(INSTALLED)  ## Start everything, run simulated teams against the real mo
 up: $(INSTALLED)  ## Start the platform and keep it running
 	@$(BIN)/farthing up
 
-# Two processes: each opens one store, so a file's tests stay together.
+# Each process opens one store, so a file's tests stay together; three, because a third of the time is waited for.
 test: $(INSTALLED) browser database  ## Run the tests
-	$(BIN)/python -m pytest -q -m "not proof" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -q -m "not proof" -n 3 --dist loadfile $(ARGS)
 
 # What the collector's proofs have no long form of (full disk, bombs, redactors, wire walk) runs in its only one.
 proof: $(INSTALLED) browser database  ## Run the long proofs and print their figures: kills, power cuts, floods, a fuzz run
