@@ -21,7 +21,7 @@ from farthing.warehouse import segment as record
 
 log = logging.getLogger(__name__)
 
-SEGMENT_BYTES = 16 * 1024 * 1024  # bytes past which a segment is closed; with the next it bounds an insert's memory
+SEGMENT_BYTES = 24 * 1024 * 1024  # past which a segment is closed [a flood's peak 859 MB, of 16 MB 918, of 48 MB 988]
 SEGMENT_SPANS = 200_000  # likewise, spans or what takes as much; 8,000,000 empty spans, 16 MB, take 2.4 GB to insert
 MIN_FREE_BYTES = 64 * 1024 * 1024  # bytes that appends leave free on the disk, for the store's own merges
 DIGESTS_KEPT_S = 900.0  # seconds that the digests of a forgotten segment stay on the disk
